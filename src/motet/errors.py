@@ -1,0 +1,52 @@
+"""Every error that a user can meet.
+
+::
+
+    MotetError
+    ├── UsageError            bad input: the command, a jobs file, an argument; nothing was started (status 2)
+    ├── UnsupportedError      a job asks for something that cannot be pipelined (yet); says what to use instead
+    ├── CheckpointError       a checkpoint or run directory is damaged, of another version or of another job
+    └── GangError             something went wrong between workers; the run ends on all of them
+        ├── DivergenceError   workers took different turns or synchronized different gradients
+        ├── WorkerFailedError a worker met an error that the others did not meet
+        ├── WorkerLostError   a worker died or cannot be reached
+        └── SyncTimeoutError  gradients did not arrive within the timeout, on every worker alike
+
+A message says the cause, what was given, and the remedy.
+"""
+
+
+class MotetError(Exception):
+    """Root of all errors that Motet raises on purpose."""
+
+
+class UsageError(MotetError):
+    """The command, a jobs file or an argument is wrong; nothing was started."""
+
+
+class UnsupportedError(MotetError):
+    """A job asks for something that cannot be pipelined; the message says what to use instead."""
+
+
+class CheckpointError(MotetError):
+    """A checkpoint or a run directory is damaged, of another version, or belongs to another job."""
+
+
+class GangError(MotetError):
+    """Something went wrong between the workers: the run ends on all of them."""
+
+
+class DivergenceError(GangError):
+    """The workers took different turns, or synchronized different gradients in the same turn."""
+
+
+class WorkerFailedError(GangError):
+    """One worker met an error that the others did not meet."""
+
+
+class WorkerLostError(GangError):
+    """A worker died or cannot be reached."""
+
+
+class SyncTimeoutError(GangError):
+    """A synchronization did not complete within the timeout."""

@@ -1,0 +1,125 @@
+"""What can be observed of a run: frozen records, and the protocol of those who observe.
+
+Every record is made on the worker that it tells of. Times are ``time.perf_counter()`` seconds of that worker;
+`RunStarted` carries the wall clock at the same instant, so that several workers' records can be laid side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The first record of a run."""
+
+    time: float
+    unix_time: float
+    worker: int
+    num_workers: int
+    jobs: tuple[str, ...]
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """A job was admitted; its first turn begins next. ``turns`` is its expected length, if known."""
+
+    time: float
+    job: str
+    turns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """A job computed from ``begin`` to ``time``; turns count from 1. ``synchronizing``: gradients are in flight."""
+
+    time: float
+    job: str
+    turn: int
+    begin: float
+    synchronizing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SyncEnded:
+    """A turn's gradients have landed on this worker.
+
+    They travelled from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The worker
+    had nothing else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of the travel during
+    which it computed something.
+    """
+
+    time: float
+    job: str
+    turn: int
+    launched: float
+    completed: float
+    wait_begin: float
+    hidden_seconds: float
+    num_bytes: int
+    num_collectives: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLogged:
+    """A job called ``motet.current_job().log(...)``."""
+
+    time: float
+    job: str
+    turn: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderChanged:
+    """From here on the turns follow ``order``, on every worker alike."""
+
+    time: float
+    order: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know, said once. ``job`` is None where it concerns the whole run."""
+
+    time: float
+    job: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """All workers agree that a job ended. ``error`` is a traceback's text, or None."""
+
+    time: float
+    job: str
+    status: str
+    turns: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The last record of a run."""
+
+    time: float
+    wall_seconds: float
+
+
+Event = (
+    RunStarted | JobStarted | TurnEnded | SyncEnded | MetricsLogged | OrderChanged | Notice | JobEnded | RunEnded
+)
+
+
+class Observer(Protocol):
+    """Whoever wants to know. Called on the main thread between turns: be quick.
+
+    An observer that raises is reported once and left out; the training goes on.
+    """
+
+    def observe(self, event: Event) -> None:
+        """Take note of ``event``."""

@@ -1,0 +1,65 @@
+"""What came of a run: one record a job, one for all. The JSON form (`Results.to_json`) is stable and documented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["finished", "failed", "pruned", "stopped"]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came of one job.
+
+    ``compute_seconds``, ``sync_seconds`` and ``hidden_seconds`` are sums over the job's turns on this worker:
+    computing, gradients travelling, and travelling while this worker computed something.
+    """
+
+    status: Status
+    turns: int
+    compute_seconds: float
+    sync_seconds: float
+    hidden_seconds: float
+    result: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came of a run. ``bound_seconds`` is the least time that the measured costs allow (docs: concepts)."""
+
+    jobs: Mapping[str, JobResult]
+    num_workers: int
+    wall_seconds: float
+    bound_seconds: float | None = None
+    efficiency: float | None = None
+    notices: tuple[str, ...] = field(default=())
+
+    def __getitem__(self, name: str) -> JobResult:
+        return self.jobs[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the documented form of ``results.json``, made of plain values (``result`` as it is)."""
+        return {
+            "jobs": {name: {f: v for f, v in vars(job).items()} for name, job in self.jobs.items()},
+            "num_workers": self.num_workers,
+            "wall_seconds": self.wall_seconds,
+            "bound_seconds": self.bound_seconds,
+            "efficiency": self.efficiency,
+            "notices": list(self.notices),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Results:
+        """Rebuild what `to_json` gave."""
+        jobs = {name: JobResult(**fields) for name, fields in data["jobs"].items()}
+        return cls(
+            jobs=jobs,
+            num_workers=data["num_workers"],
+            wall_seconds=data["wall_seconds"],
+            bound_seconds=data.get("bound_seconds"),
+            efficiency=data.get("efficiency"),
+            notices=tuple(data.get("notices", ())),
+        )
