@@ -1,0 +1,189 @@
+"""What a run leaves behind: a directory with everything that one would want to know of it later.
+
+::
+
+    run.json        what was asked for: format version, command, jobs, versions, commit
+    results.json    what came of it
+    jobs/<name>/    the job's log, and its result where that is not JSON
+    state/          what each worker is doing right now, for messages about workers that died
+
+Files are data: reading a run directory runs no code. They are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motet.errors import CheckpointError, UsageError
+from motet.results import Results
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a worker was doing when it last said so. Turns count from 1."""
+
+    job: str
+    turn: int
+    phase: str
+
+
+class RunDir:
+    """The directory of one run. Make one with `RunDir.create` or `RunDir.open`."""
+
+    def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+        self.path = path
+        self.description = description
+
+    @classmethod
+    def create(cls, path: Path | str | None, description: Mapping[str, Any]) -> RunDir:
+        """Begin a run in ``path`` (default: ``runs/<time>``) and write ``run.json``; `UsageError` if it holds a run."""
+        place = _default_path() if path is None else Path(path)
+        content = {"format": FORMAT, "id": uuid.uuid4().hex, **description}
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            _write_new(place / "run.json", json.dumps(content, indent=2) + "\n")
+        except FileExistsError:
+            kind = "holds another run" if place.is_dir() else "is a file"
+            raise UsageError(f"the run directory {place} {kind}; give a new one with --run-dir") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the run directory {place} cannot be made: {error}") from None
+        return cls(place.resolve(), content)
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDir:
+        """Read the run directory ``path``; `UsageError` if there is none, `CheckpointError` if it is damaged."""
+        place = Path(path)
+        try:
+            content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{place} is not a run directory: it has no run.json") from None
+        except OSError as error:
+            raise UsageError(f"the run directory {place} cannot be read: {error}") from None
+        except ValueError as error:
+            raise CheckpointError(f"{place / 'run.json'} is damaged: {error}") from None
+        version = content.get("format") if isinstance(content, dict) else None
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{place / 'run.json'} has format {version!r}; this version of Motet reads format {FORMAT}"
+            )
+        return cls(place.resolve(), content)
+
+    @classmethod
+    def join(cls, path: Path | str, description: Mapping[str, Any]) -> tuple[RunDir, bool]:
+        """Open the run that another worker began, or begin it here where no file system is shared with that worker.
+
+        ``description`` is that worker's, with its ``id``. Returns whether it was begun here.
+        """
+        try:
+            run_dir = cls.create(path, description)
+        except UsageError:
+            run_dir = cls.open(path)
+            if run_dir.description.get("id") != description["id"]:
+                raise
+            return run_dir, False
+        return run_dir, True
+
+    def job_dir(self, name: str) -> Path:
+        """Return the directory of the job ``name``, made if need be; a name cannot lead out of the run directory."""
+        if name in {"", ".", ".."} or any(character in name for character in "/\\\0"):
+            raise UsageError(f"{name!r} cannot be a job's name: it would be a path; use letters, digits, '-', '_'")
+        place = self.path / "jobs" / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def write_results(self, results: Results, save: Callable[[object, Path], None] | None = None) -> None:
+        """Write ``results.json``, whole or not at all.
+
+        A result that is not JSON stands there as ``{"repr": ..., "file": "jobs/<name>/result.pt"}``. ``save`` writes
+        that file (this module knows no tensors); ``file`` is null without it, and where it raises.
+        """
+        content = results.to_json()
+        for name, job in content["jobs"].items():
+            job["result"] = self._plain(name, job["result"], save)
+        write_whole(self.path / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def _plain(self, name: str, result: object, save: Callable[[object, Path], None] | None) -> object:
+        try:
+            return json.loads(json.dumps(result, allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            pass
+        file = None
+        if save is not None:
+            place = self.job_dir(name) / "result.pt"
+            try:
+                save(result, place)
+                file = place.relative_to(self.path).as_posix()
+            except Exception:  # whatever a user's object raises when it is saved: its repr is kept all the same
+                place.unlink(missing_ok=True)
+        return {"repr": repr(result)[:10_000], "file": file}
+
+    def read_results(self) -> Results:
+        """Return what `write_results` wrote; `FileNotFoundError` before that, `CheckpointError` if it is damaged."""
+        place = self.path / "results.json"
+        text = place.read_text(encoding="utf-8")
+        try:
+            return Results.from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{place} is damaged: {error!r}") from None
+
+    @property
+    def state_dir(self) -> Path:
+        """Where workers say what they are doing: a directory, made if need be."""
+        place = self.path / "state"
+        place.mkdir(exist_ok=True)
+        return place
+
+    def state_path(self, worker: int) -> Path:
+        """Return the file in which ``worker`` keeps the line "job turn phase", padded with blanks or zero bytes."""
+        return self.state_dir / f"worker-{worker}"
+
+    def read_state(self, worker: int) -> WorkerState | None:
+        """Return what ``worker`` was doing last; None if it never said so, or was torn away in the middle of a word."""
+        try:
+            text = self.state_path(worker).read_bytes().replace(b"\0", b" ").decode("utf-8")
+            job, turn, phase = text.strip().rsplit(maxsplit=2)
+            return WorkerState(job, int(turn), phase)
+        except (OSError, ValueError):
+            return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``: after a crash it holds the old content or the new, never a part."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write ``path`` whole, `FileExistsError` if it is there: of two that begin at once, exactly one succeeds."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write_whole(draft, text)
+        os.link(draft, path)  # unlike a rename, a link never replaces
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _default_path() -> Path:
+    """Return a new path below ``runs``, named after the time."""
+    stem = time.strftime("%Y-%m-%d-%H%M%S")
+    place, number = Path("runs") / stem, 1
+    while place.exists():
+        number += 1
+        place = Path("runs") / f"{stem}-{number}"
+    return place
