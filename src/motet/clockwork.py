@@ -1,0 +1,318 @@
+"""The event loop of a replay: pieces of compute and of travel that share what they run on, until all have ended.
+
+Next to the time it keeps two clocks: one shows how much a busy compute unit has computed, one how much a sending lane
+has sent. Whatever is under way ends at a known reading of its clock, however often the speeds change, so an event
+costs a step in a heap, and no look at all that is under way. `motet.simulate` says what is assumed of a run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import inf
+from typing import Literal
+
+from motet.errors import DivergenceError
+from motet.order import Cost, Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a replay takes for granted about jobs, workers and network.
+
+    forward_fraction: the part of a turn's compute that lies before the backward.
+    num_buckets: into how many equal buckets a turn's gradients are cut.
+    first_bucket_after: the fraction of the backward after which the first bucket leaves (None: ``1 / num_buckets``);
+        the others follow at equal distances, the last one at the end of the backward.
+    buckets: for jobs of which more is known, their buckets instead: pairs of the fraction of the turn's compute after
+        which one leaves, and its share of the sync seconds, in the order of leaving.
+    lanes: ``"shared"``, one for each job, all sharing the network; ``"one"``, first come, first served.
+    transfer_cpu_fraction: how much of the compute unit a transfer takes (gloo's runs on the worker's own cores).
+    jitter: the standard deviation of a turn's compute seconds on each worker, as a fraction of them; ``seed`` fixes it.
+    """
+
+    forward_fraction: float = 1 / 3
+    num_buckets: int = 4
+    first_bucket_after: float | None = None
+    buckets: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    lanes: Literal["shared", "one"] = "shared"
+    transfer_cpu_fraction: float = 0.0
+    jitter: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        after = self.first_bucket_after
+        for name, ok in {
+            "forward_fraction": 0 <= self.forward_fraction <= 1,
+            "num_buckets": self.num_buckets >= 1,
+            "first_bucket_after": after is None or 0 <= after <= 1,
+            "lanes": self.lanes in ("shared", "one"),
+            "transfer_cpu_fraction": 0 <= self.transfer_cpu_fraction < 1,
+            "jitter": self.jitter >= 0,
+            "buckets": all(map(_is_in_order, self.buckets.values())),
+        }.items():
+            if not ok:
+                raise ValueError(f"{name} is out of its range: {getattr(self, name)!r}")
+
+    def buckets_of(self, job: str) -> tuple[tuple[float, float], ...]:
+        """Return when a job's buckets leave, as a fraction of a turn's compute, and their shares; the last is at 1."""
+        if (known := self.buckets.get(job)) is not None:
+            return known if known and known[-1][0] == 1 else (*known, (1.0, 0.0))
+        share = 1 / self.num_buckets
+        first = share if self.first_bucket_after is None else self.first_bucket_after
+        step = (1 - first) / max(self.num_buckets - 1, 1)
+        backward = [first + step * bucket for bucket in range(self.num_buckets - 1)]
+        return (
+            *((self.forward_fraction + (1 - self.forward_fraction) * part, share) for part in backward),
+            (1.0, share),
+        )
+
+
+def _is_in_order(buckets: tuple[tuple[float, float], ...]) -> bool:
+    """Return whether buckets leave one after the other within a turn, and none has a negative share."""
+    times = [0.0, *(time for time, _ in buckets), 1.0]
+    return times == sorted(times) and all(share >= 0 for _, share in buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a replay: a turn's compute, the wait for a turn's gradients, or their travel.
+
+    The network is one for all workers: where it is a "sync", ``worker`` is None.
+    """
+
+    worker: int | None
+    what: Literal["compute", "wait", "sync"]
+    job: str
+    turn: int
+    begin: float
+    end: float
+
+
+class Unit:
+    """A worker, or several that do the same: where it is in its order, and what it does there."""
+
+    def __init__(
+        self, worker: int, num_workers: int, cursor: Cursor, left: dict[str, int], assumptions: Assumptions
+    ) -> None:
+        self.worker = worker
+        self.num_workers = num_workers
+        self.cursor = cursor
+        self.left = left  # the turns to come of each live job
+        self.live = [name for name in left if name in cursor.order.turns]
+        self.num_launched: dict[str, int] = {}  # on each lane
+        self.job = ""
+        self.turn = 0
+        self.bucket = 0
+        self.duration = 0.0  # compute seconds of this turn, as the compute clock counts them
+        self.began_clock = 0.0
+        self.began = 0.0
+        self.waits = False
+        self._jitter = assumptions.jitter
+        self._random = random.Random(f"{assumptions.seed} {worker}")
+
+    def noise(self) -> float:
+        """Return what this turn's compute seconds are multiplied with: 1 on average."""
+        if not self._jitter:
+            return 1.0
+        return self._random.lognormvariate(-(self._jitter**2) / 2, self._jitter)
+
+
+class _Lane:
+    """Buckets in the order in which they are launched, by all workers alike."""
+
+    def __init__(self) -> None:
+        self.issued: list[tuple[str, int, int]] = []  # job, turn, bucket
+        self.issued_by: list[int] = []  # the first worker to launch it
+        self.num_workers: list[int] = []  # how many have launched it
+        self.head = 0
+        self.sends = False
+
+
+class Clockwork:
+    """The event loop of a replay. Every event ends a piece of compute or a bucket's travel."""
+
+    def __init__(
+        self,
+        units: list[Unit],
+        costs: Mapping[str, Cost],
+        turns: Mapping[str, int],
+        assumptions: Assumptions,
+        keep_spans: bool,
+        one_compute_unit: bool = False,
+    ) -> None:
+        self._units, self._costs, self._turns, self._assumptions = units, costs, turns, assumptions
+        self._buckets = {name: assumptions.buckets_of(name) for name in turns}
+        self._one_compute_unit = one_compute_unit
+        self._num_workers = 1 if one_compute_unit else sum(unit.num_workers for unit in units)
+        self._lanes: dict[str, _Lane] = {}
+        self._landed = dict.fromkeys(turns, 0)  # the last turn whose gradients have landed
+        self._waiting: dict[str, list[int]] = {name: [] for name in turns}
+        self._sync_began: dict[str, float] = {}
+        self.finish: dict[str, float] = {}
+        self.spans: list[Span] | None = [] if keep_spans else None
+        self._time = self._compute_clock = self._network_clock = 0.0
+        self._compute_ends: list[tuple[float, int]] = []  # reading of the compute clock, number of the unit
+        self._send_ends: list[tuple[float, int, str]] = []  # reading of the network clock, a count, lane
+        self._num_sends = 0
+        self._num_computing = 0  # workers
+        self.computed = self.sent = self.hidden = 0.0
+
+    def run(self) -> None:
+        """Go through all events. Raises DivergenceError where the workers wait for each other for ever."""
+        for number in range(len(self._units)):
+            self._next_turn(number)
+        while self._compute_ends or self._send_ends:
+            compute_speed, send_speed = self._speeds()
+            until_computed = until_sent = inf
+            if self._compute_ends:
+                until_computed = (self._compute_ends[0][0] - self._compute_clock) / compute_speed
+            if self._send_ends:
+                until_sent = (self._send_ends[0][0] - self._network_clock) / send_speed
+            self._advance(max(min(until_computed, until_sent), 0.0), compute_speed, send_speed)
+            if until_computed <= until_sent:
+                self._compute_clock, number = heappop(self._compute_ends)
+                self._launch_bucket(number)
+            else:
+                self._network_clock, _, lane = heappop(self._send_ends)
+                self._bucket_landed(lane)
+        stuck = [unit for unit in self._units if unit.live]
+        if stuck or len(self.finish) < len(self._turns):
+            raise DivergenceError(f"The workers' orders lead to a deadlock: {self._deadlock(stuck)}.")
+
+    def _speeds(self) -> tuple[float, float]:
+        """Return how fast the two clocks go: the share of a unit that computes, of a lane that sends."""
+        compute = 1 - self._assumptions.transfer_cpu_fraction if self._send_ends else 1.0
+        if self._one_compute_unit:
+            compute /= max(self._num_computing, 1)
+        return compute, 1 / max(len(self._send_ends), 1)
+
+    def _advance(self, seconds: float, compute_speed: float, send_speed: float) -> None:
+        """Let time pass in which nothing begins and nothing ends."""
+        computing = min(self._num_computing / self._num_workers, 1.0)
+        self._time += seconds
+        self.computed += seconds * computing
+        if self._compute_ends:
+            self._compute_clock += seconds * compute_speed
+        if self._send_ends:
+            self._network_clock += seconds * send_speed
+            self.sent += seconds
+            self.hidden += seconds * computing
+
+    def _next_turn(self, number: int) -> None:
+        """Begin the next turn of a unit, or its wait for that turn's job; end the jobs that are at their ends."""
+        unit = self._units[number]
+        while unit.live:
+            if not unit.waits:
+                unit.job = unit.cursor.next(unit.live)
+                unit.turn = self._turns[unit.job] - unit.left[unit.job] + 1
+                unit.began = self._time
+            if self._landed[unit.job] < unit.turn - 1:
+                unit.waits = True
+                self._waiting[unit.job].append(number)
+                return
+            if unit.waits:
+                unit.waits = False
+                self._note(unit.worker, "wait", unit.job, unit.turn - 1, unit.began)
+            if unit.left[unit.job]:
+                self._begin_turn(number)
+                return
+            unit.live.remove(unit.job)
+            self.finish[unit.job] = self._time
+
+    def _begin_turn(self, number: int) -> None:
+        unit = self._units[number]
+        unit.bucket = 0
+        unit.began, unit.began_clock = self._time, self._compute_clock
+        unit.duration = self._costs[unit.job].compute_seconds * unit.noise()
+        self._num_computing += unit.num_workers
+        self._compute_bucket(number)
+
+    def _compute_bucket(self, number: int) -> None:
+        """Compute as far as the unit's next bucket."""
+        unit = self._units[number]
+        fraction, _ = self._buckets[unit.job][unit.bucket]
+        heappush(self._compute_ends, (unit.began_clock + fraction * unit.duration, number))
+
+    def _launch_bucket(self, number: int) -> None:
+        """A unit has computed as far as its next bucket: launch it; after the last one, end the turn."""
+        unit = self._units[number]
+        bucket = (unit.job, unit.turn, unit.bucket)
+        name = unit.job if self._assumptions.lanes == "shared" else ""
+        lane = self._lanes.setdefault(name, _Lane())
+        position = unit.num_launched.get(name, 0)
+        unit.num_launched[name] = position + 1
+        if position == len(lane.issued):
+            lane.issued.append(bucket)
+            lane.issued_by.append(unit.worker)
+            lane.num_workers.append(0)
+        elif lane.issued[position] != bucket:
+            raise DivergenceError(_mismatch(unit, bucket, lane.issued_by[position], lane.issued[position]))
+        lane.num_workers[position] += unit.num_workers
+        self._send_next(name)
+        unit.bucket += 1
+        if unit.bucket < len(self._buckets[unit.job]):
+            self._compute_bucket(number)
+            return
+        self._num_computing -= unit.num_workers
+        unit.left[unit.job] -= 1
+        self._note(unit.worker, "compute", unit.job, unit.turn, unit.began)
+        self._next_turn(number)
+
+    def _send_next(self, name: str) -> None:
+        """Begin to send what is next on a lane, if nothing is being sent there and all workers have launched it."""
+        lane = self._lanes[name]
+        if lane.sends or lane.head == len(lane.issued) or lane.num_workers[lane.head] < self._num_workers:
+            return
+        job, _, bucket = lane.issued[lane.head]
+        lane.sends = True
+        if bucket == 0:
+            self._sync_began[job] = self._time
+        seconds = self._costs[job].sync_seconds * self._buckets[job][bucket][1]
+        self._num_sends += 1
+        heappush(self._send_ends, (self._network_clock + seconds, self._num_sends, name))
+
+    def _bucket_landed(self, name: str) -> None:
+        """A lane has sent a bucket: after a turn's last one, whoever waits for it goes on."""
+        lane = self._lanes[name]
+        job, turn, bucket = lane.issued[lane.head]
+        lane.sends = False
+        lane.head += 1
+        self._send_next(name)
+        if bucket < len(self._buckets[job]) - 1:
+            return
+        self._landed[job] = turn
+        self._note(None, "sync", job, turn, self._sync_began[job])
+        waiting, self._waiting[job] = self._waiting[job], []
+        for number in waiting:
+            self._next_turn(number)
+
+    def _note(
+        self, worker: int | None, what: Literal["compute", "wait", "sync"], job: str, turn: int, begin: float
+    ) -> None:
+        if self.spans is not None:
+            self.spans.append(Span(worker, what, job, turn, begin, self._time))
+
+    def _deadlock(self, stuck: list[Unit]) -> str:
+        """Return who waits for what, and who does not deliver it."""
+        waits = []
+        for unit in stuck:
+            turn = unit.turn - 1
+            late = [f"worker {other.worker}" for other in self._units if self._num_computed(other, unit.job) < turn]
+            cause = f", which {' and '.join(late)} would compute later" if late else ""
+            waits.append(f"worker {unit.worker} waits for the gradients of {unit.job!r}, turn {turn}{cause}")
+        return "; ".join([*waits, "give every worker the same order"])
+
+    def _num_computed(self, unit: Unit, job: str) -> int:
+        return self._turns[job] - unit.left[job]
+
+
+def _mismatch(unit: Unit, bucket: tuple[str, int, int], first: int, expected: tuple[str, int, int]) -> str:
+    """Say which two workers launch different buckets in the same place of a lane."""
+    (job, turn, _), (first_job, first_turn, _) = bucket, expected
+    return (
+        f"The workers' orders mismatch: on the one lane, worker {first} synchronizes {first_job!r}, turn {first_turn}, "
+        f"where worker {unit.worker} synchronizes {job!r}, turn {turn}; give every worker the same order."
+    )
