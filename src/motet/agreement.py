@@ -1,0 +1,127 @@
+"""What all workers settle together, rarely: that they took the same turns, that a job ended, whether to stop.
+
+Nothing is agreed per turn: a small collective takes over a millisecond. *Every so many slots* the workers compare a
+running signature of their turns and whether anybody was asked to stop; the collective is begun at one slot and
+looked at one round later, so that nobody waits for it. How many slots is itself agreed, from the slowest worker's
+time, so that it happens about twice a second. *When a job ends*, all workers must report the same job, turn and
+outcome before anybody goes on.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass
+
+from motet.errors import DivergenceError, WorkerFailedError
+from motet.workers import Pending, Workers
+
+INTERVAL_SECONDS = 0.5
+FIRST_INTERVAL_SLOTS = 8
+LONGEST_INTERVAL_SLOTS = 10_000
+
+_PERIODIC, _ENDED = 1.0, 2.0
+_STATUSES = ("finished", "failed", "pruned", "stopped")
+_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended on this worker. ``num_left``: buckets that were still under way."""
+
+    job: str
+    index: int
+    status: str
+    num_synced: int
+    num_left: int
+
+
+class Agreements:
+    """The agreements of one run, in their order. ``stop``: the workers have settled that the run stops."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.stop = False
+        self._workers = workers
+        self._signature = 0
+        self._interval = FIRST_INTERVAL_SLOTS
+        self._begun_slot = 0
+        self._ripe_slot = 0
+        self._since = time.monotonic()
+        self._pending: Pending | None = None
+
+    def note(self, job: str, turn: int, buckets: int) -> None:
+        """Take one synchronized turn into the signature that is compared at the next agreement."""
+        self._signature = zlib.crc32(f"{job}/{turn}/{buckets}".encode(), self._signature)
+
+    def due(self, slot: int) -> bool:
+        """Whether the next periodic agreement begins at this slot; the same on every worker."""
+        return self._pending is None and slot - self._begun_slot >= self._interval
+
+    def begin(self, slot: int, *, stop: bool, num_live: int) -> None:
+        """Begin a periodic agreement; it is ripe one round later. Collective."""
+        now = time.monotonic()
+        values = [_PERIODIC, slot, self._signature, float(stop), now - self._since, slot - self._begun_slot, 0.0, 0.0]
+        self._since, self._begun_slot, self._ripe_slot = now, slot, slot + num_live
+        self._pending = self._workers.start_agreement(values)
+
+    def ripe(self, slot: int) -> bool:
+        """Whether the agreement under way is looked at in this slot; the same on every worker."""
+        return self._pending is not None and slot >= self._ripe_slot
+
+    def settle(self) -> None:
+        """Block for the agreement under way; raise `DivergenceError` if the workers took different turns."""
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        gathered = self._workers.finish_agreement(pending)
+        if len({tuple(values[:3]) for values in gathered}) > 1:
+            raise DivergenceError(
+                "The workers have taken different turns, or synchronized different gradients in the same turn:\n"
+                + "\n".join(
+                    f"  worker {worker}: "
+                    + (f"slot {values[1]:.0f}" if values[0] == _PERIODIC else "a job has ended there")
+                    + f", signature of all turns {int(values[2]):08x}"
+                    for worker, values in enumerate(gathered)
+                )
+                + "\nLook for an `if` on the rank around backward() or no_sync(), or uneven numbers of batches."
+            )
+        slowest = max(values[4] for values in gathered)
+        slots = gathered[0][5]
+        self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
+        self.stop = self.stop or any(values[3] for values in gathered)
+
+    def all_ended_alike(self, ended: Ended) -> None:
+        """Block until every worker reports the same end of the same job; raise `GangError` if one does not."""
+        if self._pending is not None:
+            self.settle()
+        values = [
+            _ENDED,
+            ended.index,
+            _STATUSES.index(ended.status),
+            ended.num_synced,
+            self._signature,
+            ended.num_left,
+            0.0,
+            0.0,
+        ]
+        gathered = self._workers.finish_agreement(self._workers.start_agreement(values, ended.job))
+        if len({tuple(values) for values in gathered}) == 1:
+            return
+        told = "\n".join(f"  worker {worker}: {_tell(values)}" for worker, values in enumerate(gathered))
+        failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == 1.0]
+        if 0 < len(failed) < len(gathered):
+            others = self._workers.watch.failures(within_seconds=1.0)
+            raise WorkerFailedError(
+                f"Job '{ended.job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{told}"
+                + "".join(f"\n{text}" for worker, text in sorted(others.items()) if worker in failed)
+            )
+        raise DivergenceError(
+            f"Job '{ended.job}' did not end alike on all workers:\n{told}\n"
+            "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank."
+        )
+
+
+def _tell(values: list[float]) -> str:
+    if values[0] != _ENDED:
+        return f"has not ended it (it is at slot {values[1]:.0f})"
+    buckets = f", with {values[5]:.0f} buckets under way" if values[5] else ""
+    return f"{_STATUSES[int(values[2])]} after {values[3]:.0f} synchronized turns{buckets}"

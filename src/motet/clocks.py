@@ -1,0 +1,67 @@
+"""What this worker's time went to: waiting for the network, and the network's own time shared out among the jobs."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Stopwatch:
+    """How long this worker has waited with nothing to compute, readable from any thread at any moment."""
+
+    def __init__(self) -> None:
+        self._waited_seconds = 0.0
+        self._waiting_since: float | None = None
+
+    def wait_begins(self) -> None:
+        """Note that the main thread has nothing to compute from now on."""
+        self._waiting_since = time.perf_counter()
+
+    def wait_ends(self) -> None:
+        """Note that the main thread computes again."""
+        since, self._waiting_since = self._waiting_since, None
+        if since is not None:
+            self._waited_seconds += time.perf_counter() - since
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of all waits that have ended."""
+        return self._waited_seconds
+
+    def waited_seconds(self, now: float) -> float:
+        """Return the seconds waited up to ``now`` (a `time.perf_counter` value), open wait included."""
+        since = self._waiting_since
+        return self._waited_seconds + (max(0.0, now - since) if since is not None else 0.0)
+
+
+class Link:
+    """The network's busy time, shared out: while k buckets travel, each is charged 1/k of the time.
+
+    So the shares of all jobs add up to the time during which anything travelled, however many lanes were in use,
+    and can be compared with a bound (design, section 6). Callable from the process groups' threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since = 0.0
+        self._num_travelling = 0
+        self._virtual_seconds = 0.0  # what one bucket would be charged that had travelled all along
+
+    def begin(self, now: float) -> float:
+        """Note that a bucket leaves at ``now``; return a mark for `end`."""
+        with self._lock:
+            self._advance(now)
+            self._num_travelling += 1
+            return self._virtual_seconds
+
+    def end(self, mark: float, now: float) -> float:
+        """Note that a bucket has arrived at ``now``; return its share of the busy time, in seconds."""
+        with self._lock:
+            self._advance(now)
+            self._num_travelling -= 1
+            return self._virtual_seconds - mark
+
+    def _advance(self, now: float) -> None:
+        if self._num_travelling > 0 and now > self._since:
+            self._virtual_seconds += (now - self._since) / self._num_travelling
+        self._since = max(now, self._since)

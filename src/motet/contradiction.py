@@ -1,0 +1,111 @@
+"""Do the workers wait for each other in a circle? Pure: positions in, verdict out.
+
+A worker that has waited for some seconds publishes its position. What it waits for (its *item*) becomes possible
+once every worker has launched its own part of it. If worker X waits for an item that worker Y has not launched, and
+Y itself waits, and so on in a circle, then nobody in the circle can ever go on: the run has diverged. A worker that
+computes, however slowly, is in no circle and contradicts nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["gradients", "agreement", "collective"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a worker waits for.
+
+    ``gradients``: those of turn ``number`` of ``job``; ``agreement``: the ``number``-th of the run; ``collective``: one
+    that the loop of ``job`` called by itself in turn ``number``.
+    """
+
+    kind: Kind
+    job: str | None
+    number: int
+
+    def __str__(self) -> str:
+        if self.kind == "gradients":
+            return f"the gradients of job '{self.job}', turn {self.number}"
+        if self.kind == "agreement":
+            return "the other workers' agreement" + (f" that job '{self.job}' ended" if self.job else "")
+        return f"a collective that job '{self.job}' called in turn {self.number}"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where one worker stands. ``launched`` counts the synchronized turns of each job that it has sent off."""
+
+    worker: int
+    epoch: int
+    job: str | None
+    turn: int
+    phase: str
+    item: Item | None
+    launched: Mapping[str, int] = field(default_factory=dict)
+    ended: Mapping[str, str] = field(default_factory=dict)
+    num_agreements: int = 0
+    last_turns: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for the store."""
+        data = dict(vars(self))
+        data["item"] = None if self.item is None else vars(self.item)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Position:
+        """Rebuild what `to_json` gave."""
+        item = data["item"]
+        return cls(**{**data, "item": None if item is None else Item(**item)})
+
+    def has_launched(self, item: Item) -> bool:
+        """Whether this worker has done its part of ``item``, or may have (for collectives it cannot be known)."""
+        job = item.job or ""
+        if item.kind == "agreement":
+            return self.num_agreements >= item.number
+        if item.kind == "gradients":
+            return self.launched.get(job, 0) >= item.number
+        if job in self.ended:
+            return False
+        return self.launched.get(job, 0) + 1 >= item.number
+
+    def __str__(self) -> str:
+        where = f"in job '{self.job}', turn {self.turn}, " if self.job else ""
+        what = f"waits for {self.item}" if self.item else self.phase
+        ends = "".join(f"; job '{job}' has {how} here" for job, how in self.ended.items())
+        last = f"; last turns: {', '.join(self.last_turns)}" if self.last_turns else ""
+        return f"worker {self.worker}: {where}{what}{ends}{last}"
+
+
+def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> list[int]:
+    """Return the workers that wait for each other in a circle, in rising order; an empty list if there is none.
+
+    ``certain=False`` also counts a collective as not launched by a worker that has *passed* the place without being
+    in it: likely, and to be used only after a long wait.
+    """
+    waits: dict[int, set[int]] = {}
+    for x, at in positions.items():
+        if at.item is not None:
+            waits[x] = {y for y, other in positions.items() if y != x and not _met(at.item, other, certain)}
+    # Whoever waits for nobody that waits is in no circle; taking such workers away leaves the circles.
+    changed = True
+    while changed:
+        stuck = {x for x, others in waits.items() if any(y in waits for y in others)}
+        changed = len(stuck) < len(waits)
+        waits = {x: waits[x] for x in stuck}
+    return sorted(waits)
+
+
+def _met(item: Item, other: Position, certain: bool) -> bool:
+    if item.kind == "collective" and not certain and other.item != item:
+        return False
+    return other.has_launched(item)
+
+
+def describe(positions: Mapping[int, Position]) -> str:
+    """Return the positions side by side, a line each."""
+    return "\n".join(f"  {positions[worker]}" for worker in sorted(positions))

@@ -1,0 +1,313 @@
+"""Start a job's synchronization now, wait for it later.
+
+DDP hands every finished bucket to a communication hook and waits for the future that the hook returns before
+``backward()`` returns. `JobGradients` starts the real collective on the job's lane, keeps its handle, and returns a
+future that is already complete: ``backward()`` returns at once, and the job's turn can end while its gradients
+travel (ADR 0002). `JobGradients.wait_landed` is the other half: afterwards every ``p.grad`` holds what plain DDP
+would have left there, bit for bit.
+
+Buckets leave in the order in which DDP's reducer hands them over, which is the same on every worker.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from motet.clocks import Link, Stopwatch
+from motet.errors import UnsupportedError
+
+Hook = Callable[[Any, dist.GradBucket], "torch.futures.Future[Tensor]"]
+
+
+@dataclass(slots=True)
+class Travelling:
+    """One bucket on its way. ``done`` is set when it has arrived, or failed.
+
+    ``wait`` then raises what went wrong, or (on an accelerator) orders its stream behind the arrival; ``land`` brings
+    the bucket to where plain DDP would have left it.
+    """
+
+    done: threading.Event
+    wait: Callable[[], object]
+    land: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Turnaround:
+    """When and how much one turn synchronized.
+
+    ``launched`` and ``completed`` are `time.perf_counter` values of this worker; ``link_seconds`` is the turn's share
+    of the network's busy time (`motet.clocks.Link`).
+    """
+
+    launched: float = 0.0
+    completed: float = 0.0
+    waited_at_launch: float = 0.0
+    hidden_seconds: float = 0.0
+    link_seconds: float = 0.0
+    num_bytes: int = 0
+    num_collectives: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class DeferredDDP:
+    """What is known of one ``DistributedDataParallel`` of a job. Holds no reference to it, so that it can be freed."""
+
+    group: dist.ProcessGroup
+    world_size: int
+    gradient_as_bucket_view: bool
+    may_skip_parameters: bool
+    batched_grad_copy: bool
+    user_hook: tuple[Any, Hook] | None = None
+    views: dict[int, tuple[int, list[Tensor], list[Tensor]]] = field(default_factory=dict)
+    held_views: set[int] = field(default_factory=set)
+
+
+class JobGradients:
+    """All gradients of one job that are in flight, whichever of its DDP models they belong to.
+
+    ``depth`` counts the job's nested ``backward()`` calls; buckets are deferred only while it is above 0, because
+    only then somebody ends the turn. A backward that does not come through the seam waits as under plain DDP.
+    """
+
+    def __init__(self, job: str, stopwatch: Stopwatch, link: Link, on_exposed: Callable[[bool], None]) -> None:
+        self.job = job
+        self.depth = 0
+        self.lane: dist.ProcessGroup | None = None
+        self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
+        self.num_ddp = 0
+        self._stopwatch = stopwatch
+        self._link = link
+        self._on_exposed = on_exposed
+        self._travelling: list[Travelling] = []
+        self._turn = Turnaround()
+        self._models: list[DeferredDDP] = []
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether gradients are travelling."""
+        return bool(self._travelling)
+
+    @property
+    def num_collectives(self) -> int:
+        """How many buckets the current turn has sent off."""
+        return self._turn.num_collectives
+
+    def attach(self, model: DeferredDDP) -> Callable[[Any, dist.GradBucket], torch.futures.Future[Tensor]]:
+        """Return the communication hook for a DDP model of this job."""
+        self._models.append(model)
+        self.num_ddp += 1
+
+        def motet_hook(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            return self._send(model, bucket)
+
+        return motet_hook
+
+    def before_backward(self) -> None:
+        """Look at what the outermost ``backward()`` is going to overwrite.
+
+        Where gradients are views of DDP's buckets, DDP *divides* those that already lie in the bucket and
+        *multiplies* those that it copies there; for a world size that is no power of two the last bits differ.
+        """
+        for model in self._models:
+            if model.gradient_as_bucket_view and model.world_size & (model.world_size - 1):
+                model.held_views = {
+                    id(p)
+                    for _, parameters, _ in model.views.values()
+                    for p in parameters
+                    if p.grad is not None and p.grad._is_view()
+                }
+
+    def _send(self, model: DeferredDDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        buffer = bucket.buffer()
+        deferred = self.depth > 0 and self.lane is not None and buffer.layout == torch.strided
+        group = self.lane if deferred else model.group
+        if model.user_hook is not None:
+            state, hook = model.user_hook
+            future = hook(state, bucket)
+            if not deferred:
+                return future
+            self._keep(model, bucket, buffer, None, future)
+            return _completed(buffer)
+        self._scale(model, bucket, buffer)
+        work = dist.all_reduce(buffer, group=group, async_op=True)
+        assert work is not None
+        if not deferred:
+            if self.lane is not None:
+                self._on_exposed(self.depth == 0)
+            return work.get_future().then(lambda done: done.value()[0])
+        self._keep(model, bucket, buffer, work, work.get_future())
+        return _completed(buffer)
+
+    def _scale(self, model: DeferredDDP, bucket: dist.GradBucket, buffer: Tensor) -> None:
+        """Do to the bucket what DDP's reducer does to it when it has no hook, operation by operation."""
+        size = model.world_size
+        if buffer.layout != torch.strided or model.batched_grad_copy:
+            buffer.div_(size)
+            return
+        if model.gradient_as_bucket_view and size & (size - 1):
+            _, parameters, views = self._views(model, bucket, buffer)  # remembered for before_backward()
+        if not model.held_views:
+            buffer.mul_(1.0 / size)
+            return
+        for parameter, view in zip(parameters, views, strict=True):
+            if id(parameter) in model.held_views:
+                view.div_(size)
+            else:
+                view.mul_(1.0 / size)
+
+    def _views(
+        self, model: DeferredDDP, bucket: dist.GradBucket, buffer: Tensor
+    ) -> tuple[int, list[Tensor], list[Tensor]]:
+        """Return the bucket's parameters, and for each the part of ``buffer`` that holds its gradient."""
+        index, pointer = bucket.index(), buffer.data_ptr()
+        known = model.views.get(index)
+        if known is None or known[0] != pointer:
+            if index == 0:
+                model.views.clear()  # rebuilt buckets; kept views hold their memory, so no pointer is met twice
+            parameters = bucket.parameters()
+            known = model.views[index] = (pointer, parameters, split_bucket(buffer, parameters))
+        return known
+
+    def _keep(
+        self,
+        model: DeferredDDP,
+        bucket: dist.GradBucket,
+        buffer: Tensor,
+        work: dist.Work | None,
+        future: torch.futures.Future[Any],
+    ) -> None:
+        turn, now = self._turn, time.perf_counter()
+        if not self._travelling:
+            turn.launched, turn.waited_at_launch = now, self._stopwatch.waited_seconds(now)
+        share = self._link.begin(now)
+        num_bytes = buffer.numel() * buffer.element_size()
+        turn.num_bytes += num_bytes
+        turn.num_collectives += 1
+        self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
+        done = threading.Event()
+        if work is not None:
+            land = self._landing(model, bucket, buffer, lambda: buffer)
+            self._travelling.append(Travelling(done, work.wait, land))
+        else:
+            land = self._landing(model, bucket, buffer, lambda: _hook_result(future))
+            self._travelling.append(Travelling(done, future.wait, land))
+
+        def arrived(_: object) -> None:  # runs on a thread of the process group
+            moment = time.perf_counter()
+            turn.completed = moment
+            turn.link_seconds += self._link.end(share, moment)
+            turn.hidden_seconds = moment - turn.launched
+            turn.hidden_seconds -= self._stopwatch.waited_seconds(moment) - turn.waited_at_launch
+            done.set()
+
+        future.add_done_callback(arrived)
+
+    def _landing(
+        self, model: DeferredDDP, bucket: dist.GradBucket, buffer: Tensor, result: Callable[[], Tensor]
+    ) -> Callable[[], None]:
+        """Return what brings the synchronized bucket to where plain DDP leaves it."""
+        if model.gradient_as_bucket_view:
+            return lambda: _copy_unless_same(buffer, result())  # the gradients are the bucket
+        _, parameters, views = self._views(model, bucket, buffer)
+        before = [(p.grad, _version(p.grad)) for p in parameters] if model.may_skip_parameters else None
+
+        def into_gradients() -> None:
+            landed = result()
+            sources = views if landed is buffer else split_bucket(landed, parameters)
+            targets: Sequence[Tensor | None] = [p.grad for p in parameters]
+            if before is not None:
+                # DDP has touched exactly the gradients of parameters that some worker used: leave the others as well.
+                used = [t is not g or _version(t) != v for t, (g, v) in zip(targets, before, strict=True)]
+                targets = list(compress(targets, used))
+                sources = list(compress(sources, used))
+            torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
+
+        return into_gradients
+
+    def wait_landed(self, wait: Callable[[Travelling], None]) -> Turnaround:
+        """Block until all gradients of the turn are synchronized and lie where the optimizer looks for them.
+
+        ``wait`` blocks for one bucket; what it raises leaves the rest in flight. Returns the turn's figures.
+        """
+        with torch.no_grad():
+            for bucket in self._travelling:
+                wait(bucket)
+                bucket.land()
+        return self._begin_turn()
+
+    def drain(self, wait: Callable[[Travelling], None]) -> None:
+        """Block until nothing travels any more, and forget what arrived: the buffers may be freed afterwards."""
+        for bucket in self._travelling:
+            wait(bucket)
+        self._begin_turn()
+
+    def abandon(self) -> list[Travelling]:
+        """Forget what travels and return it. Whoever calls must keep it alive: the network still writes there."""
+        lost, self._travelling = self._travelling, []
+        self.lane = None
+        return lost
+
+    def close(self) -> None:
+        """End the deferral: DDP models that outlive the job synchronize on their own group, waiting as ever."""
+        assert not self._travelling
+        self.lane = None
+        for model in self._models:
+            model.views.clear()
+
+    def _begin_turn(self) -> Turnaround:
+        self._travelling.clear()
+        turn, self._turn = self._turn, Turnaround()
+        return turn
+
+
+def split_bucket(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of a flat bucket, one a parameter, laid out as DDP lays them out (strides of the parameter)."""
+    views, offset = [], 0
+    flat = buffer.detach().view(-1)
+    for parameter in parameters:
+        piece = flat.narrow(0, offset, parameter.numel())
+        if parameter.is_contiguous() or not torch._prims_common.is_non_overlapping_and_dense(parameter):
+            views.append(piece.view(parameter.shape))
+        else:
+            views.append(piece.as_strided(parameter.shape, parameter.stride()))
+        offset += parameter.numel()
+    return views
+
+
+def _completed(buffer: Tensor) -> torch.futures.Future[Tensor]:
+    devices = None if buffer.device.type == "cpu" else [buffer.device]
+    future: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)  # type: ignore[arg-type]
+    future.set_result(buffer)
+    return future
+
+
+def _hook_result(future: torch.futures.Future[Any]) -> Tensor:
+    value = future.wait()
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Tensor):
+        raise UnsupportedError(
+            f"A communication hook's future must hold a tensor (or a list of one); it held {type(value).__name__}. "
+            "Return a future of the synchronized bucket, as register_comm_hook documents."
+        )
+    return value
+
+
+def _copy_unless_same(target: Tensor, source: Tensor) -> None:
+    if source.data_ptr() != target.data_ptr():
+        target.copy_(source.view_as(target))
+
+
+def _version(tensor: Tensor | None) -> int:
+    return -1 if tensor is None else tensor._version

@@ -1,0 +1,238 @@
+"""What happens at the seams (`motet.seams`) while a job runs; code outside of jobs passes through."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
+
+from motet.buffers import BufferSync
+from motet.errors import UnsupportedError
+from motet.gradients import DeferredDDP
+from motet.seams import Call
+from motet.turns import RunningJob, Turns
+
+_DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
+_REFUSED_OPTIONS = {
+    "mixed_precision": "DDP's native mixed precision registers a communication hook of its own. Use torch.autocast.",
+    "delay_all_reduce_named_params": "It reduces gradients outside of DDP's buckets. " + _DDP_ALONE,
+    "param_to_hook_all_reduce": "It reduces gradients outside of DDP's buckets. " + _DDP_ALONE,
+    "skip_all_reduce_unused_params": "It changes which buckets leave in a turn. " + _DDP_ALONE,
+}
+_BUILTIN_HOOKS = {
+    dist.BuiltinCommHookType.ALLREDUCE: default_hooks.allreduce_hook,
+    dist.BuiltinCommHookType.FP16_COMPRESS: default_hooks.fp16_compress_hook,
+}
+
+
+class JobSeams:
+    """Implements `motet.seams.Seams` for the job whose turn it is.
+
+    ``wait_in_place`` blocks until the current job's gradients have landed, without ending its turn; ``drain`` until
+    nothing of it travels any more; ``notice`` tells the user something, once for each pair of arguments;
+    ``unblocked`` notes that a backward with waits of DDP's own inside has returned.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        buffers: BufferSync,
+        wait_in_place: Callable[[RunningJob], None],
+        drain: Callable[[RunningJob], None],
+        notice: Callable[[str, str], None],
+        unblocked: Callable[[], None],
+    ) -> None:
+        self._turns = turns
+        self._buffers = buffers
+        self._wait_in_place = wait_in_place
+        self._drain = drain
+        self._notice = notice
+        self._unblocked = unblocked
+        self._backward = torch._dynamo.disable(self._deferred_backward)  # Dynamo must not look into a switch
+        self._regions = itertools.count(1_000_000)
+
+    def backward(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Run a backward; if it was the job's outermost and gradients are on their way, the turn ends here."""
+        job = self._turns.running_here()
+        if job is None:
+            return original(*args, **kwargs)
+        if job.gradients.depth > 0:  # reentrant checkpointing: only the outermost backward ends a turn
+            job.gradients.depth += 1
+            try:
+                return original(*args, **kwargs)
+            finally:
+                job.gradients.depth -= 1
+        return self._backward(job, original, *args, **kwargs)
+
+    def _deferred_backward(self, job: RunningJob, original: Call, /, *args: Any, **kwargs: Any) -> None:
+        gradients = job.gradients
+        gradients.before_backward()
+        gradients.depth += 1
+        try:
+            original(*args, **kwargs)
+        except BaseException:
+            gradients.depth -= 1
+            # Buckets that have left are still being written to; the loop may catch this and free them.
+            self._drain(job)
+            raise
+        gradients.depth -= 1
+        self._unblocked()
+        if not gradients.in_flight:
+            return
+        self._buffers.after_backward(job)
+        if self._turns.may_end():
+            self._turns.end()
+            return
+        self._wait_in_place(job)
+        self._notice(
+            job.name,
+            "calls backward() inside an autocast block or a DDP forward, where a turn cannot end: its synchronization "
+            "is not hidden. Call backward() outside of the block (torch recommends that anyway).",
+        )
+
+    def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Build a DDP model whose gradients are deferred."""
+        job = self._turns.running_here()
+        if job is None:
+            original(ddp, *args, **kwargs)
+            return
+        given = inspect.signature(original).bind(ddp, *args, **kwargs).arguments
+        for option, why in _REFUSED_OPTIONS.items():
+            if given.get(option):
+                raise UnsupportedError(
+                    f"job '{job.name}': DistributedDataParallel({option}=...) is not supported: {why}"
+                )
+        if torch._dynamo.config.compiled_autograd or torch._dynamo.config.optimize_ddp == "python_reducer":
+            raise UnsupportedError(
+                f"job '{job.name}': compiled autograd traces DDP's hooks away. Leave torch._dynamo.config"
+                ".compiled_autograd False and optimize_ddp at its default, or run this job alone with torchrun."
+            )
+        original(ddp, *args, **kwargs)
+        group = ddp.process_group
+        if dist.get_world_size(group) != dist.get_world_size():
+            raise UnsupportedError(
+                f"job '{job.name}': a DistributedDataParallel on {dist.get_world_size(group)} of "
+                f"{dist.get_world_size()} workers is not supported. Leave process_group out, so that it spans all."
+            )
+        if any(hasattr(parameter, "_in_backward_optimizers") for parameter in ddp.parameters()):
+            raise UnsupportedError(
+                f"job '{job.name}': an optimizer that steps inside backward() would use gradients before they are "
+                "synchronized. Step the optimizer after backward()."
+            )
+        model = DeferredDDP(
+            group=group,
+            world_size=dist.get_world_size(group),
+            gradient_as_bucket_view=ddp.gradient_as_bucket_view,
+            may_skip_parameters=ddp.find_unused_parameters or bool(given.get("static_graph")),
+            batched_grad_copy=ddp.batched_grad_copy,
+        )
+        ddp._motet_model = model
+        dist._register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
+        self._buffers.attach(job, ddp)
+
+    def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Take a user's communication hook: it runs inside ours, and its future is waited for later."""
+        job, model = self._turns.running_here(), getattr(ddp, "_motet_model", None)
+        if job is None or model is None:
+            original(ddp, *args, **kwargs)
+            return
+        given = inspect.signature(original).bind(ddp, *args, **kwargs).arguments
+        state, hook = given["state"], given["hook"]
+        ddp._check_comm_hook(hook)
+        if "powerSGD" in getattr(hook, "__module__", "") or "powerSGD" in getattr(hook, "__qualname__", ""):
+            raise UnsupportedError(
+                f"job '{job.name}': PowerSGD starts collectives from callbacks, in an order that differs between the "
+                "workers. Use fp16_compress_hook or a hook of your own that starts its collectives when it is called."
+            )
+        if model.user_hook is not None:
+            raise RuntimeError("register_comm_hook or register_builtin_comm_hook can only be called once.")
+        model.user_hook = (state, hook)
+        ddp._comm_hooks.append((hook, state))
+
+    def register_builtin_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Take one of torch's built-in hooks through its Python twin, which can be deferred."""
+        if self._turns.running_here() is None or getattr(ddp, "_motet_model", None) is None:
+            original(ddp, *args, **kwargs)
+            return
+        given = inspect.signature(original).bind(ddp, *args, **kwargs).arguments
+        ddp.register_comm_hook(ddp.process_group, _BUILTIN_HOOKS[given["comm_hook_type"]])
+
+    def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> Any:
+        """Bring the buffers of a model to those of worker 0, as DDP does before a training forward."""
+        job = self._turns.running_here()
+        if job is None or not self._buffers.synchronize(job, ddp):
+            return original(ddp, *args, **kwargs)
+        return None
+
+    def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
+        """Find the process group that is already there."""
+        job = self._turns.running_here()
+        if job is None:
+            original(*args, **kwargs)
+            return
+        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        _check_same_group(job.name, given)
+
+    def destroy_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
+        """End a job's membership; the group of all workers stays for the others."""
+        job = self._turns.running_here()
+        group = args[0] if args else kwargs.get("group")
+        if job is None or (group is not None and group is not dist.group.WORLD):
+            if job is not None and group in job.groups:
+                job.groups.remove(group)
+            original(*args, **kwargs)
+
+    def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Make a group for the job's own collectives; it ends with the job."""
+        job, group = self._turns.running_here(), original(*args, **kwargs)
+        if job is not None and isinstance(group, dist.ProcessGroup):
+            job.groups.append(group)
+        return group
+
+    def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Compile with compiled code of the job's own, so that other jobs do not change what is compiled."""
+        job = self._turns.running_here()
+        if job is None or "isolate_recompiles" in kwargs:
+            return original(*args, **kwargs)
+        from torch._dynamo import eval_frame
+
+        if job.compile_region < 0:
+            job.compile_region = next(self._regions)
+        ids = eval_frame._next_isolate_recompiles_id
+        eval_frame._next_isolate_recompiles_id = itertools.repeat(job.compile_region)  # type: ignore[assignment]
+        try:
+            return original(*args, **kwargs, isolate_recompiles=True)
+        finally:
+            eval_frame._next_isolate_recompiles_id = ids
+
+    def refuse(self, what: str, instead: str) -> None:
+        """Raise inside a job."""
+        job = self._turns.running_here()
+        if job is not None:
+            raise UnsupportedError(f"job '{job.name}': {what} cannot be pipelined. {instead}")
+
+
+def _check_same_group(job: str, given: dict[str, Any]) -> None:
+    """Raise if a job asks for another process group than the one that all jobs share."""
+    for option, present in (("world_size", dist.get_world_size()), ("rank", dist.get_rank())):
+        asked = given.get(option, -1)
+        if asked not in (-1, present):
+            raise UnsupportedError(
+                f"job '{job}': init_process_group({option}={asked}) does not fit this run, where {option} is "
+                f"{present}: all jobs share one process group. Leave it out, as under torchrun."
+            )
+    backend = given.get("backend")
+    if backend is not None:
+        asked = {part.split(":")[-1] for part in str(backend).lower().split(",")}
+        present = set(dist.get_backend_config().replace(",", ":").split(":"))
+        if missing := asked - present:
+            raise UnsupportedError(
+                f"job '{job}': init_process_group asks for {'/'.join(sorted(missing))}, but the workers of this run "
+                f"are joined by {dist.get_backend_config()}. Leave backend out, or ask for one of these."
+            )

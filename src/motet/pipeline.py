@@ -1,0 +1,366 @@
+"""Run jobs in an order: the loop that every worker goes through alike.
+
+A *slot* is one step of that loop: the next job in the order, its gradients' landing, its turn. Every decision
+(which job is next, when to agree, who is admitted) is made from data that is the same on all workers, and at the same
+slot; no worker ever decides by its own clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch.distributed as dist
+
+from motet.agreement import Agreements, Ended
+from motet.buffers import BufferSync
+from motet.clocks import Link, Stopwatch
+from motet.contradiction import Item
+from motet.errors import GangError
+from motet.events import (
+    Event,
+    JobEnded,
+    JobStarted,
+    MetricsLogged,
+    Notice,
+    Observer,
+    RunEnded,
+    RunStarted,
+    SyncEnded,
+    TurnEnded,
+)
+from motet.gradients import JobGradients, Travelling, Turnaround
+from motet.handle import JobHandle
+from motet.interruption import Interruption
+from motet.job_seams import JobSeams
+from motet.jobs import Job
+from motet.order import Cursor, Order
+from motet.results import JobResult, Results
+from motet.seams import installed
+from motet.turns import JobStopped, RunningJob, Turns
+from motet.workers import Workers
+
+NO_DDP = (
+    "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
+    "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
+)
+TIMES_TO_ASK = 3
+
+
+@dataclass
+class Ledger:
+    """What one job has cost on this worker so far, in seconds and bytes."""
+
+    compute_seconds: float = 0.0
+    sync_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+    link_seconds: float = 0.0
+    num_bytes: int = 0
+
+
+@dataclass
+class Finished:
+    """A job that all workers agree has ended."""
+
+    result: JobResult
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+class Pipeline:
+    """One run on this worker. ``start_job(name)`` prepares a job's surroundings (streams, folder) inside its greenlet."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        order: Order,
+        at_once: int,
+        workers: Workers,
+        observers: Sequence[Observer],
+        job_dir: Callable[[str], Path | None],
+        start_job: Callable[[str], None],
+        end_job: Callable[[str], None],
+    ) -> None:
+        self._waiting = deque(jobs)
+        self._names = [job.name for job in jobs]
+        self._cursor = Cursor(order)
+        self._at_once = at_once
+        self._workers = workers
+        self._watch = workers.watch
+        self._agreements = Agreements(workers)
+        self._observers = list(observers)
+        self._job_dir = job_dir
+        self._start_job = start_job
+        self._end_job = end_job
+        self._interruption = Interruption()
+        workers.interrupted = self._interruption.hopeless
+        self._stopwatch, self._link = Stopwatch(), Link()
+        self._turns = Turns()
+        self._buffers = BufferSync(workers)
+        self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
+        self._live: dict[str, RunningJob] = {}
+        self._ledgers: dict[str, Ledger] = {job.name: Ledger() for job in jobs}
+        self._finished: dict[str, Finished] = {}
+        self._notices: dict[tuple[str | None, str], None] = {}
+        self._gang_error: GangError | None = None
+        self._slot = 0
+        self._begin = time.perf_counter()
+
+    def run(self) -> Results:
+        """Run all jobs to their end. Raises `GangError` if something goes wrong between the workers."""
+        self._observe(
+            RunStarted(
+                time=self._begin,
+                unix_time=time.time(),
+                worker=self._workers.worker,
+                num_workers=self._workers.num_workers,
+                jobs=tuple(self._names),
+                order=self._cursor.order.turns,
+            )
+        )
+        with installed(self._seams), self._interruption.listening():
+            try:
+                self._admit()
+                while self._live:
+                    self._take_slot()
+            except GangError as error:
+                self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
+                raise
+            finally:
+                self._buffers.close()
+        wall_seconds = time.perf_counter() - self._begin
+        self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
+        return self._results(wall_seconds)
+
+    def _take_slot(self) -> None:
+        """One step of the pipeline: land the next job's gradients, let it compute, settle what all must know."""
+        job = self._live[self._cursor.next(self._live)]
+        self._slot += 1
+        self._land(job)
+        self._take_turn(job)
+        if job.outcome is not None:
+            self._conclude(job)
+            self._admit()
+        if self._agreements.due(self._slot) and self._live:
+            self._agreements.begin(self._slot, stop=self._interruption.requested, num_live=len(self._live))
+        if self._agreements.ripe(self._slot):
+            self._agreements.settle()
+        if self._agreements.stop:
+            self._stop_all()
+
+    def _admit(self) -> None:
+        """Start waiting jobs while there is room. Collective: each takes a lane."""
+        while self._waiting and len(self._live) < self._at_once:
+            spec = self._waiting.popleft()
+            gradients = JobGradients(spec.name, self._stopwatch, self._link, self._exposed)
+            gradients.lane = self._workers.take_lane()
+            handle = JobHandle(spec.name, self._job_dir(spec.name), self._logger(spec.name), self._expecter(spec.name))
+            job = self._live[spec.name] = RunningJob(spec.name, spec.call, gradients, handle)
+            job.num_turns = spec.turns
+            job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
+            self._turns.admit(job)
+            self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
+
+    def _land(self, job: RunningJob) -> None:
+        """Block until the gradients of the job's last turn have landed; nothing to do for a job that has none."""
+        if not job.gradients.in_flight:
+            return
+        if self._turns.current is not None:  # the job waits in the middle of its turn
+            job.num_synced += 1
+            self._watch.turn_ended(job.name, job.num_synced)
+        wait_begin = time.perf_counter()
+        self._stopwatch.wait_begins()
+        figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
+        self._stopwatch.wait_ends()
+        self._account(job, job.num_synced, wait_begin, figures)
+
+    def _waiter(self, job: str, turn: int) -> Callable[[Travelling], None]:
+        item = Item("gradients", job, turn)
+
+        def wait(bucket: Travelling) -> None:
+            try:
+                self._workers.wait(item, bucket.done, bucket.wait)
+            except GangError as error:
+                self._gang_error = error  # the wait may be inside a job's turn, whose loop may catch it
+                raise
+
+        return wait
+
+    def _account(self, job: RunningJob, turn: int, wait_begin: float, figures: Turnaround) -> None:
+        ledger = self._ledgers[job.name]
+        travel = figures.completed - figures.launched
+        hidden = min(max(figures.hidden_seconds, 0.0), travel)
+        ledger.sync_seconds += travel
+        ledger.hidden_seconds += hidden
+        ledger.link_seconds += figures.link_seconds
+        ledger.num_bytes += figures.num_bytes
+        self._agreements.note(job.name, turn, job.gradients.signature)
+        self._observe(
+            SyncEnded(
+                time=time.perf_counter(),
+                job=job.name,
+                turn=turn,
+                launched=figures.launched,
+                completed=figures.completed,
+                wait_begin=wait_begin,
+                hidden_seconds=hidden,
+                num_bytes=figures.num_bytes,
+                num_collectives=figures.num_collectives,
+            )
+        )
+
+    def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
+        turn = job.turn
+        self._watch.at("computing", job.name, turn)
+        begin, waited = time.perf_counter(), self._stopwatch.total_seconds
+        self._turns.take(job, throw=throw)
+        end = time.perf_counter()
+        self._watch.at("between turns")
+        if self._gang_error is not None:
+            raise self._gang_error
+        waited = self._stopwatch.total_seconds - waited
+        self._ledgers[job.name].compute_seconds += end - begin - waited
+        if job.gradients.in_flight and job.outcome is None:
+            job.num_synced += 1
+            self._watch.turn_ended(job.name, job.num_synced)
+        self._observe(TurnEnded(time=end, job=job.name, turn=turn, begin=begin, synchronizing=job.outcome is None))
+
+    def _conclude(self, job: RunningJob) -> None:
+        """Agree with all workers that the job has ended, and give back what it held. Collective."""
+        outcome = job.outcome
+        assert outcome is not None
+        del self._live[job.name]
+        told = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
+        self._watch.ended[job.name] = told
+        if outcome.error is not None:
+            self._watch.tell_failure(
+                f"worker {self._workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
+            )
+        self._agreements.all_ended_alike(
+            Ended(job.name, self._names.index(job.name), outcome.status, job.num_synced, job.gradients.num_collectives)
+        )
+        self._watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
+        if outcome.error is not None:
+            self._watch.take_back_failure()
+        self._drain(job)
+        lane = job.gradients.lane
+        job.gradients.close()
+        if lane is not None:
+            self._workers.return_lane(lane)
+        self._buffers.detach(job)
+        for group in job.groups:
+            dist.destroy_process_group(group)
+        self._end_job(job.name)
+        if outcome.status == "finished" and job.gradients.num_ddp == 0:
+            self._notice_once(job.name, NO_DDP)
+        ledger = self._ledgers[job.name]
+        self._finished[job.name] = Finished(
+            JobResult(
+                status=outcome.status,
+                turns=job.num_synced,
+                compute_seconds=ledger.compute_seconds,
+                sync_seconds=ledger.sync_seconds,
+                hidden_seconds=ledger.hidden_seconds,
+                result=outcome.result,
+                error=outcome.error,
+            ),
+            ledger,
+        )
+        self._observe(
+            JobEnded(
+                time=time.perf_counter(),
+                job=job.name,
+                status=outcome.status,
+                turns=job.num_synced,
+                error=outcome.error,
+            )
+        )
+
+    def _stop_all(self) -> None:
+        """End every job in good order, at the same slot on all workers."""
+        while self._live:
+            job = self._live[self._cursor.next(self._live)]
+            self._land(job)
+            for _ in range(TIMES_TO_ASK):  # a bare `except:` in a loop may swallow it; then it is asked again
+                self._take_turn(job, throw=JobStopped())
+                if job.outcome is not None:
+                    break
+                self._land(job)
+            self._conclude_stopped(job)
+        for spec in self._waiting:
+            self._finished[spec.name] = Finished(JobResult("stopped", 0, 0.0, 0.0, 0.0))
+        self._waiting.clear()
+
+    def _conclude_stopped(self, job: RunningJob) -> None:
+        if job.outcome is None:
+            job.give_up()
+        self._conclude(job)
+
+    def _drain(self, job: RunningJob) -> None:
+        """Wait for buckets that left in a turn that then failed; their memory may be freed afterwards."""
+        if not job.gradients.in_flight:
+            return
+        job.gradients.drain(self._waiter(job.name, job.turn))
+
+    def _exposed(self, bypassing: bool) -> None:
+        """A synchronization is about to block inside backward(); the watch must know, as it cannot be sliced."""
+        job = self._turns.current
+        self._watch.blocking = job is not None
+        if bypassing and job is not None:
+            self._notice_once(
+                job.name,
+                "runs a backward that does not come through torch.autograd.backward on the main thread: it waits for "
+                "its gradients as under plain DDP, and nothing of that is hidden.",
+            )
+
+    def _unblocked(self) -> None:
+        self._watch.blocking = False
+
+    def _notice_once(self, job: str | None, text: str) -> None:
+        if (job, text) not in self._notices:
+            self._notices[job, text] = None
+            self._observe(Notice(time=time.perf_counter(), job=job, text=text))
+
+    def _logger(self, name: str) -> Callable[[dict[str, float]], None]:
+        def log(values: dict[str, float]) -> None:
+            turn = self._live[name].turn
+            self._observe(MetricsLogged(time=time.perf_counter(), job=name, turn=turn, values=values))
+
+        return log
+
+    def _expecter(self, name: str) -> Callable[[int], None]:
+        def expect(turns: int) -> None:
+            self._live[name].num_turns = turns
+            self._observe(JobStarted(time=time.perf_counter(), job=name, turns=turns))
+
+        return expect
+
+    def _observe(self, event: Event) -> None:
+        for observer in tuple(self._observers):
+            try:
+                observer.observe(event)
+            except Exception as error:
+                self._observers.remove(observer)
+                self._notice_once(
+                    None,
+                    f"the observer {type(observer).__name__} failed and is left out from now on "
+                    f"({type(error).__name__}: {error}); the training goes on.",
+                )
+
+    def _results(self, wall_seconds: float) -> Results:
+        ledgers = [finished.ledger for finished in self._finished.values()]
+        bound = max(
+            sum(ledger.compute_seconds for ledger in ledgers),
+            sum(ledger.link_seconds for ledger in ledgers),
+            max((ledger.compute_seconds + ledger.link_seconds for ledger in ledgers), default=0.0),
+        )
+        return Results(
+            jobs={name: self._finished[name].result for name in self._names if name in self._finished},
+            num_workers=self._workers.num_workers,
+            wall_seconds=wall_seconds,
+            bound_seconds=bound,
+            efficiency=min(1.0, bound / wall_seconds) if wall_seconds > 0 else None,
+            notices=tuple(f"job '{job}' {text}" if job else text for job, text in self._notices),
+        )

@@ -1,0 +1,204 @@
+"""The only place where torch is patched, by one context manager that undoes it all.
+
+Torch's functions are redirected by exchanging their code object, not the name in a module: a loop that did
+``from torch.distributed import init_process_group`` long before the run comes through the seam as well. Classes are
+patched in their own dictionary for the same reason. What a seam does is up to `Seams`, the interface that
+`motet.turns` implements; code that runs outside of any job passes through untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
+
+Call = Callable[..., Any]
+
+
+class Seams(Protocol):
+    """What happens at each place where torch is patched. Every method may be called inside or outside of a job."""
+
+    def backward(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``torch.autograd.backward``, which ``Tensor.backward`` calls."""
+
+    def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """``DistributedDataParallel.__init__``."""
+
+    def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """``DistributedDataParallel.register_comm_hook``."""
+
+    def register_builtin_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """``DistributedDataParallel._register_builtin_comm_hook``."""
+
+    def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> Any:
+        """``DistributedDataParallel._sync_buffers``, called before those forwards that synchronize buffers."""
+
+    def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
+        """``torch.distributed.init_process_group``."""
+
+    def destroy_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
+        """``torch.distributed.destroy_process_group``."""
+
+    def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``torch.distributed.new_group``."""
+
+    def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``torch.compile``."""
+
+    def refuse(self, what: str, instead: str) -> None:
+        """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
+
+
+_installed: Seams | None = None
+_originals: dict[str, Call] = {}
+
+
+@contextlib.contextmanager
+def installed(seams: Seams) -> Iterator[None]:
+    """Patch torch for the duration of the block. Blocks do not nest."""
+    global _installed
+    assert _installed is None, "the seams are in place already"
+    with contextlib.ExitStack() as undo:
+        _installed = seams
+        undo.callback(_forget)
+        for name, function in _functions().items():
+            undo.callback(_redirect(function, name))
+        for cls, attribute, replacement in _methods(seams):
+            undo.callback(_replace(cls, attribute, replacement))
+        yield
+
+
+def _forget() -> None:
+    global _installed
+    _installed = None
+    _originals.clear()
+
+
+def _functions() -> dict[str, Call]:
+    return {
+        "backward": torch.autograd.backward,
+        "init_process_group": dist.init_process_group,
+        "destroy_process_group": dist.destroy_process_group,
+        "new_group": dist.new_group,
+        "compile": torch.compile,
+        "spawn": torch.multiprocessing.spawn,
+        "start_processes": torch.multiprocessing.start_processes,
+        "fully_shard": _fully_shard(),
+    }
+
+
+def _fully_shard() -> Call:
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard  # type: ignore[no-any-return]
+
+
+_INSTEAD = {
+    "spawn": "Motet starts the workers itself: call the function that each worker runs directly, as under torchrun.",
+    "start_processes": "Motet starts the workers itself: call the function that each worker runs directly.",
+    "fully_shard": "Wrap the model in DistributedDataParallel, or run this job alone with torchrun.",
+    "FSDP": "Wrap the model in DistributedDataParallel, or run this job alone with torchrun.",
+    "Join": "Give every worker equally many batches (DistributedSampler does), or run this job alone with torchrun.",
+    "_register_fused_optim": "Step the optimizer after backward(), or run this job alone with torchrun.",
+}
+
+
+def _redirect(function: Call, name: str) -> Call:
+    """Exchange the code of a plain function for a jump into `_installed`; return what undoes it."""
+    inner = inspect.unwrap(function)
+    assert isinstance(inner, types.FunctionType) and not inner.__code__.co_freevars, name
+    code, defaults, kwdefaults = inner.__code__, inner.__defaults__, inner.__kwdefaults__
+    original = types.FunctionType(code, inner.__globals__, inner.__name__, defaults, inner.__closure__)
+    original.__kwdefaults__ = kwdefaults
+    _originals[name] = original
+    # Dynamo decides by file name what it traces: keep the file of the original.
+    inner.__code__ = _JUMPS[name].__code__.replace(co_filename=code.co_filename, co_name=code.co_name)
+
+    def undo() -> None:
+        inner.__code__ = code
+
+    return undo
+
+
+def _jump(name: str, *args: Any, **kwargs: Any) -> Any:
+    original, seams = _originals[name], _installed
+    assert seams is not None
+    if name in _INSTEAD:
+        seams.refuse(name if name == "fully_shard" else f"torch.multiprocessing.{name}", _INSTEAD[name])
+        return original(*args, **kwargs)
+    return getattr(seams, name)(original, *args, **kwargs)
+
+
+def _write_jump(name: str) -> types.FunctionType:
+    # The jump runs with the globals of torch's module, so it must import what it calls.
+    source = (
+        f"def jump(*args, **kwargs):\n    from motet.seams import _jump\n    return _jump({name!r}, *args, **kwargs)\n"
+    )
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    jump = namespace["jump"]
+    assert isinstance(jump, types.FunctionType)
+    return jump
+
+
+_JUMPS = {
+    name: _write_jump(name)
+    for name in (
+        "backward",
+        "init_process_group",
+        "destroy_process_group",
+        "new_group",
+        "compile",
+        "spawn",
+        "start_processes",
+        "fully_shard",
+    )
+}
+
+
+def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def through(seam: Call, cls: type, attribute: str) -> tuple[type, str, Call]:
+        original = cls.__dict__[attribute]
+
+        @functools.wraps(original)
+        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return seam(original, self, *args, **kwargs)
+
+        return cls, attribute, method
+
+    def refused(what: str, cls: type, attribute: str) -> tuple[type, str, Call]:
+        original = cls.__dict__[attribute]
+
+        @functools.wraps(original)
+        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            seams.refuse(what, _INSTEAD[what])
+            return original(self, *args, **kwargs)
+
+        return cls, attribute, method
+
+    ddp = DistributedDataParallel
+    return [
+        through(seams.build_ddp, ddp, "__init__"),
+        through(seams.register_comm_hook, ddp, "register_comm_hook"),
+        through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
+        through(seams.forward_begins, ddp, "_sync_buffers"),
+        refused("_register_fused_optim", ddp, "_register_fused_optim"),
+        refused("Join", Join, "__init__"),
+        refused("FSDP", FullyShardedDataParallel, "__init__"),
+    ]
+
+
+def _replace(cls: type, attribute: str, replacement: Call) -> Call:
+    original = cls.__dict__[attribute]
+    setattr(cls, attribute, replacement)
+    return functools.partial(setattr, cls, attribute, original)

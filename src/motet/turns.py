@@ -1,0 +1,157 @@
+"""A job as a greenlet: begin a turn, end it.
+
+All jobs of a worker run on its main thread, one at a time (ADR 0001). `Turns.take` gives a job the main thread; it
+comes back when the job's outermost ``backward()`` has sent gradients on their way (`Turns.end`, called by the seam)
+or when the job has ended. What Python programs keep in globals changes with the job (`motet.isolation`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from greenlet import getcurrent, greenlet
+from torch.nn.parallel import DistributedDataParallel
+
+from motet import handle, isolation
+from motet.gradients import JobGradients
+from motet.handle import JobHandle
+
+
+class JobStopped(BaseException):
+    """Raised inside a job to end it in good order; derives from BaseException so that loops do not swallow it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended on this worker. ``kind`` names the exception's type, ``error`` is its traceback's text."""
+
+    status: Literal["finished", "failed", "pruned", "stopped"]
+    result: Any = None
+    kind: str = ""
+    error: str | None = None
+
+
+class RunningJob:
+    """One job on this worker: its greenlet, its gradients, its own view of the global state.
+
+    ``turn`` counts from 1 and tells the turn that runs or runs next; ``num_synced`` the turns that synchronized.
+    """
+
+    def __init__(self, name: str, call: Callable[[], object], gradients: JobGradients, job: JobHandle) -> None:
+        self.name = name
+        self.gradients = gradients
+        self.handle = job
+        self.num_synced = 0
+        self.num_turns: int | None = None  # how many it will be, if the job has said
+        self.outcome: Outcome | None = None
+        self.groups: list[dist.ProcessGroup] = []
+        self.compile_region = -1
+        self.prepare: Callable[[], None] = lambda: None
+        self.saved: isolation.Saved | None = None
+        self.greenlet: greenlet | None = None
+        self._call = call
+
+    @property
+    def turn(self) -> int:
+        """The turn that runs, or runs next."""
+        return self.num_synced + 1
+
+    def run(self) -> None:
+        """Run the loop to its end; the greenlet's body. Nothing is raised: see ``outcome``."""
+        try:
+            self.prepare()
+            self.outcome = Outcome("finished", result=self._call())
+        except JobStopped as stopped:
+            self.outcome = Outcome("pruned" if stopped.args == ("pruned",) else "stopped")
+        except BaseException as error:
+            # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
+            if isinstance(error, SystemExit) and error.code in (None, 0):
+                self.outcome = Outcome("finished")
+            else:
+                self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
+        finally:
+            self._call = _ended
+
+    def give_up(self) -> None:
+        """Leave a loop that swallows `JobStopped` where it stands; it is never resumed."""
+        _never_resumed.append(self.greenlet)  # collecting a greenlet would raise inside it
+        self.outcome, self.greenlet, self.saved = Outcome("stopped"), None, None
+
+
+_never_resumed: list[greenlet | None] = []
+
+
+def _ended() -> None:
+    raise AssertionError("a job runs once")
+
+
+def _tell(error: BaseException) -> str:
+    """Return the traceback from the job's own first line on; our frames above it help nobody."""
+    entry = error.__traceback__
+    if entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    return "".join(traceback.format_exception(type(error), error, entry))
+
+
+class Turns:
+    """Whose turn it is on this worker. Lives on the main thread; the pipeline runs in the greenlet that made it."""
+
+    def __init__(self) -> None:
+        self.current: RunningJob | None = None
+        self._hub = getcurrent()
+        self._thread = threading.get_ident()
+        self._at_begin = isolation.take_all().copy()
+
+    def admit(self, job: RunningJob) -> None:
+        """Prepare a job to take turns. It begins with the global state that the run itself began with."""
+        job.saved = self._at_begin.copy()
+        job.greenlet = greenlet(job.run, parent=self._hub)
+        job.greenlet.gr_context = contextvars.copy_context()
+
+    def running_here(self) -> RunningJob | None:
+        """Return the job whose code calls, or None outside of jobs and on other threads than the main one."""
+        return self.current if threading.get_ident() == self._thread else None
+
+    def take(self, job: RunningJob, *, throw: BaseException | None = None) -> None:
+        """Let ``job`` compute until its turn ends; ``throw`` is raised at the place where its last turn ended."""
+        assert job.greenlet is not None and job.saved is not None
+        outside = isolation.exchange(job.saved)
+        self.current = job
+        handle.set_current(job.handle)
+        try:
+            if throw is None:
+                job.greenlet.switch()
+            else:
+                job.greenlet.throw(throw)
+        finally:
+            handle.set_current(None)
+            self.current = None
+            job.saved = isolation.exchange(outside)
+        if job.outcome is not None:
+            job.saved = job.greenlet = None
+
+    def end(self) -> None:
+        """End the current job's turn; returns when its next one begins. Called in the job's greenlet."""
+        self._hub.switch()
+
+    def may_end(self) -> bool:
+        """Whether a turn may end here: torch holds nothing global that another job would disturb.
+
+        Autocast's cast cache is one for all, and emptied whenever the outermost autocast block of *any* job ends; a
+        forward is known to DDP through a class attribute.
+        """
+        if DistributedDataParallel._active_ddp_module is not None:
+            return False
+        if not torch.is_autocast_cache_enabled():
+            return True
+        if torch.is_autocast_enabled("cpu"):
+            return False
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator is None or not torch.is_autocast_enabled(accelerator.type)

@@ -1,0 +1,250 @@
+"""Where this worker stands, told to whoever needs to know; and a thread that notices when nobody can go on.
+
+`Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
+the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
+thread publish its position in the store, read the others', and look for a circle (`motet.contradiction`).
+A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
+there the thread tells the error itself and ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from motet.contradiction import Item, Position, describe, find_circle
+from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
+
+STATE_BYTES = 256
+EXIT_STATUS = 4
+_KEY = "motet/watch"
+
+
+class Watch:
+    """One worker's position, and the thread that compares it with the others'.
+
+    ``suspicion_seconds``: how long the main thread may stand still before anything is published.
+    ``certainty_seconds``: how long before a collective that others have passed counts as never met.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        num_workers: int,
+        store: dist.Store | None,
+        state_file: Path | None = None,
+        timeout_seconds: float = 1800.0,
+        suspicion_seconds: float = 3.0,
+        certainty_seconds: float = 15.0,
+    ) -> None:
+        self.worker = worker
+        self.num_workers = num_workers
+        self.error: GangError | None = None
+        self.launched: dict[str, int] = {}
+        self.ended: dict[str, str] = {}
+        self.num_agreements = 0
+        self.blocking = False  # the main thread is inside a synchronization that cannot be sliced
+        self._job: str | None = None
+        self._turn = 0
+        self._phase = "starting"
+        self._item: Item | None = None
+        self._epoch = 0
+        self._last: deque[tuple[str, int]] = deque(maxlen=6)
+        self._since = time.monotonic()
+        self._timeout_seconds = timeout_seconds
+        self._suspicion_seconds = suspicion_seconds
+        self._certainty_seconds = certainty_seconds
+        self._main = threading.main_thread().ident
+        self._closing = threading.Event()
+        self._state = _open_state(state_file)
+        self._store = store
+        self._thread: threading.Thread | None = None
+        self.before_exit: Callable[[GangError], None] = lambda error: None
+        if num_workers > 1 and store is not None:
+            self._store = store.clone()  # a client of its own: the main thread may block inside the other one
+            self._thread = threading.Thread(target=self._run, name="motet-watch", daemon=True)
+            self._thread.start()
+
+    def at(self, phase: str, job: str | None = None, turn: int = 0) -> None:
+        """Note what the main thread does from now on."""
+        self._job, self._turn, self._phase, self._item = job, turn, phase, None
+        self._moved()
+
+    @contextlib.contextmanager
+    def waiting_for(self, item: Item) -> Iterator[None]:
+        """Note what the main thread waits for inside the block."""
+        self._item = item
+        self._moved()
+        try:
+            yield
+        finally:
+            self._item = None
+            self._moved()
+
+    def turn_ended(self, job: str, turn: int) -> None:
+        """Note that a turn's gradients are on their way."""
+        self.launched[job] = turn
+        self._last.append((job, turn))
+
+    def _moved(self) -> None:
+        self._epoch += 1
+        self.blocking = False
+        self._since = time.monotonic()
+        if self._state is not None:
+            line = f"{self._job or '-'} {self._turn} {self._phase.replace(' ', '-')}"
+            self._state[:STATE_BYTES] = line.encode()[: STATE_BYTES - 1].ljust(STATE_BYTES, b"\n")
+
+    def position(self) -> Position:
+        """Return where this worker stands."""
+        item = self._item
+        if item is None and self._job is not None and (self.blocking or self._in_collective()):
+            item = Item("collective", self._job, self._turn)
+        return Position(
+            worker=self.worker,
+            epoch=self._epoch,
+            job=self._job,
+            turn=self._turn,
+            phase=self._phase,
+            item=item,
+            launched=dict(self.launched),
+            ended=dict(self.ended),
+            num_agreements=self.num_agreements,
+            last_turns=[f"{job} {turn}" for job, turn in self._last],
+        )
+
+    def _in_collective(self) -> bool:
+        frame = sys._current_frames().get(self._main or 0)
+        for _ in range(3):
+            if frame is None:
+                return False
+            name = frame.f_code.co_filename
+            if name.endswith("distributed_c10d.py") or name.endswith(os.path.join("parallel", "distributed.py")):
+                return True
+            frame = frame.f_back
+        return False
+
+    def tell_failure(self, text: str) -> None:
+        """Leave an error of this worker in the store, so that every other can name it."""
+        if self._store is not None and self.num_workers > 1:
+            with contextlib.suppress(Exception):  # the store may be gone with its host; the error is told here anyway
+                self._store.set(f"{_KEY}/failed/{self.worker}", text)
+
+    def take_back_failure(self) -> None:
+        """Withdraw what `tell_failure` left: all workers met it alike, so it ended its job only."""
+        if self._store is not None and self.num_workers > 1:
+            with contextlib.suppress(Exception):
+                self._store.delete_key(f"{_KEY}/failed/{self.worker}")
+
+    def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
+        """Return what other workers left with `tell_failure`, waiting a little for it if asked."""
+        found: dict[int, str] = {}
+        deadline = time.monotonic() + within_seconds
+        with contextlib.suppress(Exception):
+            while self._store is not None and not found:
+                for other in range(self.num_workers):
+                    key = f"{_KEY}/failed/{other}"
+                    if other != self.worker and self._store.check([key]):
+                        found[other] = self._store.get(key).decode()
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.05)
+        return found
+
+    def _run(self) -> None:
+        previous: dict[int, Position] = {}
+        while not self._closing.wait(1.0):
+            still = time.monotonic() - self._since
+            if still < self._suspicion_seconds or self.error is not None:
+                previous = {}
+                continue
+            try:
+                previous = self._compare(previous, still)
+            except Exception as error:  # the store's host has gone: nobody is left to compare with
+                if self._closing.is_set():
+                    return
+                self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
+
+    def _compare(self, previous: dict[int, Position], still: float) -> dict[int, Position]:
+        """Publish, read, and judge. A verdict needs two readings in a row that are alike."""
+        store = self._store
+        assert store is not None
+        mine = self.position()
+        store.set(f"{_KEY}/position/{self.worker}", json.dumps(mine.to_json()))
+        positions = {self.worker: mine}
+        for other in range(self.num_workers):
+            key = f"{_KEY}/position/{other}"
+            if other != self.worker and store.check([key]):
+                positions[other] = Position.from_json(json.loads(store.get(key)))
+        stable = {w: p for w, p in positions.items() if w in previous and previous[w] == p}
+        circle = find_circle(stable, certain=still < self._certainty_seconds)
+        if circle and mine.item is not None:
+            self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
+        elif failed := self.failures():
+            self._give_up(_failed(failed))
+        elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
+            self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
+        return positions
+
+    def _verdict(self, positions: dict[int, Position], circle: list[int]) -> GangError:
+        failed = {w: how for w, p in positions.items() for how in p.ended.values() if how.startswith("failed")}
+        table = describe(positions)
+        if failed and len(failed) < self.num_workers:
+            told = self.failures()
+            names = ", ".join(str(w) for w in sorted(failed))
+            text = "\n".join(told.values())
+            return WorkerFailedError(
+                f"Worker {names} met an error that the other workers did not meet, so the job cannot go on:\n{table}"
+                + (f"\n{text}" if text else "")
+            )
+        return DivergenceError(
+            f"The workers took different ways and wait for each other (workers {circle}):\n{table}\n"
+            "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank "
+            "around backward() or a collective."
+        )
+
+    def _give_up(self, error: GangError) -> None:
+        self.error = error
+        if self._item is not None:
+            return  # the main thread waits in slices: it raises the error itself
+        # The main thread is inside a collective that never returns, and cannot be interrupted there.
+        self.before_exit(error)
+        print(f"motet: worker {self.worker}: {error}", file=sys.__stderr__, flush=True)
+        if "MOTET_DEBUG" in os.environ:
+            faulthandler.dump_traceback(file=sys.__stderr__)
+        os._exit(EXIT_STATUS)
+
+    def close(self) -> None:
+        """End the thread; the state file keeps the last line."""
+        self.at("done")
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        if self._state is not None:
+            self._state.close()
+            self._state = None
+
+
+def _failed(failed: dict[int, str]) -> WorkerFailedError:
+    worker, text = sorted(failed.items())[0]
+    return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
+
+
+def _open_state(path: Path | None) -> Any:
+    if path is None:
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\n" * STATE_BYTES)
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), STATE_BYTES)

@@ -1,0 +1,164 @@
+"""This worker among the others: the process group, the lanes, agreement, and waits that can end.
+
+`Workers.join` finds the process group that is already there, or makes one from the torchrun environment, or (with no
+launcher at all) a group of one. Everything collective that is not gradients is here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from motet.contradiction import Item
+from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError
+from motet.watch import Watch
+
+SLICE_SECONDS = 0.25
+# A group's own timeout is destructive and cannot be told who waits for whom: ours comes first.
+GROUP_TIMEOUT = timedelta(days=7)
+
+
+@dataclass
+class Pending:
+    """An agreement that is under way."""
+
+    item: Item
+    done: threading.Event
+    work: dist.Work | None
+    gathered: list[torch.Tensor]
+
+
+class Workers:
+    """The gang, seen from one of its workers. Make it with `join`; `leave` gives back what `join` made."""
+
+    def __init__(self, store: dist.Store, owns_group: bool, state_file: Path | None, timeout_seconds: float) -> None:
+        self.worker = dist.get_rank()
+        self.num_workers = dist.get_world_size()
+        self.timeout_seconds = timeout_seconds
+        self.interrupted: Callable[[], GangError | None] = lambda: None
+        self._owns_group = owns_group
+        self._lanes: list[dist.ProcessGroup] = []
+        self._free_lanes: list[dist.ProcessGroup] = []
+        self._control = _new_group()
+        self._num_agreements = 0
+        self.watch = Watch(self.worker, self.num_workers, store, state_file, timeout_seconds)
+
+    @classmethod
+    def join(cls, *, run: str = "run", state_dir: Path | None = None, timeout_seconds: float = 1800.0) -> Workers:
+        """Join the workers of this run; blocks until all have. Collective."""
+        owns_group = not dist.is_initialized()
+        if owns_group:
+            _initialize()
+        store = dist.PrefixStore(run, dist.distributed_c10d._get_default_store())
+        state_file = None if state_dir is None else state_dir / f"worker-{dist.get_rank()}"
+        return cls(store, owns_group, state_file, timeout_seconds)
+
+    def leave(self, *, orderly: bool = True) -> None:
+        """Give back all groups. After an error (``orderly=False``) nothing is waited for."""
+        self.watch.close()
+        if not orderly:
+            return
+        for group in (*self._lanes, self._control):
+            dist.destroy_process_group(group)
+        if self._owns_group:
+            dist.destroy_process_group()
+
+    def take_lane(self) -> dist.ProcessGroup:
+        """Return a process group for one job's gradients. Collective: all workers at the same place."""
+        if self._free_lanes:
+            return self._free_lanes.pop()
+        lane = _new_group()
+        self._lanes.append(lane)
+        return lane
+
+    def return_lane(self, lane: dist.ProcessGroup) -> None:
+        """Take back a lane on which nothing travels any more."""
+        self._free_lanes.append(lane)
+
+    def start_agreement(self, values: Sequence[float], job: str | None = None) -> Pending:
+        """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
+        self._num_agreements += 1
+        self.watch.num_agreements = self._num_agreements
+        mine = torch.tensor(values, dtype=torch.float64)
+        gathered = [torch.empty_like(mine) for _ in range(self.num_workers)]
+        done = threading.Event()
+        if self.num_workers == 1:
+            gathered[0].copy_(mine)
+            done.set()
+            return Pending(Item("agreement", job, self._num_agreements), done, None, gathered)
+        work = dist.all_gather(gathered, mine, group=self._control, async_op=True)
+        assert work is not None
+        work.get_future().add_done_callback(lambda _: done.set())
+        return Pending(Item("agreement", job, self._num_agreements), done, work, gathered)
+
+    def finish_agreement(self, pending: Pending) -> list[list[float]]:
+        """Block until all workers have told theirs; return the values, by worker."""
+        if pending.work is not None:
+            self.wait(pending.item, pending.done, pending.work.wait)
+        return [values.tolist() for values in pending.gathered]
+
+    def wait(self, item: Item, done: threading.Event, finish: Callable[[], object]) -> None:
+        """Block until ``done``, in slices, then ``finish`` (which raises what went wrong).
+
+        Raises `GangError` when the watch has found that it will never be done, when it took longer than the
+        timeout, when a peer is gone, or when this run was interrupted and the others do not come along.
+        """
+        if not done.is_set():
+            with self.watch.waiting_for(item):
+                begin = time.monotonic()
+                while not done.wait(SLICE_SECONDS):
+                    self._raise_if_hopeless(item, time.monotonic() - begin)
+        try:
+            finish()
+        except RuntimeError as error:
+            raise self._lost(item, error) from error
+
+    def _raise_if_hopeless(self, item: Item, waited_seconds: float) -> None:
+        if self.watch.error is not None:
+            raise self.watch.error
+        if (interruption := self.interrupted()) is not None:
+            raise interruption
+        if waited_seconds > self.timeout_seconds:
+            raise SyncTimeoutError(
+                f"Worker {self.worker} waited {waited_seconds:.0f} s for {item}; the timeout is "
+                f"{self.timeout_seconds:.0f} s. No worker contradicts another, so the network or a worker stalls. "
+                "Give a longer --timeout if such stalls are to be expected."
+            )
+
+    def _lost(self, item: Item, error: RuntimeError) -> GangError:
+        if failed := self.watch.failures(within_seconds=2.0):
+            worker, text = sorted(failed.items())[0]
+            return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
+        return WorkerLostError(
+            f"Worker {self.worker} lost the connection to another worker while it waited for {item}: a worker died, "
+            f"or the network failed ({str(error).split('This is typically')[0].strip()})"
+        )
+
+
+def _new_group() -> dist.ProcessGroup:
+    group = dist.new_group(timeout=GROUP_TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _initialize() -> None:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=GROUP_TIMEOUT)
+        return
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # torch elastic keeps one store over restarts, with the addresses of the workers that are gone: a prefix for
+    # every attempt keeps the new ones apart.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world_size = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(minutes=10)))
+    store = dist.PrefixStore(f"motet/attempt/{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)
