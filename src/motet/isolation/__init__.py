@@ -1,0 +1,42 @@
+"""The global state that each job must find as it left it.
+
+Several jobs run by turns on one thread. What Python programs keep in globals is put away when a turn ends, and put
+back when the next one begins. A registry holds one *entry* for each such thing: ``take()`` tells its present value,
+``put(value)`` brings a value back.
+
+::
+
+    outside = take_all()                       # what the caller of the run had
+    saved = {job: outside.copy() for job in jobs}
+
+    outside = exchange(saved[job])             # a turn begins
+    saved[job] = exchange(outside)             # it ends
+    ...
+    put_all(outside)
+
+Rules:
+
+- A `Saved` belongs to one owner and is put back once: some values are the live objects themselves (NumPy's bit
+  generator, ``sys.path``), because rebinding an object costs a hundredth of copying it. Whoever starts another job
+  from the same state takes `Saved.copy` (and calls `prepare_script` on it where the job is a script).
+- Everything here is for the main thread, and for moments at which nothing is being computed. A turn never ends
+  inside an autocast region that caches its casts (the cache is not kept; its nesting depth is).
+- An entry is active only while the module that it needs is imported. Where that happened after a state was saved,
+  ``fresh()`` tells what a first importer would have found.
+
+Not kept here: context variables, NumPy's ``errstate`` and print options among them (each greenlet has a context of
+its own: ``greenlet.gr_context = contextvars.copy_context()``); signal handlers (the default action of SIGUSR1 is to
+end the process, so that one job's handler must not be away while another has its turn); the handlers of loggers
+other than the root; locale, decimal; ``torch._dynamo`` settings.
+"""
+
+from __future__ import annotations
+
+from motet.isolation import frameworks, interpreter, random_generators, scripts, torch_flags
+from motet.isolation.registry import Saved, exchange, put_all, register, registered, take_all, unregister
+from motet.isolation.scripts import prepare_script
+
+__all__ = ["Saved", "exchange", "prepare_script", "put_all", "register", "registered", "take_all", "unregister"]
+
+for _family in (torch_flags, random_generators, scripts, interpreter, frameworks):
+    _family.register_entries()
