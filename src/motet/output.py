@@ -7,6 +7,7 @@ writing, and is ended before anyone else's line. What is printed without an end 
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
 import io
@@ -306,4 +307,10 @@ def _renew_in_child() -> None:
         lines.forget()
 
 
+def _finish_all() -> None:
+    for lines in list(_all_lines):
+        lines.finish()
+
+
+atexit.register(_finish_all)  # an interpreter that ends does not close what replaced its streams
 os.register_at_fork(after_in_child=_renew_in_child)
