@@ -132,10 +132,9 @@ def turns_per_round(costs: Mapping[str, Cost], remaining: Mapping[str, int | Non
     shares = _shares(costs, remaining)
     weights = dict.fromkeys(shares, 1)
     best, least = dict(weights), _unevenness(weights, shares)
-    longest = max(MAX_ROUND_TURNS, 8 * len(shares))
     # One more turn at a time, to the job that is furthest below its due (the method of Webster and Sainte-Lague, who
     # shared out seats in parliaments): it meets every ratio that a round of that length can meet.
-    for _ in range(longest - len(weights)):
+    for _ in range(_longest_round(len(shares)) - len(weights)):
         if least <= WEIGHT_TOLERANCE:
             break
         name = max(weights, key=lambda name: shares[name] / (weights[name] + 0.5))
@@ -149,14 +148,25 @@ def turns_per_round(costs: Mapping[str, Cost], remaining: Mapping[str, int | Non
 def _shares(costs: Mapping[str, Cost], remaining: Mapping[str, int | None]) -> dict[str, float]:
     """Return how many turns each job should get for each of another's: only their ratios mean something."""
     names = sorted(costs)  # by name, so that equal jobs and rounding come out alike on every worker
-    longest = max(costs[name].solo_seconds for name in names)
-    # A turn that costs nothing would get infinitely many turns: none counts as shorter than a round's length allows.
-    shortest = longest / max(MAX_ROUND_TURNS, 8 * len(names)) or 1.0
-    solo = {name: max(costs[name].solo_seconds, shortest) for name in names}
+    solo = solo_seconds(costs)
     # A job may run past the turns that it announced; while it lives, it has a turn to come.
     known = {name: max(turns, 1) for name in names if (turns := remaining.get(name)) is not None}
     known_seconds = sum(solo[name] * turns for name, turns in known.items())
     return {name: len(known) * known[name] / known_seconds if name in known else 1 / solo[name] for name in names}
+
+
+def solo_seconds(costs: Mapping[str, Cost]) -> dict[str, float]:
+    """Return what a turn of each job takes alone, in no case so little that a round could not hold its turns.
+
+    Without that floor, a turn that costs nothing would deserve infinitely many.
+    """
+    solo = {name: cost.solo_seconds for name, cost in costs.items()}
+    shortest = max(solo.values()) / _longest_round(len(costs)) or 1.0
+    return {name: max(seconds, shortest) for name, seconds in solo.items()}
+
+
+def _longest_round(num_jobs: int) -> int:
+    return max(MAX_ROUND_TURNS, 8 * num_jobs)
 
 
 def _unevenness(weights: Mapping[str, int], shares: Mapping[str, float]) -> float:

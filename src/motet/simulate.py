@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from motet.clockwork import Assumptions, Clockwork, Span, Unit
-from motet.order import Cost, Cursor, Order, determine, johnson, round_robin
+from motet.order import Cost, Cursor, Order, determine, johnson, round_robin, solo_seconds
 
 __all__ = [
     "SEQUENTIAL",
@@ -27,6 +27,7 @@ __all__ = [
     "assumed_turns",
     "best_order",
     "bound_seconds",
+    "fewer_turns",
     "replay",
     "replay_side_by_side",
     "solo_turn_seconds",
@@ -162,32 +163,38 @@ def assumed_turns(costs: Mapping[str, Cost], remaining: Mapping[str, int | None]
     A job that does not say is taken to go on for as long, alone, as the longest of those that do; where none does,
     all go on for as long as the slowest needs for 100 turns.
     """
-    solo = {name: cost.solo_seconds for name, cost in costs.items()}
+    solo = solo_seconds(costs)
     known = {name: turns for name in costs if (turns := remaining.get(name)) is not None}
     seconds = max((turns * solo[name] for name, turns in known.items()), default=100 * max(solo.values()))
-    open_end = {name: max(round(seconds / solo[name]), 1) if solo[name] else 1 for name in costs}
-    return {name: known.get(name, open_end[name]) for name in costs}
+    return {name: known.get(name, max(round(seconds / solo[name]), 1)) for name in costs}
+
+
+def fewer_turns(turns: Mapping[str, int], max_turns: int) -> dict[str, int]:
+    """Return turns in the same proportions, as nearly as may be, of which there are about ``max_turns`` at most."""
+    scale = max(sum(turns.values()) / max_turns, 1.0)
+    return {name: max(round(count / scale), min(count, 1)) for name, count in turns.items()}
 
 
 def best_order(
     costs: Mapping[str, Cost],
     remaining: Mapping[str, int | None],
     *,
+    current: Order | None = None,
     assumptions: Assumptions = TYPICAL,
     max_turns: int = 500,
 ) -> Order:
-    """Return the fastest in a replay of the determined order and two round robins, by Johnson's rule and as listed.
+    """Return the order that is fastest in a replay: the current one, the determined one, or a round robin.
 
-    The replay is of `assumed_turns`, scaled down to about ``max_turns`` in all, and without jitter: the same on
-    every worker, and done in some 10 ms.
+    Among equals the first of these. The replay is of `assumed_turns`, scaled down to about ``max_turns`` in all, and
+    without jitter: it takes some 10 ms, and comes out the same on every worker, however the mappings are sorted there.
     """
-    turns = assumed_turns(costs, remaining)
-    scale = max(sum(turns.values()) / max_turns, 1.0)
-    turns = {name: max(round(count / scale), 1) for name, count in turns.items()}
+    turns = fewer_turns(assumed_turns(costs, remaining), max_turns)
     steady = replace(assumptions, jitter=0.0)
-    candidates = [determine(costs, remaining), round_robin(johnson(costs)), round_robin(list(costs))]
-    seconds = [
-        replay(order, costs, turns, num_workers=1, assumptions=steady, keep_spans=False).total_seconds
-        for order in candidates
-    ]
-    return candidates[seconds.index(min(seconds))]
+    candidates = [determine(costs, remaining), round_robin(johnson(costs)), round_robin(sorted(costs))]
+    if current is not None and costs.keys() <= set(current.turns):
+        candidates.insert(0, current)
+
+    def seconds(order: Order) -> float:
+        return replay(order, costs, turns, num_workers=1, assumptions=steady, keep_spans=False).total_seconds
+
+    return min(candidates, key=seconds)

@@ -1,0 +1,82 @@
+"""Orders that differ between workers are found to deadlock or to mismatch, and where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from motet.errors import DivergenceError
+from motet.order import Cost, Order
+from motet.simulate import Assumptions, replay
+
+COSTS = dict.fromkeys("ab", Cost(1, 1))
+TURNS = dict.fromkeys("ab", 10)
+ONE_LANE = Assumptions(lanes="one")
+
+
+def orders(*rounds: str) -> list[Order]:
+    return [Order(tuple(turns)) for turns in rounds]
+
+
+def test_orders_that_differ_deadlock_where_each_worker_waits_for_the_other() -> None:
+    with pytest.raises(DivergenceError) as caught:
+        replay(orders("aab", "abb"), COSTS, TURNS)
+    assert str(caught.value) == (
+        "The workers' orders lead to a deadlock: "
+        "worker 0 waits for the gradients of 'a', turn 3, which worker 1 would compute later; "
+        "worker 1 waits for the gradients of 'b', turn 2, which worker 0 would compute later; "
+        "give every worker the same order."
+    )
+
+
+def test_a_job_that_a_worker_never_takes_stops_the_others() -> None:
+    message = "worker 0 waits for the gradients of 'b', turn 1, which worker 2 would compute later"
+    with pytest.raises(DivergenceError, match=message):
+        replay(orders("ab", "ab", "a"), COSTS, TURNS)
+
+
+def test_on_one_lane_a_swap_is_a_mismatch() -> None:
+    message = "worker 0 synchronizes 'a', turn 1, where worker 1 synchronizes 'b', turn 1"
+    with pytest.raises(DivergenceError, match=message):
+        replay(orders("ab", "ba"), COSTS, TURNS, assumptions=ONE_LANE)
+
+
+def test_on_lanes_of_their_own_swapped_turns_only_cost_time() -> None:
+    same = replay(orders("ab", "ab"), COSTS, TURNS)
+    swapped = replay(orders("ab", "ba"), COSTS, TURNS)
+    assert swapped.total_seconds > same.total_seconds
+    assert {span.worker for span in swapped.spans} == {None, 0, 1}
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=3))
+def test_a_replay_always_ends(rounds: list[str]) -> None:
+    if not all("a" in turns and "b" in turns for turns in rounds):
+        rounds = [turns + "ab" for turns in rounds]
+    for lanes in (Assumptions(), ONE_LANE):
+        try:
+            result = replay(orders(*rounds), COSTS, TURNS, assumptions=lanes)
+        except DivergenceError:
+            assert len(set(rounds)) > 1
+        else:
+            assert result.total_seconds >= result.bound_seconds - 1e-9
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"forward_fraction": 1.5},
+        {"num_buckets": 0},
+        {"first_bucket_after": -0.1},
+        {"lanes": "two"},
+        {"transfer_cpu_fraction": 1.0},
+        {"jitter": -1.0},
+        {"buckets": {"a": ((0.5, 0.5), (0.4, 0.5))}},
+        {"buckets": {"a": ((1.0, -0.5),)}},
+    ],
+)
+def test_assumptions_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Assumptions(**wrong)
