@@ -29,9 +29,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a worker was doing when it last said so. Turns count from 1."""
+    """What a worker was doing when it last said so. Turns count from 1; ``job`` is None outside all jobs."""
 
-    job: str
+    job: str | None
     turn: int
     phase: str
 
@@ -146,12 +146,16 @@ class RunDir:
         """Return the file in which ``worker`` keeps the line "job turn phase", padded with blanks or zero bytes."""
         return self.state_dir / f"worker-{worker}"
 
+    def error_path(self, worker: int) -> Path:
+        """Return the file in which ``worker`` leaves the error that ended it, for the launcher."""
+        return self.state_dir / f"error-{worker}"
+
     def read_state(self, worker: int) -> WorkerState | None:
         """Return what ``worker`` was doing last; None if it never said so, or was torn away in the middle of a word."""
         try:
             text = self.state_path(worker).read_bytes().replace(b"\0", b" ").decode("utf-8")
             job, turn, phase = text.strip().rsplit(maxsplit=2)
-            return WorkerState(job, int(turn), phase)
+            return WorkerState(None if job == "-" else job, int(turn), phase)
         except (OSError, ValueError):
             return None
 

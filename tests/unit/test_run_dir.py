@@ -142,6 +142,7 @@ def test_damaged_results_are_refused(tmp_path: Path, content: str) -> None:
     [
         (b"gpt 47 computing      \n", WorkerState("gpt", 47, "computing")),
         (b"two words 3 waiting\0\0\0\0", WorkerState("two words", 3, "waiting")),
+        (b"- 0 starting\n\n\n", WorkerState(None, 0, "starting")),
         (b"gpt 4", None),
         (b"", None),
         (b"\xff\xfe 1 computing", None),

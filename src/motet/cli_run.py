@@ -1,0 +1,184 @@
+"""``motet run``: check what was asked for, start the workers, and print what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from motet import entry
+from motet.cli import Parser
+from motet.cli_table import results_table
+from motet.errors import MotetError, UsageError
+from motet.jobs import JobSpec, check_specs, load_jobs_file, specs_from_each
+from motet.launch import describe_run
+from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
+from motet.launch_outcome import conclude, exit_status
+from motet.launch_workers import run_workers
+from motet.order import parse_order
+from motet.run_dir import RunDir
+
+_JOBS_FILES = {".yaml", ".yml", ".json"}
+_DESCRIPTION = """
+Train several jobs at once on the same workers. JOBS is a jobs file (YAML), or a script followed by one --each for
+every job. Workers are started with torchrun's own options, below; one worker on this machine is the default, and on
+one machine everything listens on loopback alone. Started by torchrun itself (torchrun -m motet run JOBS), the
+workers that are there are used.
+"""
+_EPILOG = """
+Exit status: 0 all jobs finished; 1 a job failed; 2 bad usage, nothing was started; 3 stopped before the end;
+anything else: something went wrong between the workers.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; `UsageError` before anything was started. As a worker of torchrun's, end the process."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        _work_in_place(argv)
+    options = parse(argv)
+    check_torchrun_options(options)
+    description = describe(options, argv)
+    return _run_here(options, description) if on_one_machine(options) else _run_on_several(options, description)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the options of ``motet run`` and torchrun's, in any order."""
+    parser = Parser("motet run", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("jobs", metavar="JOBS", help="a jobs file (.yaml), or a script (.py) with --each")
+    parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
+    parser.add_argument("--run-dir", metavar="DIR", help="where to keep logs and results (default: runs/<time>)")
+    parser.add_argument("--order", metavar="A,B,A,C", help="one round of turns (default: each job in its turn)")
+    parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
+    parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
+    parser.add_argument("--quiet", action="store_true", help="only errors and the results")
+    group = parser.add_argument_group("torchrun's options")
+    for action in torchrun_options():
+        group._add_action(action)  # what argparse's own `parents=` does
+    options = parser.parse_args(_with_each_attached(argv))
+    if options.verbose and options.quiet:
+        raise UsageError("--verbose and --quiet contradict each other")
+    return options
+
+
+def _with_each_attached(argv: Sequence[str]) -> list[str]:
+    """Write ``--each VALUE`` as ``--each=VALUE``: argparse takes a value like ``--lr=0.1`` for an option of its own."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--each":
+            words[-1] = f"--each={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    """Return the description of the run, with everything in it checked. Imports the jobs, in a child process."""
+    specs = _specs(options)
+    names = [spec.name for spec in specs]
+    order = parse_order(options.order, names).turns if options.order is not None else None
+    description = describe_run(
+        [spec.to_json() for spec in specs],
+        order=order,
+        at_once=options.at_once,
+        verbose=options.verbose,
+        command=["motet", "run", *argv],
+    )
+    if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
+        raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
+    check_specs(specs)
+    return description
+
+
+def _specs(options: argparse.Namespace) -> list[JobSpec]:
+    path = Path(options.jobs)
+    if options.each is not None:
+        if path.suffix in _JOBS_FILES:
+            raise UsageError(f"--each goes with a script, and {options.jobs} is a jobs file")
+        return specs_from_each(path, options.each)
+    if path.suffix == ".py":
+        raise UsageError(
+            f'{options.jobs} is a script: give one --each "ARGUMENTS" for every job (--each "" for one without any)'
+        )
+    return load_jobs_file(path)
+
+
+def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
+    run_dir = RunDir.create(options.run_dir, description)
+    _say(options, f"run directory {_shown(run_dir.path)}")
+    outcome = run_workers(options, [str(run_dir.path)], say=lambda text: _say(options, text))
+    return report(run_dir, *conclude(outcome, run_dir), refused=entry.REFUSED in outcome.exits.values())
+
+
+def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) -> int:
+    """Start this machine's workers; which directory the run is in is settled among all machines' workers."""
+    candidate = options.run_dir or _default_run_dir()
+    with tempfile.TemporaryDirectory(prefix="motet-") as private:
+        file, begun = Path(private, "description"), Path(private, "begun")
+        file.write_text(json.dumps(description), encoding="utf-8")
+        arguments = [candidate, f"--description={file}", f"--begun={begun}"]
+        outcome = run_workers(options, arguments, say=lambda text: _say(options, text))
+        path = begun.read_text(encoding="utf-8") if begun.exists() else None
+    refused = entry.REFUSED in outcome.exits.values()
+    if path is None:
+        if not refused:
+            sys.stderr.write("motet: the workers of this machine ended before the run began\n")
+        return entry.REFUSED if refused else entry.GANG_FAILED
+    return report(RunDir.open(path), *conclude(outcome, RunDir.open(path)), refused=refused)
+
+
+def _work_in_place(argv: Sequence[str]) -> None:
+    """Be a worker of the gang that torchrun started, and end this process."""
+
+    def begin() -> RunDir:
+        options = parse(argv)
+        defaults = {action.dest: action.default for action in torchrun_options()}
+        if given := [name for name, default in defaults.items() if getattr(options, name) != default]:
+            flag = "--" + given[0].replace("_", "-")
+            raise UsageError(f"the workers are torchrun's already: give {flag} to torchrun, before -m motet run")
+        place = Path(options.run_dir) if options.run_dir is not None else None
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            options.run_dir = None  # it holds this very run, from the attempt before
+        return entry.begin_or_find(place, describe(options, argv))
+
+    status, results, run_dir = entry.work(lambda: entry.begin_together(begin), launched=False)
+    if results is not None and run_dir is not None and entry.worker() == 0:
+        report(run_dir, run_dir.read_results(), None)
+    entry.end(status)
+
+
+def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False) -> int:
+    """Print the table on stdout, errors on stderr; return the exit status of the command."""
+    if refused:
+        sys.stderr.write(f"motet: {error}\n")
+        return entry.REFUSED
+    sys.stdout.write(f"{results_table(results)}results: {_shown(run_dir.path / 'results.json')}\n")
+    sys.stdout.flush()
+    if error is not None:
+        sys.stderr.write(f"motet: {error}\n")
+        return entry.GANG_FAILED
+    return exit_status(results)
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        sys.stderr.write(f"motet: {text}\n")
+        sys.stderr.flush()
+
+
+def _default_run_dir() -> str:
+    import time
+
+    return os.path.join("runs", time.strftime("%Y-%m-%d-%H%M%S"))
+
+
+def _shown(path: Path) -> str:
+    """Return ``path`` relative to the working directory where it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,63 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from motet.results import JobResult, Results
+
+_WIDEST_RESULT = 48
+
+
+def results_table(results: Results) -> str:
+    """Return one line a job, and one for the whole run. Seconds are sums over the turns of the worker that tells."""
+    head = ["job", "status", "turns", "result", "compute", "sync", "hidden"]
+    rows = [_row(name, job) for name, job in results.jobs.items()]
+    text = _aligned([head, *rows], left={0, 1, 3})
+    return f"{text}\n{_whole(results)}\n"
+
+
+def _row(name: str, job: JobResult) -> list[str]:
+    share = f" ({job.hidden_seconds / job.sync_seconds:.0%})" if job.sync_seconds > 0 else ""
+    seconds = [f"{job.compute_seconds:.1f} s", f"{job.sync_seconds:.1f} s", f"{job.hidden_seconds:.1f} s{share}"]
+    return [name, job.status, str(job.turns), _shown(job), *seconds]
+
+
+def _shown(job: JobResult) -> str:
+    """Return the result in few characters; for a failed job, the last line of its traceback."""
+    if job.error:
+        text = job.error.strip().splitlines()[-1]
+    elif isinstance(job.result, Mapping):
+        if set(job.result) == {"repr", "file"}:
+            text = str(job.result["file"] or job.result["repr"])
+        else:
+            text = ", ".join(f"{key} {_value(value)}" for key, value in job.result.items())
+    else:
+        text = "-" if job.result is None else _value(job.result)
+    text = " ".join(text.split())
+    return text if len(text) <= _WIDEST_RESULT else text[: _WIDEST_RESULT - 3] + "..."
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
+
+
+def _whole(results: Results) -> str:
+    workers = f"{results.num_workers} worker{'s' * (results.num_workers != 1)}"
+    efficiency = f", efficiency {results.efficiency:.2f}" if results.efficiency is not None else ""
+    return f"{workers}, {results.wall_seconds:.1f} s{efficiency}"
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,201 @@
+"""What each worker process runs: ``python -m motet.entry RUN_DIR``.
+
+It reads the description of the run, builds the jobs, gives them to the pipeline, and worker 0 writes what came of it.
+
+Exit status: 0 when all workers agree on an outcome, also on failed or stopped jobs (so that one bad job restarts
+nothing); 2 when the run was wrong from the start; 4 when something went wrong between workers; 1 for an error that
+should not have happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from motet.errors import MotetError, UnsupportedError, UsageError
+from motet.jobs import Job, JobSpec
+from motet.parcel import unpack
+from motet.results import Results
+from motet.run_dir import RunDir, write_whole
+
+FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_held: list[object] = []
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run this worker's part and end the process."""
+    parser = argparse.ArgumentParser(prog="python -m motet.entry", description=__doc__.split("\n")[0])
+    parser.add_argument("run_dir", help="the run directory, begun by the launcher")
+    parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
+    parser.add_argument("--description", help="begin the run together with other machines, as this file describes it")
+    parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
+    options = parser.parse_args(argv)
+    _die_with_the_launcher()
+
+    def find() -> tuple[RunDir, bool]:
+        if options.description is None:
+            return RunDir.open(options.run_dir), worker() == 0
+        description = json.loads(Path(options.description).read_text(encoding="utf-8"))
+        found = begin_together(lambda: _begin(options.run_dir, description))
+        if os.environ.get("LOCAL_RANK") == "0":
+            write_whole(Path(options.begun), str(found[0].path))
+        return found
+
+    def calls() -> Mapping[str, Callable[[], object]]:
+        return unpack(Path(options.parcel).read_bytes()) if options.parcel else {}
+
+    end(work(find, calls, launched=True)[0])
+
+
+def worker() -> int:
+    """Return this worker's number."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def work(
+    find: Callable[[], tuple[RunDir, bool]],
+    calls: Callable[[], Mapping[str, Callable[[], object]]] = dict,
+    *,
+    launched: bool,
+) -> tuple[int, Results | None, RunDir | None]:
+    """Take part in the run in the directory that ``find`` gives; it also tells whether this worker writes results.
+
+    Returns the exit status of this process and, where the run came to an outcome, the results and the directory.
+    An error is told once: by the launcher if this worker was ``launched`` by one, otherwise here.
+    """
+    run_dir: RunDir | None = None
+    try:
+        run_dir, writes = find()
+        run_dir.error_path(worker()).unlink(missing_ok=True)
+        results = _run(run_dir, calls())
+        if writes:
+            run_dir.write_results(results, _save)
+    except MotetError as error:
+        refused = isinstance(error, UsageError | UnsupportedError)
+        _tell(error, run_dir if launched else None, everyone=not refused)
+        return (REFUSED if refused else GANG_FAILED), None, run_dir
+    except KeyboardInterrupt:  # before the pipeline could take it for a request to stop
+        return BROKEN, None, run_dir
+    except BaseException:
+        sys.stderr.write(f"motet: worker {worker()} met an error of its own:\n{traceback.format_exc()}")
+        return BROKEN, None, run_dir
+    return FINISHED, results, run_dir
+
+
+def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
+    """Build the jobs and let the pipeline run them."""
+    from motet.running import run
+
+    description = run_dir.description
+    jobs = []
+    for data in description["jobs"]:
+        if data["name"] in calls:
+            jobs.append(Job(data["name"], calls[data["name"]], data.get("turns")))
+        elif data["kind"] == "python":
+            raise UsageError(
+                f"job {data['name']!r} is Python code of a program: start it again with motet.launch there"
+            )
+        else:
+            jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
+    return run(
+        jobs,
+        order=description.get("order"),
+        at_once=description.get("at_once"),
+        run_dir=run_dir,
+        verbose=bool(description.get("verbose")),
+    )
+
+
+def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
+    """Let worker 0 ``begin`` the run and all others join it; returns whether this worker writes results.
+
+    Worker 0's `MotetError` becomes everybody's `UsageError`. Blocks until worker 0 has begun. Needs the torchrun
+    environment. Where no file system is shared, other machines get a copy of the run directory.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, _ = next(rendezvous("env://"))
+    _held.append(store)  # worker 0 may be its host: it has to live as long as this process
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    key = f"motet/begin/{attempt}"
+    if rank == 0:
+        try:
+            run_dir = begin()
+        except MotetError as error:
+            store.set(key, json.dumps({"error": str(error)}))
+            raise
+        store.set(key, json.dumps({"path": str(run_dir.path), "description": dict(run_dir.description)}))
+        return run_dir, True
+    word = json.loads(store.get(key))
+    if "error" in word:
+        raise UsageError(word["error"])
+    return RunDir.join(word["path"], word["description"])
+
+
+def _begin(place: str, description: Mapping[str, Any]) -> RunDir:
+    """Begin the run, or find again what was begun before torch elastic started the workers again."""
+    return begin_or_find(Path(place), description)
+
+
+def begin_or_find(place: Path | None, description: Mapping[str, Any]) -> RunDir:
+    """Begin a run in ``place``; workers that were started again find the run that the first attempt began."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        candidates = [place] if place is not None else sorted(Path("runs").glob("*/"), reverse=True)
+        for candidate in candidates:
+            if (candidate / "run.json").exists():
+                found = RunDir.open(candidate)
+                if found.description.get("launch") == launch:
+                    return found
+    return RunDir.create(place, {**description, "launch": launch})
+
+
+def _save(value: object, path: Path) -> None:
+    import torch
+
+    torch.save(value, path)
+
+
+def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:
+    """Leave ``error`` for the launcher, or print it: from every worker, or from worker 0 alone."""
+    if run_dir is not None:
+        try:
+            write_whole(run_dir.error_path(worker()), json.dumps({"type": type(error).__name__, "text": str(error)}))
+            return
+        except OSError:
+            pass  # a full disk: say it here
+    if everyone or worker() == 0:
+        where = f"worker {worker()}: " if everyone else ""
+        sys.stderr.write(f"motet: {where}{error}\n")
+
+
+def _die_with_the_launcher() -> None:
+    """Have Linux end this process when the launcher is killed: nothing else could."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end(status: int) -> NoReturn:
+    """End this process at once.
+
+    Not by returning: threads of process groups whose peers are gone, and of jobs' own groups, can hold up the end of
+    the interpreter for minutes, or crash it. What matters is written by now.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed by whoever was reading it
+            stream.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What became of a run, when the workers could not agree on it themselves: the error to tell, and ``results.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+from collections.abc import Mapping
+
+from motet import errors
+from motet.errors import CheckpointError, GangError, MotetError, WorkerFailedError, WorkerLostError
+from motet.results import JobResult, Results
+from motet.run_dir import RunDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How the workers of this machine ended.
+
+    ``exits``: exit status by worker, in the order in which they ended; a negative one is the signal that ended it.
+    ``killed``: workers that the launcher ended because they did not end by themselves. ``stopped_by``: the signal
+    by which the user stopped the run.
+    """
+
+    num_workers: int
+    exits: Mapping[int, int]
+    killed: frozenset[int]
+    stopped_by: signal.Signals | None
+    wall_seconds: float
+
+    @property
+    def agreed(self) -> bool:
+        """Tell whether all workers ended by themselves with a common outcome."""
+        return bool(self.exits) and not any(self.exits.values())
+
+
+def conclude(outcome: Outcome, run_dir: RunDir) -> tuple[Results, MotetError | None]:
+    """Return what came of the run, and the error that ended it, if one did; ``results.json`` is there afterwards."""
+    if outcome.agreed:
+        with contextlib.suppress(FileNotFoundError):
+            return run_dir.read_results(), None
+    error: MotetError | None = None
+    if outcome.stopped_by is not None:
+        notice = f"stopped by {outcome.stopped_by.name} before the workers could write results"
+    else:
+        error = _error(outcome, run_dir)
+        notice = str(error)
+    results = _what_is_known(outcome, run_dir, notice)
+    with contextlib.suppress(OSError):  # a full disk: the error is told all the same
+        run_dir.write_results(results)
+    return results, error
+
+
+def exit_status(results: Results) -> int:
+    """Return the exit status of ``motet run``: 0 all finished or pruned, 1 a job failed, 3 stopped before the end."""
+    statuses = {job.status for job in results.jobs.values()}
+    return 3 if "stopped" in statuses else 1 if "failed" in statuses else 0
+
+
+def how_it_ended(worker: int, status: int) -> str:
+    """Say how ``worker`` ended."""
+    if status >= 0:
+        return f"worker {worker} ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = "; did its machine run out of memory?" if -status == signal.SIGKILL else ""
+    return f"worker {worker} was killed by {name}{hint}"
+
+
+def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
+    """Return the error that says which worker ended the run, how, and what it was doing."""
+    told = {worker: error for worker in outcome.exits if (error := _told(run_dir, worker)) is not None}
+    for error in told.values():
+        if not isinstance(error, GangError):
+            return error
+    lost = [worker for worker, status in outcome.exits.items() if status < 0 and worker not in outcome.killed]
+    broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in told]
+    lines = [_ending(outcome, run_dir, worker) for worker in lost or ([] if told else broken)]
+    lines += dict.fromkeys(str(told[worker]) for worker in sorted(told)[: 1 if lost else None])
+    lines += [
+        f"worker {worker} did not end by itself and was ended{_doing(run_dir, worker)}"
+        for worker in sorted(outcome.killed)
+    ]
+    if not lines:
+        lines = ["the workers ended without results"]
+    kind = WorkerLostError if lost else type(told[min(told)]) if told else WorkerFailedError if broken else GangError
+    return kind("\n".join(lines))
+
+
+def _told(run_dir: RunDir, worker: int) -> MotetError | None:
+    """Return the error that ``worker`` left for the launcher, if it could."""
+    try:
+        word = json.loads(run_dir.error_path(worker).read_text(encoding="utf-8"))
+        kind = getattr(errors, word["type"], MotetError)
+        return kind(word["text"]) if isinstance(kind, type) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _ending(outcome: Outcome, run_dir: RunDir, worker: int) -> str:
+    status = outcome.exits[worker]
+    above = "" if status < 0 else "; what it said stands above"
+    return f"{how_it_ended(worker, status)}{_doing(run_dir, worker)}{above}"
+
+
+def _doing(run_dir: RunDir, worker: int) -> str:
+    state = run_dir.read_state(worker)
+    if state is None:
+        return ""
+    if state.job is None:
+        return f", while {state.phase}"
+    return f", in turn {state.turn} of job {state.job!r} ({state.phase})"
+
+
+def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
+    """Return results for a run whose workers left none: what was there before it, and the turns last seen."""
+    jobs: dict[str, JobResult] = {}
+    with contextlib.suppress(OSError, CheckpointError):
+        earlier = run_dir.read_results()
+        jobs = {name: job for name, job in earlier.jobs.items() if job.status != "stopped"}
+    turns: dict[str | None, int] = {}
+    for worker in range(outcome.num_workers):
+        if (state := run_dir.read_state(worker)) is not None:
+            turns[state.job] = max(turns.get(state.job, 0), state.turn)
+    for data in run_dir.description.get("jobs", []):
+        name = data["name"]
+        jobs.setdefault(name, JobResult("stopped", turns.get(name, 0), 0.0, 0.0, 0.0))
+    return Results(
+        jobs=jobs,
+        num_workers=outcome.num_workers,
+        wall_seconds=outcome.wall_seconds,
+        notices=(notice, "the workers left no results: turns and seconds are incomplete"),
+    )
