@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def load_text(held_out_every: int = 10) -> tuple[Tensor, Tensor]:
     return _concatenate(learned), _concatenate(held_out)
 
 
-def _concatenate(files: list[Path]) -> Tensor:
+def _concatenate(files: Sequence[Path]) -> Tensor:
     return torch.frombuffer(bytearray(b"".join(path.read_bytes() for path in files)), dtype=torch.uint8)
 
 

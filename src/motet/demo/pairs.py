@@ -36,12 +36,12 @@ class Pairs(NamedTuple):
     num_identifiers: int
 
 
-def load_pairs(seed: int, context_size: int = 16, files: list[Path] | None = None) -> Pairs:
+def load_pairs(seed: int, context_size: int = 16, files: tuple[Path, ...] | None = None) -> Pairs:
     """Parse the library's functions and hold out one identifier of each, drawn with ``seed``; the same everywhere."""
     everywhere = {"self", "cls", *dir(builtins)}  # only ever looked up in: the order of a set differs between processes
     mentions = {}
     for key, names in functions(python_files() if files is None else files).items():
-        telling = [name for name in names if name not in everywhere]
+        telling = tuple(name for name in names if name not in everywhere)
         if len(telling) >= FEWEST_IDENTIFIERS:
             mentions[key] = telling
     identifiers = _numbered(name for names in mentions.values() for name in names)
@@ -94,8 +94,8 @@ class TwoTower(nn.Module):
 def batch_loss(model: nn.Module, pairs: Pairs, batch: Tensor, log_frequency: Tensor) -> Tensor:
     """Return the cross entropy of choosing each function's identifier among those of the whole batch.
 
-    The batch draws frequent identifiers often, so their logarithm of frequency is taken off (Bengio and Senécal,
-    2003). An identifier that the batch holds twice is no wrong answer.
+    The batch draws frequent identifiers often, so their logarithm of frequency is taken off (Yi et al., 2019,
+    "Sampling-bias-corrected neural modeling"). An identifier that the batch holds twice is no wrong answer.
     """
     functions, answers = batch.unbind(1)
     # The answer must not be found in the context that it is asked from.

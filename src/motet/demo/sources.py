@@ -5,21 +5,24 @@ from __future__ import annotations
 import ast
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 
-def python_files() -> list[Path]:
+def python_files() -> tuple[Path, ...]:
     """List the library's top-level modules, by name: about 170 files and 5 MB, the same on every worker."""
     folder = Path(sysconfig.get_path("stdlib"))
     # The modules that hold the build's configuration are data, and differ from machine to machine.
     files = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_sysconfigdata"))
     if not files:
         raise FileNotFoundError(f"no Python source in {folder}: this Python comes without its library's source")
-    return files
+    return tuple(files)
 
 
-def functions(files: list[Path]) -> dict[tuple[str, str, str], list[str]]:
+@cache  # for all the library it takes seconds, and one process may train several models on it
+def functions(files: tuple[Path, ...]) -> Mapping[tuple[str, str, str], tuple[str, ...]]:
     """Map each function, as (module, class or "", name), to the identifiers that it mentions, in order of appearance.
 
     Functions of one name in one place (overloads, a getter and its setter) count as one. Nested functions belong to
@@ -33,7 +36,7 @@ def functions(files: list[Path]) -> dict[tuple[str, str, str], list[str]]:
         for class_name, function in _definitions(tree, ""):
             names = found.setdefault((path.stem, class_name, function.name), {})
             names.update(dict.fromkeys(_identifiers(function)))
-    return {key: list(names) for key, names in found.items()}
+    return MappingProxyType({key: tuple(names) for key, names in found.items()})
 
 
 def _definitions(node: ast.AST, class_name: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
