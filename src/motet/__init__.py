@@ -1,1 +1,72 @@
-"""Train several models at once on the same data-parallel workers: one computes while another's gradients travel."""
+"""Train several models at once on the same data-parallel workers: one computes while another's gradients travel.
+
+The layers, from top to bottom; a module imports from those below it only (``tests/test_layers.py``)::
+
+    cli, entry, launch        the command; what each worker process runs; start workers through torch elastic
+    observe, integrations     progress, trace, report; other frameworks (each optional)
+    running                   ``motet.run``: the parts put together
+    pipeline                  the loop that every worker goes through alike
+    job_seams, seams          what happens where torch is patched; the only place where it is
+    turns, buffers, gradients a job as a greenlet; its buffers and gradients, travelling while others compute
+    checkpoint                save and restore a job, atomically
+    workers, watch, agreement this worker among the others
+    isolation, output         what each job must find as it left it; where its lines go
+    jobs, run_dir             what to train; where to keep what came of it
+    order, simulate           costs -> order; an order replayed against costs (pure)
+    events, results, errors   the words that all others speak (pure)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motet.errors import GangError, MotetError, UnsupportedError, UsageError
+    from motet.events import Observer
+    from motet.handle import JobHandle, current_job
+    from motet.jobs import Job, JobSpec, Script
+    from motet.launch import launch
+    from motet.results import JobResult, Results
+    from motet.running import run
+
+# Imported on first use: `motet --help` and the child that checks jobs need no torch.
+_HOMES = {
+    "GangError": "errors",
+    "Job": "jobs",
+    "JobHandle": "handle",
+    "JobResult": "results",
+    "JobSpec": "jobs",
+    "MotetError": "errors",
+    "Observer": "events",
+    "Results": "results",
+    "Script": "jobs",
+    "UnsupportedError": "errors",
+    "UsageError": "errors",
+    "current_job": "handle",
+    "launch": "launch",
+    "run": "running",
+}
+
+__all__ = [
+    "GangError",
+    "Job",
+    "JobHandle",
+    "JobResult",
+    "JobSpec",
+    "MotetError",
+    "Observer",
+    "Results",
+    "Script",
+    "UnsupportedError",
+    "UsageError",
+    "current_job",
+    "launch",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"motet.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'motet' has no attribute {name!r}")

@@ -92,11 +92,16 @@ class JobGradients:
         self._travelling: list[Travelling] = []
         self._turn = Turnaround()
         self._models: list[DeferredDDP] = []
+        self._sent: set[DeferredDDP] = set()
 
     @property
     def in_flight(self) -> bool:
         """Whether gradients are travelling."""
         return bool(self._travelling)
+
+    def models_in_flight(self) -> list[DeferredDDP]:
+        """Return the DDP models whose gradients left in this turn, in the order in which they were built."""
+        return [model for model in self._models if model in self._sent]
 
     @property
     def num_collectives(self) -> int:
@@ -190,6 +195,7 @@ class JobGradients:
         turn, now = self._turn, time.perf_counter()
         if not self._travelling:
             turn.launched, turn.waited_at_launch = now, self._stopwatch.waited_seconds(now)
+        self._sent.add(model)
         share = self._link.begin(now)
         num_bytes = buffer.numel() * buffer.element_size()
         turn.num_bytes += num_bytes
@@ -267,6 +273,7 @@ class JobGradients:
 
     def _begin_turn(self) -> Turnaround:
         self._travelling.clear()
+        self._sent.clear()
         turn, self._turn = self._turn, Turnaround()
         return turn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,8 @@ class JobSeams:
         self._notice = notice
         self._unblocked = unblocked
         self._backward = torch._dynamo.disable(self._deferred_backward)  # Dynamo must not look into a switch
+        # Kept beside the models, not in them: a model must stay as picklable and copyable as ever.
+        self._models: weakref.WeakKeyDictionary[DistributedDataParallel, DeferredDDP] = weakref.WeakKeyDictionary()
         self._regions = itertools.count(1_000_000)
 
     def backward(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
@@ -132,13 +135,13 @@ class JobSeams:
             may_skip_parameters=ddp.find_unused_parameters or bool(given.get("static_graph")),
             batched_grad_copy=ddp.batched_grad_copy,
         )
-        ddp._motet_model = model
+        self._models[ddp] = model
         dist._register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
-        self._buffers.attach(job, ddp)
+        self._buffers.attach(job, model, ddp)
 
     def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Take a user's communication hook: it runs inside ours, and its future is waited for later."""
-        job, model = self._turns.running_here(), getattr(ddp, "_motet_model", None)
+        job, model = self._turns.running_here(), self._models.get(ddp)
         if job is None or model is None:
             original(ddp, *args, **kwargs)
             return
@@ -157,18 +160,20 @@ class JobSeams:
 
     def register_builtin_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Take one of torch's built-in hooks through its Python twin, which can be deferred."""
-        if self._turns.running_here() is None or getattr(ddp, "_motet_model", None) is None:
+        if self._turns.running_here() is None or ddp not in self._models:
             original(ddp, *args, **kwargs)
             return
         given = inspect.signature(original).bind(ddp, *args, **kwargs).arguments
         ddp.register_comm_hook(ddp.process_group, _BUILTIN_HOOKS[given["comm_hook_type"]])
 
-    def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> Any:
+    def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Bring the buffers of a model to those of worker 0, as DDP does before a training forward."""
-        job = self._turns.running_here()
-        if job is None or not self._buffers.synchronize(job, ddp):
-            return original(ddp, *args, **kwargs)
-        return None
+        job, model = self._turns.running_here(), self._models.get(ddp)
+        if job is None or model is None:
+            original(ddp, *args, **kwargs)
+        elif not self._buffers.synchronize(job, ddp, model):
+            original(ddp, *args, **kwargs)
+            self._buffers.synchronized(job, ddp, model)
 
     def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
         """Find the process group that is already there."""

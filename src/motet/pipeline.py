@@ -70,7 +70,10 @@ class Finished:
 
 
 class Pipeline:
-    """One run on this worker. ``start_job(name)`` prepares a job's surroundings (streams, folder) inside its greenlet."""
+    """One run on this worker.
+
+    ``start_job(name)`` prepares a job's surroundings inside its greenlet (its streams), ``end_job`` clears them away.
+    """
 
     def __init__(
         self,
@@ -82,6 +85,8 @@ class Pipeline:
         job_dir: Callable[[str], Path | None],
         start_job: Callable[[str], None],
         end_job: Callable[[str], None],
+        tell: Callable[[str], None],
+        blocking_buffers: bool = False,
     ) -> None:
         self._waiting = deque(jobs)
         self._names = [job.name for job in jobs]
@@ -94,11 +99,12 @@ class Pipeline:
         self._job_dir = job_dir
         self._start_job = start_job
         self._end_job = end_job
+        self._tell = tell
         self._interruption = Interruption()
         workers.interrupted = self._interruption.hopeless
         self._stopwatch, self._link = Stopwatch(), Link()
         self._turns = Turns()
-        self._buffers = BufferSync(workers)
+        self._buffers = BufferSync(workers, blocking=blocking_buffers)
         self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
         self._live: dict[str, RunningJob] = {}
         self._ledgers: dict[str, Ledger] = {job.name: Ledger() for job in jobs}
@@ -128,8 +134,6 @@ class Pipeline:
             except GangError as error:
                 self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise
-            finally:
-                self._buffers.close()
         wall_seconds = time.perf_counter() - self._begin
         self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
         return self._results(wall_seconds)
@@ -255,6 +259,8 @@ class Pipeline:
         self._end_job(job.name)
         if outcome.status == "finished" and job.gradients.num_ddp == 0:
             self._notice_once(job.name, NO_DDP)
+        if outcome.error is not None:
+            self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
         ledger = self._ledgers[job.name]
         self._finished[job.name] = Finished(
             JobResult(
@@ -321,6 +327,7 @@ class Pipeline:
     def _notice_once(self, job: str | None, text: str) -> None:
         if (job, text) not in self._notices:
             self._notices[job, text] = None
+            self._tell(f"job '{job}' {text}" if job else text)
             self._observe(Notice(time=time.perf_counter(), job=job, text=text))
 
     def _logger(self, name: str) -> Callable[[dict[str, float]], None]:

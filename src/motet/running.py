@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from motet.errors import UsageError
 from motet.events import Observer
+from motet.job_output import JobOutput
 from motet.jobs import Job
 from motet.order import parse_order, round_robin
 from motet.pipeline import Pipeline
@@ -23,6 +26,7 @@ def run(
     run_dir: RunDir | Path | str | None = None,
     observers: Sequence[Observer] = (),
     verbose: bool = False,
+    buffers: Literal["overlapped", "blocking"] = "overlapped",
     timeout_seconds: float = 1800.0,
 ) -> Results:
     """Train several jobs on the workers of this process group and return what came of them.
@@ -40,28 +44,42 @@ def run(
     parsed = round_robin(names) if order is None else parse_order(order, names)
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise UsageError(f"at_once takes a number of jobs, at least 1; it was given {at_once!r}")
-    folder = RunDir.create(run_dir, {}) if isinstance(run_dir, (str, Path)) else run_dir
-    workers = Workers.join(
-        state_dir=None if folder is None else folder.state_dir,
-        timeout_seconds=timeout_seconds,
-    )
+    workers = Workers.join(timeout_seconds=timeout_seconds)
+    folder = _common_run_dir(workers, run_dir) if isinstance(run_dir, (str, Path)) else run_dir
     orderly = False
     try:
+        job_dir = (lambda name: None) if folder is None else folder.job_dir
+        output = JobOutput(workers.worker, job_dir, everybody=verbose)
         pipeline = Pipeline(
             listed,
             parsed,
             at_once or len(listed),
             workers,
             observers,
-            job_dir=lambda name: None if folder is None else folder.job_dir(name),
-            start_job=lambda name: None,
-            end_job=lambda name: None,
+            job_dir=job_dir,
+            start_job=output.start,
+            end_job=output.end,
+            tell=output.tell,
+            blocking_buffers=buffers == "blocking",
         )
         results = pipeline.run()
         orderly = True
         return results
     finally:
         workers.leave(orderly=orderly)
+
+
+def _common_run_dir(workers: Workers, path: Path | str) -> RunDir:
+    """Begin a run directory on worker 0 and open it on the others, which get one alike if they do not share it."""
+
+    def begin() -> str:
+        begun = RunDir.create(path, {"num_workers": workers.num_workers})
+        return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
+
+    told = json.loads(workers.said_by_worker_0(begin))
+    if workers.worker == 0:
+        return RunDir.open(told["path"])
+    return RunDir.join(told["path"], told["description"])[0]
 
 
 def _listed(jobs: Mapping[str, Callable[[], object]] | Sequence[Job]) -> list[Job]:

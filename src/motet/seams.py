@@ -38,7 +38,7 @@ class Seams(Protocol):
     def register_builtin_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel._register_builtin_comm_hook``."""
 
-    def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> Any:
+    def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel._sync_buffers``, called before those forwards that synchronize buffers."""
 
     def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +114,8 @@ _INSTEAD = {
 def _redirect(function: Call, name: str) -> Call:
     """Exchange the code of a plain function for a jump into `_installed`; return what undoes it."""
     inner = inspect.unwrap(function)
-    assert isinstance(inner, types.FunctionType) and not inner.__code__.co_freevars, name
+    assert isinstance(inner, types.FunctionType), name
+    assert not inner.__code__.co_freevars, name
     code, defaults, kwdefaults = inner.__code__, inner.__defaults__, inner.__kwdefaults__
     original = types.FunctionType(code, inner.__globals__, inner.__name__, defaults, inner.__closure__)
     original.__kwdefaults__ = kwdefaults

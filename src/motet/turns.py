@@ -121,7 +121,8 @@ class Turns:
 
     def take(self, job: RunningJob, *, throw: BaseException | None = None) -> None:
         """Let ``job`` compute until its turn ends; ``throw`` is raised at the place where its last turn ended."""
-        assert job.greenlet is not None and job.saved is not None
+        assert job.greenlet is not None
+        assert job.saved is not None
         outside = isolation.exchange(job.saved)
         self.current = job
         handle.set_current(job.handle)

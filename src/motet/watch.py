@@ -130,7 +130,7 @@ class Watch:
             if frame is None:
                 return False
             name = frame.f_code.co_filename
-            if name.endswith("distributed_c10d.py") or name.endswith(os.path.join("parallel", "distributed.py")):
+            if name.endswith(("distributed_c10d.py", os.path.join("parallel", "distributed.py"))):
                 return True
             frame = frame.f_back
         return False

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from motet.contradiction import Item
-from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError
+from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
 from motet.watch import Watch
 
 SLICE_SECONDS = 0.25
@@ -45,6 +45,8 @@ class Workers:
         self.timeout_seconds = timeout_seconds
         self.interrupted: Callable[[], GangError | None] = lambda: None
         self._owns_group = owns_group
+        self._store = store
+        self._num_sayings = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
         self._control = _new_group()
@@ -70,6 +72,25 @@ class Workers:
             dist.destroy_process_group(group)
         if self._owns_group:
             dist.destroy_process_group()
+
+    def said_by_worker_0(self, say: Callable[[], str]) -> str:
+        """Call ``say`` on worker 0 and return what it returned, on every worker; its `UsageError` becomes everybody's."""
+        if self.num_workers == 1:
+            return say()
+        self._num_sayings += 1
+        key = f"motet/said/{self._num_sayings}"
+        if self.worker == 0:
+            try:
+                text = say()
+            except UsageError as error:
+                self._store.set(key, f"-{error}")
+                raise
+            self._store.set(key, f"+{text}")
+            return text
+        answer = self._store.get(key).decode()
+        if answer.startswith("-"):
+            raise UsageError(answer[1:])
+        return answer[1:]
 
     def take_lane(self) -> dist.ProcessGroup:
         """Return a process group for one job's gradients. Collective: all workers at the same place."""

@@ -1,0 +1,52 @@
+"""Where each job's lines go: worker 0's to the terminal with the job's name, everybody's to a log of the job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from motet.output import JobLog, JobStream, Terminal
+
+
+class JobOutput:
+    """The streams of all jobs of this worker. With ``everybody`` the other workers' lines are shown as well."""
+
+    def __init__(
+        self, worker: int, job_dir: Callable[[str], Path | None], *, everybody: bool, terminal: Terminal | None = None
+    ) -> None:
+        self._worker = worker
+        self._job_dir = job_dir
+        self._everybody = everybody
+        self._terminal = terminal or Terminal()
+        self._stdout, self._stderr = sys.stdout, sys.stderr
+        self._open: dict[str, tuple[JobStream, JobStream, JobLog | None]] = {}
+
+    def tell(self, text: str) -> None:
+        """Say something of Motet's own to the user, on worker 0, between the jobs' lines."""
+        if self._worker == 0:
+            for line in text.splitlines():
+                self._terminal.write_line(self._stderr, f"motet: {line}")
+
+    def start(self, job: str) -> None:
+        """Put the job's streams in place; to be called in its first turn (isolation keeps them its own)."""
+        folder = self._job_dir(job)
+        name = "log.txt" if self._worker == 0 else f"log-worker-{self._worker}.txt"
+        log = None if folder is None else JobLog(folder / name)
+        shown = self._worker == 0 or self._everybody
+        prefix = f"[{job}] " if not self._everybody else f"[{job}/{self._worker}] "
+        out, err = (
+            JobStream(job, terminal=self._terminal, echo=stream if shown else None, log=log, prefix=prefix)
+            for stream in (self._stdout, self._stderr)
+        )
+        self._open[job] = (out, err, log)
+        sys.stdout, sys.stderr = out, err
+
+    def end(self, job: str) -> None:
+        """Write what the job left without an end of line, and close its log."""
+        if job in self._open:
+            out, err, log = self._open.pop(job)
+            out.finish()
+            err.finish()
+            if log is not None:
+                log.close()
