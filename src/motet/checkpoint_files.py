@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import shutil
+import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -219,14 +220,15 @@ class Checkpoints:
         folder.mkdir(exist_ok=True)
 
     def _give_up(self, turn: int, what: str, error: Exception) -> NoReturn:
-        self.abandon(turn)
         try:
-            free = f"; {shutil.disk_usage(self.directory).free / 1e6:.1f} MB are free there"
+            free = f"; {shutil.disk_usage(self.directory).free / 1e6:.1f} MB were free there"
         except OSError:
             free = ""
+        reason = _released(error)
+        self.abandon(turn)
         raise CheckpointError(
             f"the checkpoint of job {self.job!r} at turn {turn} could not be written to {self.directory} "
-            f"({what}, by worker {self.worker}: {error}){free}. Nothing of it remains; earlier checkpoints are "
+            f"({what}, by worker {self.worker}: {reason}){free}. Nothing of it remains; earlier checkpoints are "
             "untouched. Free some space, or keep fewer checkpoints"
         ) from error
 
@@ -298,6 +300,21 @@ class Checkpoints:
 def _folder_name(turn: int) -> str:
     assert 0 <= turn < 10**15, turn
     return f"turn-{turn:08d}"
+
+
+def _released(error: BaseException) -> BaseException:
+    """Let go of the files that an error's tracebacks keep open, and so on the disk; return the error that came first.
+
+    torch's writer closes its file when it is freed, not when it fails.
+    """
+    first, each = error, error.__context__
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each.__traceback__ = None
+        first, each = each, each.__context__
+    return first
 
 
 def _check_part(found: Found, part: Part) -> None:

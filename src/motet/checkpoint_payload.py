@@ -97,6 +97,8 @@ def _walk(value: object, key: str, depth: int, tensor: Callable[[Tensor, str], T
     if kind in _ATOMS:
         if kind is int and value.bit_length() > _MOST_BITS:  # type: ignore[attr-defined]
             raise _refusal(key, f"an integer of {value.bit_length()} bits", "use a string")  # type: ignore[attr-defined]
+        if kind is bytes and not value:
+            raise _refusal(key, "an empty bytes object, which torch writes as a call", "use None")
         return value
     if isinstance(value, Tensor):
         return tensor(_checked(value, key), key)
@@ -149,7 +151,7 @@ def _number(value: object, key: str) -> object:
 
 def _checked_key(value: object, key: str) -> object:
     """Return ``value``, an element of a set or a key of a dict, if it is plain."""
-    if type(value) in (str, int, float, bool, type(None), bytes):
+    if type(value) in (str, int, float, bool, type(None)):
         return value
     if type(value) is tuple and all(type(v) in (str, int, float, bool, type(None)) for v in value):
         return value
