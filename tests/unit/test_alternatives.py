@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.alternatives import (
@@ -80,6 +80,7 @@ def test_runs_one_after_another() -> None:
     assert one_after_another_seconds(COSTS, {"a": 0, "b": 0}) == 0
 
 
+@settings(deadline=None)
 @given(costs_of_jobs, st.integers(1, 6))
 def test_runs_one_after_another_are_replays_added_up(costs: dict[str, Cost], turns: int) -> None:
     added = sum(replay(Order((name,)), {name: cost}, {name: turns}).total_seconds for name, cost in costs.items())
@@ -93,6 +94,7 @@ def test_one_model_per_worker_computes_all_samples_there() -> None:
     assert one_model_per_worker_seconds(costs, {"a": 10, "b": 5, "c": 5}, 3) == 30
 
 
+@settings(deadline=None)
 @given(costs_of_jobs)
 def test_the_ways_compare_as_they_must(costs: dict[str, Cost]) -> None:
     turns = dict.fromkeys(costs, 10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.errors import DivergenceError
@@ -51,6 +51,7 @@ def test_on_lanes_of_their_own_swapped_turns_only_cost_time() -> None:
     assert {span.worker for span in swapped.spans} == {None, 0, 1}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=3))
 def test_a_replay_always_ends(rounds: list[str]) -> None:
     if not all("a" in turns and "b" in turns for turns in rounds):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.errors import UsageError
@@ -51,6 +51,7 @@ def test_weights_count_turns_in_a_round() -> None:
     assert order.names == ("a", "b", "c")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(NAMES), min_size=1))
 def test_what_an_order_prints_is_read_back(turns: list[str]) -> None:
     order = Order(tuple(turns))
@@ -118,6 +119,7 @@ def test_a_live_job_outside_the_order_is_a_bug() -> None:
         Cursor(round_robin("ab")).next(["a", "z"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(NAMES), min_size=1), st.data())
 def test_every_live_job_has_a_turn_within_a_round(turns: list[str], data: st.DataObject) -> None:
     order = Order(tuple(turns))
@@ -143,6 +145,7 @@ def costs_and_remaining(draw: st.DrawFn) -> tuple[dict[str, Cost], dict[str, int
     return costs, {name: draw(turns_or_unknown) for name in costs}
 
 
+@settings(deadline=None)
 @given(costs_and_remaining())
 def test_every_job_has_a_turn_in_each_determined_round(jobs: tuple[dict[str, Cost], dict[str, int | None]]) -> None:
     costs, remaining = jobs
@@ -153,6 +156,7 @@ def test_every_job_has_a_turn_in_each_determined_round(jobs: tuple[dict[str, Cos
     assert order.turns[0] == johnson(costs)[0]
 
 
+@settings(deadline=None)
 @given(costs_and_remaining(), st.randoms(use_true_random=False))
 def test_the_order_does_not_depend_on_how_a_worker_sorts_its_mappings(
     jobs: tuple[dict[str, Cost], dict[str, int | None]], shuffler: random.Random
@@ -164,6 +168,7 @@ def test_the_order_does_not_depend_on_how_a_worker_sorts_its_mappings(
     assert determine(shuffled, dict(reversed(remaining.items()))) == determine(costs, remaining)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 10), min_size=1), st.integers(1, 1000), costs_of_jobs)
 def test_jobs_of_known_length_end_together(weights: dict[str, int], rounds: int, costs: dict[str, Cost]) -> None:
     costs = {name: costs.get(name, Cost(1.0, 1.0)) for name in weights}
@@ -172,6 +177,7 @@ def test_jobs_of_known_length_end_together(weights: dict[str, int], rounds: int,
     assert max(ends) <= min(ends) * (1 + WEIGHT_TOLERANCE) * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 10), min_size=1))
 def test_jobs_of_unknown_length_keep_the_same_fraction_of_their_speed(solo: dict[str, int]) -> None:
     costs = {name: Cost(0.25 * units, 0.75 * units) for name, units in solo.items()}
@@ -218,6 +224,7 @@ def test_johnson_puts_short_computes_first_and_short_syncs_last() -> None:
     assert johnson(costs) == ["e", "a", "d", "c", "b"]  # the example with which Johnson's paper explains the rule
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcde"), st.builds(Cost, seconds, seconds), min_size=1, max_size=5))
 def test_no_other_start_is_sooner_through_than_johnsons(costs: dict[str, Cost]) -> None:
     def through(names: Sequence[str]) -> float:
@@ -231,6 +238,7 @@ def test_no_other_start_is_sooner_through_than_johnsons(costs: dict[str, Cost]) 
     assert through(johnson(costs)) <= soonest + 1e-9
 
 
+@settings(deadline=None)
 @given(weights_of_jobs)
 def test_a_spread_round_has_the_weights_asked_and_keeps_to_fair_shares(weights: dict[str, int]) -> None:
     order = spread(weights, sorted(weights))
@@ -249,6 +257,7 @@ def test_a_spread_round_has_the_weights_asked_and_keeps_to_fair_shares(weights: 
         assert gap <= 1 + tolerance * length / weight + 1e-9
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_two_jobs_alternate_as_evenly_as_whole_turns_allow(a: int, b: int) -> None:
     order = spread({"a": a, "b": b}, "ab")

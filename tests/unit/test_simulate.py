@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from motet.order import Cost, Order, determine, johnson, round_robin
@@ -72,6 +72,7 @@ def reckoned_seconds(order: Order, costs: dict[str, Cost], turns: dict[str, int]
     return computed
 
 
+@settings(deadline=None)
 @given(runs())
 def test_a_replay_on_one_lane_is_what_one_reckons_step_by_step(
     run: tuple[Order, dict[str, Cost], dict[str, int]],
@@ -82,6 +83,7 @@ def test_a_replay_on_one_lane_is_what_one_reckons_step_by_step(
     )
 
 
+@settings(deadline=None)
 @given(runs(), assumptions)
 def test_no_run_beats_the_bound(run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions) -> None:
     order, costs, turns = run
@@ -91,6 +93,7 @@ def test_no_run_beats_the_bound(run: tuple[Order, dict[str, Cost], dict[str, int
     assert result.total_seconds == max(result.finish_seconds.values())
 
 
+@settings(deadline=None)
 @given(runs(), assumptions)
 def test_no_order_is_slower_than_one_run_after_another(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
@@ -104,6 +107,7 @@ def test_no_order_is_slower_than_one_run_after_another(
     assert replay(order, costs, turns, assumptions=assumptions).total_seconds <= alone * (1 + 1e-9) + 1e-9
 
 
+@settings(deadline=None)
 @given(runs(), assumptions)
 def test_all_work_is_accounted_for(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
@@ -119,6 +123,7 @@ def test_all_work_is_accounted_for(
     assert result.total_seconds - result.compute_idle_seconds == pytest.approx(slowed, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(runs(), assumptions)
 def test_the_spans_tell_a_run_that_can_be(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
@@ -136,6 +141,7 @@ def test_the_spans_tell_a_run_that_can_be(
         assert landed[job, turn] >= span.end - 1e-9
 
 
+@settings(deadline=None)
 @given(costs_of_jobs)
 def test_with_equal_turns_any_cyclic_order_reaches_the_bound_up_to_its_ends(costs: dict[str, Cost]) -> None:
     turns = dict.fromkeys(costs, 50)
@@ -202,6 +208,7 @@ def test_the_designs_unequal_jobs() -> None:
     assert total(determined, ONE_LANE) == pytest.approx(2090, abs=5)
 
 
+@settings(deadline=None)
 @given(runs(), assumptions)
 def test_workers_that_do_the_same_are_computed_once(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
@@ -245,12 +252,14 @@ def test_processes_side_by_side_compute_and_send_at_the_same_times() -> None:
     assert replay(round_robin("ab"), costs, turns, assumptions=ONE_LANE).total_seconds == pytest.approx(21)
 
 
+@settings(deadline=None)
 @given(st.builds(Cost, seconds, seconds), st.integers(1, 5), assumptions)
 def test_one_process_alone_is_a_replay_of_one_job(cost: Cost, turns: int, assumptions: Assumptions) -> None:
     alone = replay(round_robin("a"), {"a": cost}, {"a": turns}, assumptions=assumptions)
     assert replay_side_by_side({"a": cost}, {"a": turns}, assumptions=assumptions, keep_spans=True) == alone
 
 
+@settings(deadline=None)
 @given(runs(), assumptions)
 def test_processes_side_by_side_do_not_beat_the_bound_either(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
@@ -259,6 +268,7 @@ def test_processes_side_by_side_do_not_beat_the_bound_either(
     assert replay_side_by_side(costs, turns, assumptions=assumptions).efficiency <= 1 + 1e-9
 
 
+@settings(deadline=None)
 @given(costs_of_jobs, st.data(), assumptions)
 def test_the_best_order_is_never_worse_than_a_round_robin(
     costs: dict[str, Cost], data: st.DataObject, assumptions: Assumptions
