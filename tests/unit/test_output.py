@@ -328,7 +328,7 @@ def test_real_tqdm_bars_on_a_real_terminal() -> None:
         bar.close()
         screen = os.read(reader, 1 << 16).decode()
     os.close(reader)
-    lines = [line.split("\r")[-1] for line in screen.replace("\r\n", "\n").splitlines()]
+    lines = [line.split("\r")[-1] for line in screen.replace("\r\n", "\n").split("\n")]
     assert lines[0].startswith("[a] 100%")
     assert lines[1] == "[b] hello"
     assert lines[2].startswith("[a] 100%")

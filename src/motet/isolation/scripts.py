@@ -42,7 +42,7 @@ class Modules:
 
 _present: Modules | None = None
 _common: set[str] = set()
-_last_seen: tuple[int, str] = (0, "")
+_last_seen: tuple[int, str, int] = (0, "", 0)
 
 
 def take_modules() -> Modules:
@@ -54,6 +54,7 @@ def take_modules() -> Modules:
     own = before.own
     if _mark() != _last_seen:
         own = _note_new_modules(main, before) if is_script else own
+        _common.intersection_update(sys.modules.keys() | before.hidden.keys())
         _common.update(sys.modules.keys() - own.keys() - before.hidden.keys())
         _note_mark()
     if main is not before.main or is_script != before.is_script or own is not before.own or _present is None:
@@ -101,9 +102,10 @@ def prepare_script(saved: Saved, path: str | Path) -> None:
     saved.values[_NAME] = replace(modules, is_script=True, hidden={**modules.hidden, **hidden})
 
 
-def _mark() -> tuple[int, str]:
-    """Tell modules that were added: the dictionary keeps the order of insertion."""
-    return len(sys.modules), next(reversed(sys.modules), "")
+def _mark() -> tuple[int, str, int]:
+    """Return what changes when modules are added or replaced: the dictionary keeps the order of insertion."""
+    name = next(reversed(sys.modules), "")
+    return len(sys.modules), name, id(sys.modules.get(name))
 
 
 def _note_mark() -> None:

@@ -286,4 +286,11 @@ def register_entries() -> None:
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
     add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True)
-    add("torch inductor determinism", _take_inductor, _put_inductor, module="torch._inductor.config", skip_equal=True)
+    add(
+        "torch inductor determinism",
+        _take_inductor,
+        _put_inductor,
+        module="torch._inductor.config",
+        fresh=_C._get_deterministic_algorithms,  # put before: torch sets both together
+        skip_equal=True,
+    )
