@@ -52,7 +52,7 @@ def launch(
     """
     refuse_other_systems()
     # torch elastic takes a while to import, and does not import everywhere.
-    from motet.launch_options import parse_torchrun_options
+    from motet.launch_options import check_torchrun_options, parse_torchrun_options
     from motet.launch_workers import run_workers
 
     if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
@@ -67,6 +67,7 @@ def launch(
     parsed = parse_order(order, names) if order is not None else None
     options = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
     options.nnodes, options.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
+    check_torchrun_options(options)
     parcel = pack(calls)
     check_specs(specs)
     by_name = {spec.name: spec.to_json() for spec in specs}
