@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,23 +25,25 @@ class _Entry:
 
 
 _entries: dict[str, _Entry] = {}
-# From one put to the next the present live objects stay the same; this holds the latest `Saved` that took them.
-_period: list[Saved] = []
+# From one put to the next the present live objects stay the same; this holds the number of the latest `Saved` of them.
+_period: list[int] = []
+_numbers = itertools.count()
 
 
 class Saved:
     """What `take_all` or `exchange` put away: one owner's global state, to be put back once.
 
-    Values may be live objects. They belong to the latest `Saved` that took them (``period`` knows it); an earlier one
-    is copied when it is put back, so that no two owners ever share them.
+    Values may be live objects. They belong to the latest `Saved` that took them (``period`` holds its number); an
+    earlier one is copied when it is put back, so that no two owners ever share them.
     """
 
-    __slots__ = ("period", "values")
+    __slots__ = ("number", "period", "values")
 
-    def __init__(self, values: dict[str, Any], period: list[Saved] | None = None) -> None:
+    def __init__(self, values: dict[str, Any], period: list[int] | None = None) -> None:
         self.values = values
-        self.period: list[Saved] = [] if period is None else period
-        self.period[:] = [self]
+        self.number = next(_numbers)
+        self.period: list[int] = [] if period is None else period
+        self.period[:] = (self.number,)
 
     def copy(self) -> Saved:
         """Return an independent state with the same content, for another job to begin with."""
@@ -152,7 +155,7 @@ def exchange(saved_next: Saved) -> Saved:
 
 def _put(saved: Saved, now: dict[str, Any]) -> None:
     global _period
-    if not saved.period or saved.period[0] is not saved:
+    if saved.period != [saved.number]:
         saved = saved.copy()
     values = saved.values
     _period = []
