@@ -94,7 +94,7 @@ def test_one_model_per_worker_computes_all_samples_there() -> None:
     assert one_model_per_worker_seconds(costs, {"a": 10, "b": 5, "c": 5}, 3) == 30
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(costs_of_jobs)
 def test_the_ways_compare_as_they_must(costs: dict[str, Cost]) -> None:
     turns = dict.fromkeys(costs, 10)

@@ -141,7 +141,7 @@ def test_the_spans_tell_a_run_that_can_be(
         assert landed[job, turn] >= span.end - 1e-9
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(costs_of_jobs)
 def test_with_equal_turns_any_cyclic_order_reaches_the_bound_up_to_its_ends(costs: dict[str, Cost]) -> None:
     turns = dict.fromkeys(costs, 50)
@@ -208,7 +208,7 @@ def test_the_designs_unequal_jobs() -> None:
     assert total(determined, ONE_LANE) == pytest.approx(2090, abs=5)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(runs(), assumptions)
 def test_workers_that_do_the_same_are_computed_once(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
@@ -268,7 +268,7 @@ def test_processes_side_by_side_do_not_beat_the_bound_either(
     assert replay_side_by_side(costs, turns, assumptions=assumptions).efficiency <= 1 + 1e-9
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(costs_of_jobs, st.data(), assumptions)
 def test_the_best_order_is_never_worse_than_a_round_robin(
     costs: dict[str, Cost], data: st.DataObject, assumptions: Assumptions
