@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.contradiction import Item
@@ -94,7 +95,7 @@ class BufferSync:
         state.done = threading.Event()
         work = dist.broadcast(state.staging, src=0, group=self._group, async_op=True)
         assert work is not None
-        work.get_future().add_done_callback(lambda _, done=state.done: done.set())  # type: ignore[misc]
+        work.get_future().add_done_callback(lambda _, done=state.done: done.set())
         state.work = work
 
     def synchronize(self, job: RunningJob, ddp: DistributedDataParallel, model: DeferredDDP) -> bool:
@@ -114,7 +115,7 @@ class BufferSync:
         if self._workers.worker != 0:
             buffers = [buffer for buffer, _ in mark]
             # As in DDP: an earlier forward may have saved these buffers for a backward that is still to come.
-            with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(tuple(buffers)):
+            with torch.no_grad(), _unsafe_preserve_version_counter(tuple(buffers)):
                 torch._foreach_copy_(buffers, state.views)
         state.clean, state.staged = mark, None
         return True

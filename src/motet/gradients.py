@@ -22,11 +22,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch._prims_common import is_non_overlapping_and_dense_or_false
 
 from motet.clocks import Link, Stopwatch
 from motet.errors import UnsupportedError
 
-Hook = Callable[[Any, dist.GradBucket], "torch.futures.Future[Tensor]"]
+Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
 
 
 @dataclass(slots=True)
@@ -108,12 +110,12 @@ class JobGradients:
         """How many buckets the current turn has sent off."""
         return self._turn.num_collectives
 
-    def attach(self, model: DeferredDDP) -> Callable[[Any, dist.GradBucket], torch.futures.Future[Tensor]]:
+    def attach(self, model: DeferredDDP) -> Callable[[Any, GradBucket], torch.futures.Future[Tensor]]:
         """Return the communication hook for a DDP model of this job."""
         self._models.append(model)
         self.num_ddp += 1
 
-        def motet_hook(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        def motet_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
             return self._send(model, bucket)
 
         return motet_hook
@@ -133,7 +135,7 @@ class JobGradients:
                     if p.grad is not None and p.grad._is_view()
                 }
 
-    def _send(self, model: DeferredDDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def _send(self, model: DeferredDDP, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         buffer = bucket.buffer()
         deferred = self.depth > 0 and self.lane is not None and buffer.layout == torch.strided
         group = self.lane if deferred else model.group
@@ -150,11 +152,12 @@ class JobGradients:
         if not deferred:
             if self.lane is not None:
                 self._on_exposed(self.depth == 0)
-            return work.get_future().then(lambda done: done.value()[0])
+            first: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+            return first
         self._keep(model, bucket, buffer, work, work.get_future())
         return _completed(buffer)
 
-    def _scale(self, model: DeferredDDP, bucket: dist.GradBucket, buffer: Tensor) -> None:
+    def _scale(self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor) -> None:
         """Do to the bucket what DDP's reducer does to it when it has no hook, operation by operation."""
         size = model.world_size
         if buffer.layout != torch.strided or model.batched_grad_copy:
@@ -171,9 +174,7 @@ class JobGradients:
             else:
                 view.mul_(1.0 / size)
 
-    def _views(
-        self, model: DeferredDDP, bucket: dist.GradBucket, buffer: Tensor
-    ) -> tuple[int, list[Tensor], list[Tensor]]:
+    def _views(self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor) -> tuple[int, list[Tensor], list[Tensor]]:
         """Return the bucket's parameters, and for each the part of ``buffer`` that holds its gradient."""
         index, pointer = bucket.index(), buffer.data_ptr()
         known = model.views.get(index)
@@ -187,7 +188,7 @@ class JobGradients:
     def _keep(
         self,
         model: DeferredDDP,
-        bucket: dist.GradBucket,
+        bucket: GradBucket,
         buffer: Tensor,
         work: dist.Work | None,
         future: torch.futures.Future[Any],
@@ -220,7 +221,7 @@ class JobGradients:
         future.add_done_callback(arrived)
 
     def _landing(
-        self, model: DeferredDDP, bucket: dist.GradBucket, buffer: Tensor, result: Callable[[], Tensor]
+        self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor, result: Callable[[], Tensor]
     ) -> Callable[[], None]:
         """Return what brings the synchronized bucket to where plain DDP leaves it."""
         if model.gradient_as_bucket_view:
@@ -284,7 +285,7 @@ def split_bucket(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     flat = buffer.detach().view(-1)
     for parameter in parameters:
         piece = flat.narrow(0, offset, parameter.numel())
-        if parameter.is_contiguous() or not torch._prims_common.is_non_overlapping_and_dense(parameter):
+        if parameter.is_contiguous() or not is_non_overlapping_and_dense_or_false(parameter):
             views.append(piece.view(parameter.shape))
         else:
             views.append(piece.as_strided(parameter.shape, parameter.stride()))

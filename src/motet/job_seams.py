@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import BuiltinCommHookType, _register_comm_hook
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,8 +28,8 @@ _REFUSED_OPTIONS = {
     "skip_all_reduce_unused_params": "It changes which buckets leave in a turn. " + _DDP_ALONE,
 }
 _BUILTIN_HOOKS = {
-    dist.BuiltinCommHookType.ALLREDUCE: default_hooks.allreduce_hook,
-    dist.BuiltinCommHookType.FP16_COMPRESS: default_hooks.fp16_compress_hook,
+    BuiltinCommHookType.ALLREDUCE: default_hooks.allreduce_hook,
+    BuiltinCommHookType.FP16_COMPRESS: default_hooks.fp16_compress_hook,
 }
 
 
@@ -136,7 +137,7 @@ class JobSeams:
             batched_grad_copy=ddp.batched_grad_copy,
         )
         self._models[ddp] = model
-        dist._register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
+        _register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
         self._buffers.attach(job, model, ddp)
 
     def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
@@ -226,17 +227,17 @@ class JobSeams:
 def _check_same_group(job: str, given: dict[str, Any]) -> None:
     """Raise if a job asks for another process group than the one that all jobs share."""
     for option, present in (("world_size", dist.get_world_size()), ("rank", dist.get_rank())):
-        asked = given.get(option, -1)
-        if asked not in (-1, present):
+        wanted = given.get(option, -1)
+        if wanted not in (-1, present):
             raise UnsupportedError(
-                f"job '{job}': init_process_group({option}={asked}) does not fit this run, where {option} is "
+                f"job '{job}': init_process_group({option}={wanted}) does not fit this run, where {option} is "
                 f"{present}: all jobs share one process group. Leave it out, as under torchrun."
             )
     backend = given.get("backend")
     if backend is not None:
         asked = {part.split(":")[-1] for part in str(backend).lower().split(",")}
-        present = set(dist.get_backend_config().replace(",", ":").split(":"))
-        if missing := asked - present:
+        offered = set(dist.get_backend_config().replace(",", ":").split(":"))
+        if missing := asked - offered:
             raise UnsupportedError(
                 f"job '{job}': init_process_group asks for {'/'.join(sorted(missing))}, but the workers of this run "
                 f"are joined by {dist.get_backend_config()}. Leave backend out, or ask for one of these."

@@ -43,7 +43,7 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """Return the documented form of ``results.json``, made of plain values (``result`` as it is)."""
         return {
-            "jobs": {name: {f: v for f, v in vars(job).items()} for name, job in self.jobs.items()},
+            "jobs": {name: dict(vars(job)) for name, job in self.jobs.items()},
             "num_workers": self.num_workers,
             "wall_seconds": self.wall_seconds,
             "bound_seconds": self.bound_seconds,

@@ -89,8 +89,8 @@ def _functions() -> dict[str, Call]:
         "destroy_process_group": dist.destroy_process_group,
         "new_group": dist.new_group,
         "compile": torch.compile,
-        "spawn": torch.multiprocessing.spawn,
-        "start_processes": torch.multiprocessing.start_processes,
+        "spawn": torch.multiprocessing.spawn,  # type: ignore[attr-defined]
+        "start_processes": torch.multiprocessing.start_processes,  # type: ignore[attr-defined]
         "fully_shard": _fully_shard(),
     }
 
@@ -98,7 +98,7 @@ def _functions() -> dict[str, Call]:
 def _fully_shard() -> Call:
     from torch.distributed.fsdp import fully_shard
 
-    return fully_shard  # type: ignore[no-any-return]
+    return fully_shard
 
 
 _INSTEAD = {

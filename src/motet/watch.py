@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from motet.contradiction import Item, Position, describe, find_circle
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
@@ -43,7 +43,7 @@ class Watch:
         self,
         worker: int,
         num_workers: int,
-        store: dist.Store | None,
+        store: Store | None,
         state_file: Path | None = None,
         timeout_seconds: float = 1800.0,
         suspicion_seconds: float = 3.0,
@@ -73,7 +73,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
-            self._store = store.clone()  # a client of its own: the main thread may block inside the other one
+            self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
             self._thread = threading.Thread(target=self._run, name="motet-watch", daemon=True)
             self._thread.start()
 
@@ -222,7 +222,7 @@ class Watch:
         self.before_exit(error)
         print(f"motet: worker {self.worker}: {error}", file=sys.__stderr__, flush=True)
         if "MOTET_DEBUG" in os.environ:
-            faulthandler.dump_traceback(file=sys.__stderr__)
+            faulthandler.dump_traceback()
         os._exit(EXIT_STATUS)
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from motet.contradiction import Item
 from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
@@ -39,7 +41,7 @@ class Pending:
 class Workers:
     """The gang, seen from one of its workers. Make it with `join`; `leave` gives back what `join` made."""
 
-    def __init__(self, store: dist.Store, owns_group: bool, state_file: Path | None, timeout_seconds: float) -> None:
+    def __init__(self, store: Store, owns_group: bool, state_file: Path | None, timeout_seconds: float) -> None:
         self.worker = dist.get_rank()
         self.num_workers = dist.get_world_size()
         self.timeout_seconds = timeout_seconds
@@ -59,7 +61,7 @@ class Workers:
         owns_group = not dist.is_initialized()
         if owns_group:
             _initialize()
-        store = dist.PrefixStore(run, dist.distributed_c10d._get_default_store())
+        store = PrefixStore(run, dist.distributed_c10d._get_default_store())
         state_file = None if state_dir is None else state_dir / f"worker-{dist.get_rank()}"
         return cls(store, owns_group, state_file, timeout_seconds)
 
@@ -74,7 +76,7 @@ class Workers:
             dist.destroy_process_group()
 
     def said_by_worker_0(self, say: Callable[[], str]) -> str:
-        """Call ``say`` on worker 0 and return what it returned, on every worker; its `UsageError` becomes everybody's."""
+        """Call ``say`` on worker 0 and return what it returned, on every worker; a `UsageError` is everybody's."""
         if self.num_workers == 1:
             return say()
         self._num_sayings += 1
@@ -87,7 +89,7 @@ class Workers:
                 raise
             self._store.set(key, f"+{text}")
             return text
-        answer = self._store.get(key).decode()
+        answer: str = self._store.get(key).decode()
         if answer.startswith("-"):
             raise UsageError(answer[1:])
         return answer[1:]
@@ -174,12 +176,12 @@ def _initialize() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=GROUP_TIMEOUT)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=GROUP_TIMEOUT)
         return
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # torch elastic keeps one store over restarts, with the addresses of the workers that are gone: a prefix for
     # every attempt keeps the new ones apart.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store, rank, world_size = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(minutes=10)))
-    store = dist.PrefixStore(f"motet/attempt/{attempt}", store)
+    store, rank, world_size = next(rendezvous("env://", rank, world_size, timeout=timedelta(minutes=10)))
+    store = PrefixStore(f"motet/attempt/{attempt}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)

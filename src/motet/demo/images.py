@@ -94,7 +94,7 @@ def train(
         for images, labels in loader:
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         schedule.step()
         if epoch % max(1, num_epochs // 5) == 0:

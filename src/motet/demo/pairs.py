@@ -174,7 +174,7 @@ def train(
         batch = pairs.learned[torch.randint(len(pairs.learned), (batch_size,), generator=draws)]
         loss = batch_loss(model, pairs, batch, frequency.log())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         if step % max(1, num_steps // 5) == 0:
