@@ -1,0 +1,334 @@
+"""The facts of a run, derived once for both the terminal's summary and the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motet.errors import UsageError
+from motet.observe.account import Estimate, JobSums, estimate
+from motet.observe.metrics import Curve, read_metrics
+from motet.observe.parts import Trace, read_trace, sums_of
+from motet.observe.text import share_text
+from motet.results import Results
+
+IDLE_NETWORK_SHARE = 0.02
+BOOKKEEPING = 3  # the rank of logged values that do not say how well a job does
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One value of one job before and after: means over the first and the last twentieth of what was logged, or
+    what the job itself returned as ``{"metric": ..., "before": ..., "after": ...}``, perhaps with a ``"baseline"``."""
+
+    name: str
+    first: float
+    last: float
+    count: int
+    baseline: float | None = None
+
+
+@dataclass(frozen=True)
+class JobDigest:
+    """What a reader wants to know of one job. ``sums`` are worker 0's."""
+
+    name: str
+    what: str
+    status: str
+    turns: int
+    expected_turns: int | None
+    error: str | None
+    result: str | None
+    sums: JobSums
+    logged: tuple[Logged, ...]
+
+
+@dataclass(frozen=True)
+class RunDigest:
+    """What a reader wants to know of a run. Sums are worker 0's; other workers take the same turns."""
+
+    path: Path
+    description: Mapping[str, Any]
+    unix_time: float | None
+    complete: bool
+    num_workers: int
+    wall_seconds: float
+    jobs: tuple[JobDigest, ...]
+    waiting_seconds: float
+    estimate: Estimate
+    bound_seconds: float
+    efficiency: float | None
+    predicted_seconds: float | None
+    notices: tuple[str, ...]
+    trace: Trace
+    curves: Mapping[str, Mapping[str, Curve]]
+
+    @property
+    def saved_seconds(self) -> float:
+        """Time saved against one job after another, estimated; negative where running together was slower."""
+        return self.estimate.one_after_another_seconds - self.wall_seconds
+
+    @property
+    def compute_share(self) -> float:
+        """Share of the run's time in which the worker computed."""
+        return min(1.0, self.estimate.compute_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+
+    @property
+    def network_share(self) -> float:
+        """Share of the run's time in which gradients travelled."""
+        return min(1.0, self.estimate.network_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+
+    @property
+    def hidden_share(self) -> float | None:
+        """Share of the time that gradients travelled in which the worker computed; None without any."""
+        travelling = sum(job.sums.sync_seconds for job in self.jobs)
+        hidden = sum(job.sums.hidden_seconds for job in self.jobs)
+        return min(1.0, hidden / travelling) if travelling > 0 else None
+
+    def wall_shares(self) -> dict[str, float]:
+        """Split the run's seconds into compute, hidden, exposed and idle."""
+        return split_wall(
+            self.wall_seconds, self.estimate.compute_seconds, self.waiting_seconds, self.estimate.network_seconds
+        )
+
+    def bottleneck(self) -> tuple[str, str]:
+        """Return what held the run back, in a word, and why."""
+        compute, network = self.compute_share, self.network_share
+        busy = f"workers computed {share_text(compute)} of the time; gradients travelled {share_text(network)}"
+        longest = self.estimate.longest_job
+        longest_seconds = self.estimate.alone_seconds.get(longest or "", 0.0)
+        others = max(self.estimate.compute_seconds, self.estimate.network_seconds)
+        if self.num_workers == 1 or network < IDLE_NETWORK_SHARE:
+            return "compute", f"{busy}, so there was next to nothing to hide"
+        if len(self.jobs) > 1 and longest_seconds > 1.1 * others:
+            return "one job", f"{longest} alone needs most of this time: it waits for its own gradients; {busy}"
+        if max(compute, network) < 0.6:
+            return "neither", f"{busy}; the rest was waiting, starting and saving"
+        if network > 1.05 * compute:
+            return "network", busy
+        if compute > 1.05 * network:
+            return "compute", busy
+        return "both", f"computing and network alike: {busy}"
+
+
+def split_wall(wall: float, compute: float, waiting: float, network: float) -> dict[str, float]:
+    """Split ``wall`` seconds of a worker: computing with nothing travelling, computing while gradients travel
+    (hidden), waiting for gradients (exposed), and neither (idle). The four sum up to ``wall`` or a little more."""
+    hidden = min(compute, max(0.0, network - waiting))
+    return {
+        "compute": compute - hidden,
+        "hidden": hidden,
+        "exposed": waiting,
+        "idle": max(0.0, wall - compute - waiting),
+    }
+
+
+def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
+    """Gather the facts of the run in ``run_dir``; UsageError if there is no run.
+
+    A run that is still going, or was killed, has no results.json: what the traces and logs hold is used.
+    """
+    description = _read_json(run_dir / "run.json")
+    results_data = _read_json(run_dir / "results.json")
+    if description is None and results_data is None and not (run_dir / "trace").is_dir():
+        raise UsageError(f"{run_dir} holds no run (no run.json, results.json or trace). Give the run's directory.")
+    results = Results.from_json(results_data) if results_data else None
+    trace = read_trace(run_dir, with_turns=with_turns)
+    curves = read_metrics(run_dir / "metrics.jsonl")
+    first_worker = trace.of_worker(trace.workers[0]) if trace.workers else []
+    sums = _job_sums(trace, results)
+    names = _job_names(description or {}, results, trace, sums)
+    network = sum(float(part.sums.get("network_seconds", 0.0)) for part in first_worker)
+    waiting = sum(float(part.sums.get("waiting_seconds", 0.0)) for part in first_worker)
+    if not network:
+        network = sum(job.sync_seconds for job in sums.values())
+        waiting = sum(max(0.0, job.sync_seconds - job.hidden_seconds) for job in sums.values())
+    wall = max(trace.seconds, results.wall_seconds if results else 0.0)
+    if results and len(trace.attempts) <= 1:
+        wall = results.wall_seconds
+    guess = estimate({name: sums.get(name, JobSums()) for name in names}, min(network, wall) if wall else network)
+    given = results.bound_seconds if results else None
+    bound = given or guess.bound_seconds
+    efficiency = (results.efficiency if results else None) or (min(1.0, bound / wall) if wall else None)
+    return RunDigest(
+        path=run_dir,
+        description=description or {},
+        unix_time=trace.attempts[0][0] if trace.attempts else None,
+        complete=results is not None,
+        num_workers=_num_workers(results, trace),
+        wall_seconds=wall,
+        jobs=tuple(_job(name, description or {}, results, trace, sums, curves) for name in names),
+        waiting_seconds=waiting,
+        estimate=guess,
+        bound_seconds=bound,
+        efficiency=efficiency,
+        predicted_seconds=_prediction(description or {}, results_data or {}),
+        notices=_notices(results, trace),
+        trace=trace,
+        curves=curves,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _num_workers(results: Results | None, trace: Trace) -> int:
+    if results is not None:
+        return results.num_workers
+    return max((part.num_workers for part in trace.parts), default=1)
+
+
+def _job_sums(trace: Trace, results: Results | None) -> dict[str, JobSums]:
+    """Return worker 0's sums over all attempts, or what results.json holds where no trace was recorded."""
+    sums: dict[str, JobSums] = {}
+    if trace.workers:
+        for part in trace.of_worker(trace.workers[0]):
+            for name, job in sums_of(part).items():
+                sums.setdefault(name, JobSums()).add(job, part.offset)
+        return sums
+    if results is not None:
+        for name, result in results.jobs.items():
+            sums[name] = JobSums(result.turns, result.compute_seconds, result.sync_seconds, result.hidden_seconds)
+            sums[name].end = results.wall_seconds
+    return sums
+
+
+def _job_specs(description: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return run.json's jobs by name, whether it lists them or maps them."""
+    jobs = description.get("jobs")
+    if isinstance(jobs, Mapping):
+        return {str(name): spec if isinstance(spec, Mapping) else {"target": spec} for name, spec in jobs.items()}
+    if isinstance(jobs, list):
+        return {
+            str(spec["name"]) if isinstance(spec, Mapping) and "name" in spec else str(spec): spec
+            if isinstance(spec, Mapping)
+            else {}
+            for spec in jobs
+        }
+    return {}
+
+
+def _job_names(
+    description: Mapping[str, Any], results: Results | None, trace: Trace, sums: Mapping[str, JobSums]
+) -> list[str]:
+    names = dict.fromkeys(_job_specs(description))
+    names.update(dict.fromkeys(name for part in trace.parts for name in part.jobs))
+    names.update(dict.fromkeys(results.jobs if results else ()))
+    names.update(dict.fromkeys(sums))
+    return list(names)
+
+
+def _what(spec: Mapping[str, Any]) -> str:
+    """Say in a line what a job runs."""
+    target = str(spec.get("target") or spec.get("script") or spec.get("call") or "")
+    if spec.get("kind") == "script":
+        target = Path(target).name
+    arguments = spec.get("arguments") or spec.get("args") or spec.get("with") or ()
+    if isinstance(arguments, Mapping):
+        inner = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        return f"{target}({inner})" if target else inner
+    if isinstance(arguments, str):
+        return f"{target} {arguments}"
+    return " ".join([target, *map(str, arguments)]).strip()
+
+
+def _job(
+    name: str,
+    description: Mapping[str, Any],
+    results: Results | None,
+    trace: Trace,
+    sums: Mapping[str, JobSums],
+    curves: Mapping[str, Mapping[str, Curve]],
+) -> JobDigest:
+    spec = _job_specs(description).get(name, {})
+    result = results.jobs.get(name) if results else None
+    own = sums.get(name, JobSums())
+    marks = [mark for part in trace.parts for mark in part.marks if mark.job == name]
+    ended = [mark.text for mark in marks if mark.kind == "job ended"]
+    expected = next((mark.turns for mark in reversed(marks) if mark.turns), spec.get("turns"))
+    logged = [
+        Logged(value, *by_job[name].ends(), count=len(by_job[name].values))
+        for value, by_job in curves.items()
+        if name in by_job
+    ]
+    logged.sort(key=lambda one: _interest(one.name))
+    telling = [one for one in logged if _interest(one.name)[0] < BOOKKEEPING]
+    returned = _returned(result.result) if result else None
+    if returned:
+        telling = [returned, *(one for one in telling if one.name != returned.name)]
+    shown = None if result is None or result.result is None or returned else _one_line(result.result)
+    return JobDigest(
+        name=name,
+        what=_what(spec),
+        status=result.status if result else ended[-1] if ended else "not ended" if own.turns else "not started",
+        turns=result.turns if result else own.turns,
+        expected_turns=expected if isinstance(expected, int) else None,
+        error=result.error if result else None,
+        result=shown,
+        sums=own,
+        logged=tuple(telling or logged),
+    )
+
+
+def _interest(name: str) -> tuple[int, str]:
+    """Order logged values: validation before training, losses before other figures, bookkeeping last."""
+    lowered = name.lower()
+    held_out = any(word in lowered for word in ("val", "test", "eval"))
+    quality = any(word in lowered for word in ("loss", "acc", "perplexity", "ppl", "error", "auc", "f1", "bleu"))
+    loss = "loss" in lowered
+    bookkeeping = any(word in lowered for word in ("lr", "epoch", "step", "time", "norm", "second"))
+    return (
+        BOOKKEEPING if bookkeeping and not quality else 0 if held_out and quality else 1 if loss else 2 - quality,
+        lowered,
+    )
+
+
+def _returned(result: Any) -> Logged | None:
+    """Return what a job says of itself, if its result has the keys ``before`` and ``after``."""
+    if not isinstance(result, Mapping):
+        return None
+    values = [result.get(name) for name in ("before", "after", "baseline")]
+    before, after, baseline = [float(v) if isinstance(v, int | float) else None for v in values]
+    if before is None or after is None:
+        return None
+    return Logged(str(result.get("metric", "result")), before, after, 2, baseline)
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, Mapping) and set(value) == {"repr", "file"}:  # a result that is not JSON
+        value = value["repr"]
+    if isinstance(value, Mapping) and value and all(isinstance(one, int | float) for one in value.values()):
+        return ", ".join(f"{name} {_one_line(one)}" for name, one in value.items())
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.5g}"
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _notices(results: Results | None, trace: Trace) -> tuple[str, ...]:
+    texts = list(results.notices if results else ())
+    for part in trace.parts:
+        for mark in part.marks:
+            if mark.kind == "notice" and not any(mark.text in text for text in texts):
+                texts.append(f"job '{mark.job}' {mark.text}" if mark.job else mark.text)
+    return tuple(texts)
+
+
+def _prediction(description: Mapping[str, Any], results: Mapping[str, Any]) -> float | None:
+    """Return the predicted wall seconds, which ``motet plan`` may have left in results.json or run.json."""
+    for data in (results, description):
+        prediction = data.get("prediction")
+        if isinstance(prediction, Mapping):
+            prediction = prediction.get("wall_seconds")
+        if isinstance(prediction, int | float) and not isinstance(prediction, bool) and prediction > 0:
+            return float(prediction)
+    return None

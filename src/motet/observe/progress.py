@@ -1,0 +1,340 @@
+"""Live progress on worker 0: a row a job, how busy the run is below, and whatever the jobs print above.
+
+Nothing here runs by itself: rows are drawn from `Progress.observe`, between turns, so no thread draws while a job
+holds the terminal, and a forked data loader inherits nothing that ticks. Rich lays the rows out; the few control
+sequences that replace them are sent from here, because a line that a job prints must not cost a layout.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TextIO, cast
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from motet.events import (
+    Event,
+    JobEnded,
+    JobStarted,
+    MetricsLogged,
+    Notice,
+    OrderChanged,
+    RunEnded,
+    RunStarted,
+    SyncEnded,
+    TurnEnded,
+)
+from motet.observe.account import Account, estimate
+from motet.observe.text import clock_text, count_text, share_text, value_text
+
+DRAW_EVERY_SECONDS = 0.25
+DRAWING_SHARE = 0.01  # of the run's time, about
+DRAW_AT_LEAST_EVERY_SECONDS = 2.0
+PLAIN_EVERY_SECONDS = 10.0
+RATE_MEMORY_SECONDS = 8.0
+BAR_CELLS = 16
+MOST_PLAIN_JOBS = 8
+
+_STYLES = {
+    "waiting to join": "dim",
+    "computing": "bold green",
+    "gradients travelling": "cyan",
+    "ready": "dim",
+    "finished": "green",
+    "failed": "bold red",
+    "pruned": "yellow",
+    "stopped": "yellow",
+}
+
+
+@dataclass(slots=True)
+class _Row:
+    name: str
+    state: str = "waiting to join"
+    turns: int = 0
+    expected: int | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    rate: float | None = None  # turns per second, lately
+    seen_turns: int = 0
+    seen_time: float | None = None
+    ended: bool = False
+
+    def measure(self, now: float) -> None:
+        """Let the rate follow the turns since the last look."""
+        if self.seen_time is None or now <= self.seen_time or self.ended:
+            self.seen_time = self.seen_time or now
+            return
+        passed = now - self.seen_time
+        latest = (self.turns - self.seen_turns) / passed
+        weight = min(1.0, passed / RATE_MEMORY_SECONDS)
+        self.rate = latest if self.rate is None else self.rate + weight * (latest - self.rate)
+        self.seen_turns, self.seen_time = self.turns, now
+
+    def seconds_left(self) -> float | None:
+        if self.ended or not self.rate or not self.expected:
+            return None
+        return max(0, self.expected - self.turns) / self.rate
+
+
+class Progress:
+    """Show how the run goes. Other workers than 0 show nothing.
+
+    On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
+    line is printed every ten seconds. With ``quiet``, only failures and notices are printed. `print_line` prints
+    above the rows; use it for everything else that goes to the same terminal.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, *, quiet: bool = False, live: bool | None = None, width: int | None = None
+    ) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        if live is None:
+            live = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
+        self._live = live and not quiet
+        self._quiet = quiet
+        self._console = Console(file=self._stream, width=width, force_terminal=live or None, legacy_windows=False)
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._worker = 0
+        self._num_workers = 1
+        self._rows: dict[str, _Row] = {}
+        self._account = Account()
+        self._frame = ""  # what stands on the terminal now, below everything else
+        self._due = 0.0
+        self._began = 0.0
+        self._now = 0.0
+        self._over = False
+
+    def observe(self, event: Event) -> None:
+        """Take note of ``event``, and draw if it is time."""
+        self._now = event.time
+        self._account.observe(event)
+        if isinstance(event, TurnEnded):
+            row = self._row(event.job)
+            row.turns = event.turn
+            row.state = "gradients travelling" if event.synchronizing else "ready"
+            if event.time < self._due + DRAW_EVERY_SECONDS:
+                return  # rather draw when a sync has ended: then it is known which job computes
+        elif isinstance(event, SyncEnded):
+            self._row(event.job).state = "computing"
+        elif isinstance(event, MetricsLogged):
+            self._row(event.job).values.update(event.values)
+            return
+        else:
+            self._rare(event)
+        if event.time >= self._due and self._worker == 0 and not self._over:
+            self._draw()
+
+    def print_line(self, text: str) -> None:
+        """Print ``text`` and a line's end above the rows, at once. Any thread may."""
+        if os.getpid() != self._process:  # a forked child has no rows to draw, and may have inherited a held lock
+            self._write(text + "\n")
+            return
+        with self._lock:
+            self._write(self._erasure() + text + "\n" + self._frame)
+
+    def as_stream(self) -> TextIO:
+        """Return a stream whose lines are printed above the rows; what has no line's end yet waits for it."""
+        return cast(TextIO, _Above(self))
+
+    def close(self) -> None:
+        """Leave the rows where they are; nothing is drawn any more."""
+        self._over = True
+        self._frame = ""
+
+    def _row(self, name: str) -> _Row:
+        row = self._rows.get(name)
+        if row is None:
+            row = self._rows[name] = _Row(name)
+        return row
+
+    def _rare(self, event: Event) -> None:
+        """Take note of what happens a few times in a run."""
+        if isinstance(event, RunStarted):
+            self._worker, self._num_workers = event.worker, event.num_workers
+            self._began = event.time
+            self._due = event.time if self._live else event.time + PLAIN_EVERY_SECONDS
+            for name in event.jobs:
+                self._row(name)
+        elif isinstance(event, JobStarted):
+            row = self._row(event.job)
+            row.expected = event.turns
+            if row.seen_time is None or row.ended:  # a job may learn its length later, and say it then
+                row.state, row.seen_time, row.ended = "computing", event.time, False
+        elif isinstance(event, JobEnded):
+            row = self._row(event.job)
+            row.measure(event.time)
+            row.state, row.turns, row.ended = event.status, event.turns, True
+            self._say_ended(event)
+        elif isinstance(event, Notice):
+            self._say(f"{event.job}: {event.text}" if event.job else event.text, always=True)
+        elif isinstance(event, OrderChanged):
+            self._say(f"order changed: {event.reason}")
+        elif isinstance(event, RunEnded) and self._worker == 0:
+            self._draw()
+            self.close()
+
+    def _say_ended(self, event: JobEnded) -> None:
+        text = f"{event.job} {event.status} after {count_text(event.turns, 'turn')}"
+        if event.error:
+            text += ": " + event.error.strip().splitlines()[-1]
+        self._say(text, always=event.status == "failed")
+
+    def _say(self, text: str, always: bool = False) -> None:
+        if self._worker == 0 and (always or not self._quiet):
+            self.print_line(f"motet: {text}")
+
+    def _draw(self) -> None:
+        for row in self._rows.values():
+            row.measure(self._now)
+        if self._quiet:
+            self._due = float("inf")
+            return
+        if not self._live:
+            self.print_line(self._plain_line())
+            self._due = self._now + PLAIN_EVERY_SECONDS
+            return
+        begin = time.thread_time()
+        with self._console.capture() as captured:
+            self._console.print(self._rows_and_footer())
+        with self._lock:
+            erasure = self._erasure()
+            self._frame = captured.get()
+            self._write(erasure + self._frame)
+        pause = (time.thread_time() - begin) / DRAWING_SHARE
+        self._due = self._now + min(DRAW_AT_LEAST_EVERY_SECONDS, max(DRAW_EVERY_SECONDS, pause))
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        self._stream.flush()
+
+    def _erasure(self) -> str:
+        height = self._frame.count("\n")
+        return f"\r\x1b[{height}A\x1b[J" if height else ""
+
+    def _rows_and_footer(self) -> Group:
+        width, height = self._console.size
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table.add_column("job", no_wrap=True, max_width=max(8, width // 4))
+        with_bar = width >= 80
+        if with_bar:
+            table.add_column("", no_wrap=True, width=BAR_CELLS)
+        table.add_column("turns", justify="right", no_wrap=True)
+        table.add_column("rate", justify="right", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True, min_width=8)
+        table.add_column("latest", no_wrap=True, overflow="ellipsis", ratio=1)
+        shown, rest = self._choose(max(3, height - 6))
+        for row in shown:
+            cells = [Text(row.name, style="bold" if row.state == "computing" else "")]
+            if with_bar:
+                cells.append(_bar(row))
+            left = row.seconds_left()
+            cells += [
+                Text(f"{row.turns}/{row.expected}" if row.expected else str(row.turns)),
+                Text("" if row.rate is None or row.ended else f"{_rate_text(row.rate)}"),
+                Text("" if left is None else clock_text(left)),
+                Text(row.state, style=_STYLES.get(row.state, "")),
+                Text("  ".join(f"{name} {value_text(value)}" for name, value in row.values.items())),
+            ]
+            table.add_row(*cells)
+        parts: list[Table | Text] = [table]
+        if rest:
+            parts.append(Text(f"… and {count_text(len(rest), 'job')} more: {self._counts(rest)}", style="dim"))
+        parts.append(Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*parts)
+
+    def _choose(self, most: int) -> tuple[list[_Row], list[_Row]]:
+        """Return the rows that fit, those still going first, and the others."""
+        rows = list(self._rows.values())
+        if len(rows) <= most:
+            return rows, []
+        going = [row for row in rows if not row.ended and row.state != "waiting to join"]
+        going += [row for row in rows if row not in going]
+        chosen = going[: most - 1]
+        return [row for row in rows if row in chosen], [row for row in rows if row not in chosen]
+
+    def _counts(self, rows: list[_Row]) -> str:
+        states: dict[str, int] = {}
+        for row in rows:
+            state = row.state if row.ended or row.state == "waiting to join" else "going on"
+            states[state] = states.get(state, 0) + 1
+        return ", ".join(f"{count} {state}" for state, count in states.items())
+
+    def _footer(self) -> str:
+        account, seconds = self._account, self._now - self._began
+        parts = [clock_text(seconds), count_text(self._num_workers, "worker")]
+        if seconds > 0 and account.compute_seconds > 0:
+            guess = estimate(account.jobs, account.network_seconds)
+            parts.append(f"efficiency {min(1.0, guess.bound_seconds / seconds):.2f}")
+            travelling = sum(sums.sync_seconds for sums in account.jobs.values())
+            if travelling > 0:
+                hidden = sum(sums.hidden_seconds for sums in account.jobs.values())
+                parts.append(f"sync hidden {share_text(min(1.0, hidden / travelling))}")
+            parts.append(f"compute busy {share_text(min(1.0, account.compute_seconds / seconds))}")
+            parts.append(f"network busy {share_text(min(1.0, account.network_seconds / seconds))}")
+        return " · ".join(parts)
+
+    def _plain_line(self) -> str:
+        rows = list(self._rows.values())
+        if len(rows) > MOST_PLAIN_JOBS:
+            done = sum(row.turns for row in rows)
+            jobs = f"{self._counts(rows)}, {count_text(done, 'turn')}"
+        else:
+            jobs = ", ".join(_plain_row(row) for row in rows)
+        return f"motet: {jobs} | {self._footer()}"
+
+
+class _Above(io.TextIOBase):
+    """A text stream that prints above the rows. It is no terminal: nothing written earlier can be rewritten."""
+
+    encoding = "utf-8"
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._open = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._open = (self._open + text).split("\n")
+        for line in lines:
+            self._progress.print_line(line)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+
+def _plain_row(row: _Row) -> str:
+    text = f"{row.name} {row.turns}/{row.expected}" if row.expected else f"{row.name} {row.turns}"
+    if row.ended or row.state == "waiting to join":
+        return f"{text} {row.state}"
+    inner = [f"{_rate_text(row.rate)}"] if row.rate else []
+    inner += [f"{name} {value_text(value)}" for name, value in list(row.values.items())[:2]]
+    return f"{text} ({', '.join(inner)})" if inner else text
+
+
+def _rate_text(rate: float) -> str:
+    """Return turns per second, or seconds per turn where that is more."""
+    if rate >= 0.95 or rate <= 0:
+        return f"{rate:.1f}/s" if rate < 99.5 else f"{rate:.0f}/s"
+    return f"{1 / rate:.1f} s each"
+
+
+def _bar(row: _Row) -> Text:
+    if not row.expected:
+        return Text("")
+    filled = round(2 * BAR_CELLS * min(1.0, row.turns / row.expected))
+    text = "━" * (filled // 2) + "╸" * (filled % 2)
+    style = "red" if row.state == "failed" else "green"
+    return Text.assemble((text, style), ("━" * (BAR_CELLS - len(text)), "bright_black"))
