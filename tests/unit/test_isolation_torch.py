@@ -309,3 +309,25 @@ def test_every_flag_of_this_torch_is_known() -> None:
     known = {name for pair in torch_flags._NAMES for name in pair}
     missing = {name for name in known if not hasattr(_C, name)}
     assert missing <= {"_cuda_get_cudnn_benchmark_limit", "_cuda_set_cudnn_benchmark_limit"}  # CUDA builds only
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_stream_of_an_open_block_is_its_jobs() -> None:
+    torch.cuda.init()
+    usual = torch.cuda.current_stream()
+
+    def job() -> Job:
+        mine = torch.cuda.Stream()
+        with torch.cuda.stream(mine):
+            for _ in range(3):
+                yield
+                assert torch.cuda.current_stream() == mine
+
+    def other() -> Job:
+        for _ in range(4):
+            assert torch.cuda.current_stream() == usual
+            yield
+
+    alternate(job(), other())
+    assert torch.cuda.current_stream() == usual
