@@ -8,13 +8,12 @@ slot; no worker ever decides by its own clock.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch.distributed as dist
 
+from motet.accounts import Accounts
 from motet.agreement import Agreements, Ended
 from motet.buffers import BufferSync
 from motet.clocks import Link, Stopwatch
@@ -27,6 +26,7 @@ from motet.events import (
     MetricsLogged,
     Notice,
     Observer,
+    OrderChanged,
     RunEnded,
     RunStarted,
     SyncEnded,
@@ -36,9 +36,9 @@ from motet.gradients import JobGradients, Travelling, Turnaround
 from motet.handle import JobHandle
 from motet.interruption import Interruption
 from motet.job_seams import JobSeams
-from motet.jobs import Job
-from motet.order import Cursor, Order
-from motet.results import JobResult, Results
+from motet.job_source import JobSource
+from motet.order import Cursor, Order, round_robin
+from motet.results import Results
 from motet.seams import installed
 from motet.turns import JobStopped, RunningJob, Turns
 from motet.workers import Workers
@@ -50,25 +50,6 @@ NO_DDP = (
 TIMES_TO_ASK = 3
 
 
-@dataclass
-class Ledger:
-    """What one job has cost on this worker so far, in seconds and bytes."""
-
-    compute_seconds: float = 0.0
-    sync_seconds: float = 0.0
-    hidden_seconds: float = 0.0
-    link_seconds: float = 0.0
-    num_bytes: int = 0
-
-
-@dataclass
-class Finished:
-    """A job that all workers agree has ended."""
-
-    result: JobResult
-    ledger: Ledger = field(default_factory=Ledger)
-
-
 class Pipeline:
     """One run on this worker.
 
@@ -77,8 +58,8 @@ class Pipeline:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
-        order: Order,
+        source: JobSource,
+        order: Order | None,
         at_once: int,
         workers: Workers,
         observers: Sequence[Observer],
@@ -88,9 +69,9 @@ class Pipeline:
         tell: Callable[[str], None],
         blocking_buffers: bool = False,
     ) -> None:
-        self._waiting = deque(jobs)
-        self._names = [job.name for job in jobs]
-        self._cursor = Cursor(order)
+        self._source = source
+        self._given_order = order
+        self._cursor = Cursor(order or round_robin(source.names))
         self._at_once = at_once
         self._workers = workers
         self._watch = workers.watch
@@ -107,8 +88,7 @@ class Pipeline:
         self._buffers = BufferSync(workers, blocking=blocking_buffers)
         self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
         self._live: dict[str, RunningJob] = {}
-        self._ledgers: dict[str, Ledger] = {job.name: Ledger() for job in jobs}
-        self._finished: dict[str, Finished] = {}
+        self._accounts = Accounts()
         self._notices: dict[tuple[str | None, str], None] = {}
         self._gang_error: GangError | None = None
         self._slot = 0
@@ -122,7 +102,7 @@ class Pipeline:
                 unix_time=time.time(),
                 worker=self._workers.worker,
                 num_workers=self._workers.num_workers,
-                jobs=tuple(self._names),
+                jobs=tuple(self._source.names),
                 order=self._cursor.order.turns,
             )
         )
@@ -136,7 +116,8 @@ class Pipeline:
                 raise
         wall_seconds = time.perf_counter() - self._begin
         self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
-        return self._results(wall_seconds)
+        notices = tuple(f"job '{job}' {text}" if job else text for job, text in self._notices)
+        return self._accounts.results(self._source.names, self._workers.num_workers, wall_seconds, notices)
 
     def _take_slot(self) -> None:
         """One step of the pipeline: land the next job's gradients, let it compute, settle what all must know."""
@@ -156,8 +137,9 @@ class Pipeline:
 
     def _admit(self) -> None:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
-        while self._waiting and len(self._live) < self._at_once:
-            spec = self._waiting.popleft()
+        while len(self._live) < self._at_once and (spec := self._source.next_job()) is not None:
+            if spec.name not in self._cursor.order.names:
+                self._change_order(round_robin([*self._live, spec.name]), f"job '{spec.name}' joined")
             gradients = JobGradients(spec.name, self._stopwatch, self._link, self._exposed)
             gradients.lane = self._workers.take_lane()
             handle = JobHandle(spec.name, self._job_dir(spec.name), self._logger(spec.name), self._expecter(spec.name))
@@ -166,6 +148,11 @@ class Pipeline:
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
             self._turns.admit(job)
             self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
+
+    def _change_order(self, order: Order, reason: str) -> None:
+        """From the next slot on follow ``order``. Every worker must call this at the same slot with the same order."""
+        self._cursor.change(order)
+        self._observe(OrderChanged(time=time.perf_counter(), order=order.turns, reason=reason))
 
     def _land(self, job: RunningJob) -> None:
         """Block until the gradients of the job's last turn have landed; nothing to do for a job that has none."""
@@ -193,13 +180,7 @@ class Pipeline:
         return wait
 
     def _account(self, job: RunningJob, turn: int, wait_begin: float, figures: Turnaround) -> None:
-        ledger = self._ledgers[job.name]
-        travel = figures.completed - figures.launched
-        hidden = min(max(figures.hidden_seconds, 0.0), travel)
-        ledger.sync_seconds += travel
-        ledger.hidden_seconds += hidden
-        ledger.link_seconds += figures.link_seconds
-        ledger.num_bytes += figures.num_bytes
+        hidden = self._accounts.synced(job.name, figures)
         self._agreements.note(job.name, turn, job.gradients.signature)
         self._observe(
             SyncEnded(
@@ -225,7 +206,7 @@ class Pipeline:
         if self._gang_error is not None:
             raise self._gang_error
         waited = self._stopwatch.total_seconds - waited
-        self._ledgers[job.name].compute_seconds += end - begin - waited
+        self._accounts.computed(job.name, end - begin - waited)
         if job.gradients.in_flight and job.outcome is None:
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
@@ -243,7 +224,13 @@ class Pipeline:
                 f"worker {self._workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
             )
         self._agreements.all_ended_alike(
-            Ended(job.name, self._names.index(job.name), outcome.status, job.num_synced, job.gradients.num_collectives)
+            Ended(
+                job.name,
+                self._source.names.index(job.name),
+                outcome.status,
+                job.num_synced,
+                job.gradients.num_collectives,
+            )
         )
         self._watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
         if outcome.error is not None:
@@ -261,19 +248,8 @@ class Pipeline:
             self._notice_once(job.name, NO_DDP)
         if outcome.error is not None:
             self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
-        ledger = self._ledgers[job.name]
-        self._finished[job.name] = Finished(
-            JobResult(
-                status=outcome.status,
-                turns=job.num_synced,
-                compute_seconds=ledger.compute_seconds,
-                sync_seconds=ledger.sync_seconds,
-                hidden_seconds=ledger.hidden_seconds,
-                result=outcome.result,
-                error=outcome.error,
-            ),
-            ledger,
-        )
+        self._accounts.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error)
+        self._source.job_ended(job.name, self._accounts.finished[job.name])
         self._observe(
             JobEnded(
                 time=time.perf_counter(),
@@ -295,9 +271,8 @@ class Pipeline:
                     break
                 self._land(job)
             self._conclude_stopped(job)
-        for spec in self._waiting:
-            self._finished[spec.name] = Finished(JobResult("stopped", 0, 0.0, 0.0, 0.0))
-        self._waiting.clear()
+        for name in self._source.stop():
+            self._accounts.ended(name, "stopped", 0, None, None)
 
     def _conclude_stopped(self, job: RunningJob) -> None:
         if job.outcome is None:
@@ -355,19 +330,3 @@ class Pipeline:
                     f"the observer {type(observer).__name__} failed and is left out from now on "
                     f"({type(error).__name__}: {error}); the training goes on.",
                 )
-
-    def _results(self, wall_seconds: float) -> Results:
-        ledgers = [finished.ledger for finished in self._finished.values()]
-        bound = max(
-            sum(ledger.compute_seconds for ledger in ledgers),
-            sum(ledger.link_seconds for ledger in ledgers),
-            max((ledger.compute_seconds + ledger.link_seconds for ledger in ledgers), default=0.0),
-        )
-        return Results(
-            jobs={name: self._finished[name].result for name in self._names if name in self._finished},
-            num_workers=self._workers.num_workers,
-            wall_seconds=wall_seconds,
-            bound_seconds=bound,
-            efficiency=min(1.0, bound / wall_seconds) if wall_seconds > 0 else None,
-            notices=tuple(f"job '{job}' {text}" if job else text for job, text in self._notices),
-        )

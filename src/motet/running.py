@@ -10,8 +10,9 @@ from typing import Literal
 from motet.errors import UsageError
 from motet.events import Observer
 from motet.job_output import JobOutput
+from motet.job_source import ListedJobs
 from motet.jobs import Job
-from motet.order import parse_order, round_robin
+from motet.order import parse_order
 from motet.pipeline import Pipeline
 from motet.results import Results
 from motet.run_dir import RunDir
@@ -41,7 +42,7 @@ def run(
     """
     listed = _listed(jobs)
     names = [job.name for job in listed]
-    parsed = round_robin(names) if order is None else parse_order(order, names)
+    parsed = None if order is None else parse_order(order, names)
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise UsageError(f"at_once takes a number of jobs, at least 1; it was given {at_once!r}")
     workers = Workers.join(timeout_seconds=timeout_seconds)
@@ -51,7 +52,7 @@ def run(
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose)
         pipeline = Pipeline(
-            listed,
+            ListedJobs(listed),
             parsed,
             at_once or len(listed),
             workers,

@@ -1,0 +1,57 @@
+"""Where the jobs of a run come from: a list, or somebody who decides what is trained next (a search)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from motet.jobs import Job
+from motet.results import JobResult
+
+
+class JobSource(Protocol):
+    """Gives the pipeline its next job whenever there is room.
+
+    Every method is called on all workers alike, at the same slot, and must answer alike; a source whose decisions
+    come from one place lets worker 0 decide and tells the others (`motet.workers.Workers.said_by_worker_0`).
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of all jobs so far, in a lasting order: those given out, and those known to come."""
+
+    def next_job(self) -> Job | None:
+        """Return the next job, or None if there is none now; asked again when a job has ended."""
+
+    def job_ended(self, name: str, result: JobResult) -> None:
+        """Take note of how a job ended, before `next_job` is asked for another."""
+
+    def stop(self) -> Sequence[str]:
+        """The run stops: give no more jobs; return the names of those that were never started."""
+
+
+class ListedJobs:
+    """The jobs of a list, in its order."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._waiting = deque(jobs)
+        self._names = tuple(job.name for job in jobs)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of all jobs."""
+        return self._names
+
+    def next_job(self) -> Job | None:
+        """Return the next job of the list, or None at its end."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def job_ended(self, name: str, result: JobResult) -> None:
+        """Nothing depends on it."""
+
+    def stop(self) -> Sequence[str]:
+        """Empty the list and return the names of the jobs that were in it."""
+        names = [job.name for job in self._waiting]
+        self._waiting.clear()
+        return names
