@@ -32,11 +32,11 @@ class _Begin:
 
 @dataclass(slots=True)
 class _Replay:
-    """What the next epoch has to do first. ``begin`` is None where only the loader's own seed must not count."""
+    """The epoch that the next iteration takes up: how it began, the batches it has had, the generators now."""
 
-    begin: _Begin | None
-    skip: int = 0
-    now: States | None = None
+    begin: _Begin
+    skip: int
+    now: States | None
 
 
 class DataPosition(Generic[Batch]):
@@ -68,6 +68,8 @@ class DataPosition(Generic[Batch]):
         self.batch = 0
         self._begin = _Begin()
         self._replay: _Replay | None = None
+        self._undo_seed = False
+        self._undo_to: States | None = None
         self._current: _Epoch[Batch] | None = None
         self._loader_has_begun = False
         self._may_follow = False
@@ -86,9 +88,7 @@ class DataPosition(Generic[Batch]):
         """Yield the epochs that remain of ``num_epochs``, the one that was interrupted first. Iterate once in each."""
         while self.epoch < num_epochs:
             epoch = self.epoch
-            for sampler in self._samplers:
-                if hasattr(sampler, "set_epoch"):
-                    sampler.set_epoch(epoch)
+            self._tell_epoch(epoch)
             yield epoch
             if self.epoch == epoch:  # left by break
                 self._end_epoch()
@@ -97,12 +97,14 @@ class DataPosition(Generic[Batch]):
         if self._current is not None:
             self._end_epoch()  # left by break
         replay, self._begin = self._replay, _Begin()
+        self._undo_to = self._states() if self._undo_seed else None
         self._may_follow = True
         try:
             iterator = iter(self.loader)
         finally:
             self._may_follow = False
-        self._replay = None
+        self._replay = self._undo_to = None
+        self._undo_seed = False
         self._loader_has_begun = True
         if replay is not None:
             self.batch = replay.skip
@@ -138,7 +140,6 @@ class DataPosition(Generic[Batch]):
             epoch, batch, running = int(state["epoch"]), int(state["batch"]), bool(state["running"])
             replicas, now = int(state["num_replicas"]), dict(state["now"])
             begin = _Begin(state["before_iter"], state["before_first"], state["sampler_epoch"])
-            undo_seed = bool(state["loader_has_begun"]) and self.loader.persistent_workers
             same = replicas == (here := self._num_replicas())
             if same:
                 self._restore_own(now)
@@ -148,18 +149,11 @@ class DataPosition(Generic[Batch]):
             ) from error
         self._current = None
         self.epoch = epoch
-        if not same:
-            self.batch = batch * replicas // here
-            self._replay = _Replay(begin, self.batch) if running else None
-            return
-        self.batch = batch
-        if running and begin.before_first is not None:
-            self._replay = _Replay(begin, batch, now)
-        elif running or undo_seed:
-            # Persistent workers draw their seed once in a loader's life: this loader's life goes on.
-            self._replay = _Replay(None)
-        else:
-            self._replay = None
+        self.batch = batch if same else batch * replicas // here
+        self._replay = _Replay(begin, self.batch, now if same else None) if running else None
+        # Workers that stay draw their seed once in a loader's life, and this loader's life goes on. Within an epoch,
+        # ``now`` undoes it.
+        self._undo_seed = bool(state.get("loader_has_begun")) and self.loader.persistent_workers and not running
 
     # Called while the loader asks for indices
 
@@ -167,31 +161,26 @@ class DataPosition(Generic[Batch]):
         """Return the indices of an epoch. Draws exactly what, and when, the sampler alone would."""
         if not self._may_follow:
             return cast(Iterator[Any], iter(sampler))  # the loader is iterated directly, not through this object
+        # A loader with workers asks twice, draws its seed in between, and forgets the first answer.
         replay, begin = self._replay, self._begin
-        earlier = replay.begin if replay is not None else None
-        here = self._states()
-        if earlier is not None and earlier.before_iter is not None:
-            self._restore(earlier.before_iter)
-            if earlier.sampler_epoch is not None:
-                for each in self._samplers:
-                    if hasattr(each, "set_epoch"):
-                        each.set_epoch(earlier.sampler_epoch)
+        here = random_generators()
+        if self._undo_to is not None:
+            self._restore(self._undo_to)
+        elif replay is not None and replay.begin.before_iter is not None:
+            self._restore(replay.begin.before_iter)
+            self._tell_epoch(replay.begin.sampler_epoch)
         begin.before_iter = self._states()
         begin.sampler_epoch = next((each.epoch for each in self._samplers if hasattr(each, "set_epoch")), None)
         indices = iter(sampler)
-        undo = self._states() if replay is not None and earlier is None else None
-        if earlier is not None:
-            restore_random_generators(here["shared"])
-        return self._drawn(indices, begin, replay, undo)
+        if replay is not None:
+            restore_random_generators(here)
+        return self._drawn(indices, begin, replay)
 
-    def _drawn(
-        self, indices: Iterator[Any], begin: _Begin, replay: _Replay | None, undo: States | None
-    ) -> Iterator[Any]:
-        if undo is not None:
-            self._restore(undo)
-        if replay is not None and replay.begin is not None:
+    def _drawn(self, indices: Iterator[Any], begin: _Begin, replay: _Replay | None) -> Iterator[Any]:
+        """Yield the indices that remain."""
+        if replay is not None and replay.begin.before_first is not None:
             here = random_generators()
-            self._restore(cast(States, replay.begin.before_first))
+            self._restore(replay.begin.before_first)
             begin.before_first = replay.begin.before_first
             self._skip(indices, replay.skip)
             restore_random_generators(here)
@@ -238,6 +227,11 @@ class DataPosition(Generic[Batch]):
         self._current = None
         self.epoch += 1
         self.batch = 0
+
+    def _tell_epoch(self, epoch: int | None) -> None:
+        for sampler in self._samplers:
+            if epoch is not None and hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
 
     def _num_replicas(self) -> int:
         return next((each.num_replicas for each in self._samplers if hasattr(each, "num_replicas")), 1)
