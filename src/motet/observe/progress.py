@@ -40,6 +40,7 @@ DRAW_AT_LEAST_EVERY_SECONDS = 2.0
 PLAIN_EVERY_SECONDS = 10.0
 RATE_MEMORY_SECONDS = 8.0
 BAR_CELLS = 16
+NARROW = 100  # cells: below, there is no bar, and words are shorter
 MOST_PLAIN_JOBS = 8
 
 _STYLES = {
@@ -225,34 +226,23 @@ class Progress:
 
     def _rows_and_footer(self) -> Group:
         width, height = self._console.size
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        table.add_column("job", no_wrap=True, max_width=max(8, width // 4))
-        with_bar = width >= 80
-        if with_bar:
-            table.add_column("", no_wrap=True, width=BAR_CELLS)
-        table.add_column("turns", justify="right", no_wrap=True)
-        table.add_column("rate", justify="right", no_wrap=True)
-        table.add_column("left", justify="right", no_wrap=True)
-        table.add_column("state", no_wrap=True, min_width=8)
-        table.add_column("latest", no_wrap=True, overflow="ellipsis", ratio=1)
         shown, rest = self._choose(max(3, height - 6))
-        for row in shown:
-            cells = [Text(row.name, style="bold" if row.state == "computing" else "")]
-            if with_bar:
-                cells.append(_bar(row))
-            left = row.seconds_left()
-            cells += [
-                Text(f"{row.turns}/{row.expected}" if row.expected else str(row.turns)),
-                Text("" if row.rate is None or row.ended else f"{_rate_text(row.rate)}"),
-                Text("" if left is None else clock_text(left)),
-                Text(row.state, style=_STYLES.get(row.state, "")),
-                Text("  ".join(f"{name} {value_text(value)}" for name, value in row.values.items())),
-            ]
-            table.add_row(*cells)
+        cells = [_cells(row, short=width < NARROW) for row in shown]
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, expand=True)
+        table.add_column("job", no_wrap=True, max_width=max(8, width // 3))
+        if width >= NARROW:
+            table.add_column("", no_wrap=True, min_width=BAR_CELLS)
+        for place, name in enumerate(("turns", "rate", "left"), start=1):
+            widest = max((len(row[place]) for row in cells), default=0)  # figures must not be cut
+            table.add_column(name, justify="right", no_wrap=True, min_width=max(widest, len(name)))
+        table.add_column("state", no_wrap=True)
+        table.add_column("latest", no_wrap=True, overflow="ellipsis", ratio=1)
+        for row, texts in zip(shown, cells, strict=True):
+            table.add_row(*([texts[0], _bar(row), *texts[1:]] if width >= NARROW else texts))
         parts: list[Table | Text] = [table]
         if rest:
             parts.append(Text(f"… and {count_text(len(rest), 'job')} more: {self._counts(rest)}", style="dim"))
-        parts.append(Text(self._footer(), style="dim", no_wrap=True, overflow="ellipsis"))
+        parts.append(Text(self._footer(short=width < NARROW), style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
 
     def _choose(self, most: int) -> tuple[list[_Row], list[_Row]]:
@@ -272,8 +262,9 @@ class Progress:
             states[state] = states.get(state, 0) + 1
         return ", ".join(f"{count} {state}" for state, count in states.items())
 
-    def _footer(self) -> str:
+    def _footer(self, short: bool = False) -> str:
         account, seconds = self._account, self._now - self._began
+        busy = "" if short else " busy"
         parts = [clock_text(seconds), count_text(self._num_workers, "worker")]
         if seconds > 0 and account.compute_seconds > 0:
             guess = estimate(account.jobs, account.network_seconds)
@@ -282,8 +273,8 @@ class Progress:
             if travelling > 0:
                 hidden = sum(sums.hidden_seconds for sums in account.jobs.values())
                 parts.append(f"sync hidden {share_text(min(1.0, hidden / travelling))}")
-            parts.append(f"compute busy {share_text(min(1.0, account.compute_seconds / seconds))}")
-            parts.append(f"network busy {share_text(min(1.0, account.network_seconds / seconds))}")
+            parts.append(f"compute{busy} {share_text(min(1.0, account.compute_seconds / seconds))}")
+            parts.append(f"network{busy} {share_text(min(1.0, account.network_seconds / seconds))}")
         return " · ".join(parts)
 
     def _plain_line(self) -> str:
@@ -322,6 +313,19 @@ def _plain_row(row: _Row) -> str:
     inner = [f"{_rate_text(row.rate)}"] if row.rate else []
     inner += [f"{name} {value_text(value)}" for name, value in list(row.values.items())[:2]]
     return f"{text} ({', '.join(inner)})" if inner else text
+
+
+def _cells(row: _Row, short: bool) -> list[Text]:
+    """Return a row's job, turns, rate, time left, state and latest values."""
+    left = row.seconds_left()
+    return [
+        Text(row.name, style="bold" if row.state == "computing" else ""),
+        Text(f"{row.turns}/{row.expected}" if row.expected else str(row.turns)),
+        Text("" if row.rate is None or row.ended else _rate_text(row.rate)),
+        Text("" if left is None else clock_text(left)),
+        Text(row.state.removeprefix("gradients ") if short else row.state, style=_STYLES.get(row.state, "")),
+        Text("  ".join(f"{name} {value_text(value)}" for name, value in row.values.items())),
+    ]
 
 
 def _rate_text(rate: float) -> str:
