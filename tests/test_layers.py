@@ -14,12 +14,13 @@ LAYERS = [
     "errors suggest order simulate clockwork alternatives events results run_dir",  # the standard library alone
     "jobs",
     "output isolation clocks contradiction watch workers agreement interruption handle",
-    "gradients buffers seams turns job_seams job_output checkpoint pipeline running",
-    "parcel entry launch observe integrations",
-    "cli",
+    "gradients buffers seams turns job_seams job_output job_source accounts planning aggregation compression checkpoint pipeline running",
+    "observe integrations",
+    "parcel entry launch",
+    "cli profiling",
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer.split()}
-FREE = {"__init__", "__main__", "demo", "testing"}  # the front door, and what only users import
+FREE = {"__init__", "__main__", "demo", "testing", "shaped_links"}  # the front door, and what only users import
 # The seams patch torch; the isolation puts back torch's own state, and compiling in a job's name sets a counter of it.
 MAY_SET_TORCH = {"seams", "isolation", "job_seams"}
 BOTTOM_MAY_IMPORT = {"motet", "__future__"}

@@ -19,13 +19,16 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import MotetError, UnsupportedError, UsageError
 from motet.jobs import Job, JobSpec
 from motet.parcel import unpack
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
+
+if TYPE_CHECKING:
+    from motet.observe import Progress
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -94,7 +97,8 @@ def work(
 
 def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
     """Build the jobs and let the pipeline run them."""
-    from motet.running import run
+    from motet.observe import MetricsWriter, Progress, TraceRecorder
+    from motet.running import Show, run
 
     description = run_dir.description
     jobs = []
@@ -107,13 +111,22 @@ def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
             )
         else:
             jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
+    progress = Progress(quiet=bool(description.get("quiet")))
+    show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
     return run(
         jobs,
         order=description.get("order"),
         at_once=description.get("at_once"),
         run_dir=run_dir,
         verbose=bool(description.get("verbose")),
+        observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path)],
+        show=show,
     )
+
+
+def _above(progress: Progress, stream: TextIO) -> TextIO:
+    """Let what goes to the terminal that shows the progress appear above it."""
+    return progress.as_stream() if stream.isatty() and sys.stderr.isatty() else stream
 
 
 def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from motet.output import JobLog, JobStream, Terminal
 
@@ -13,13 +14,18 @@ class JobOutput:
     """The streams of all jobs of this worker. With ``everybody`` the other workers' lines are shown as well."""
 
     def __init__(
-        self, worker: int, job_dir: Callable[[str], Path | None], *, everybody: bool, terminal: Terminal | None = None
+        self,
+        worker: int,
+        job_dir: Callable[[str], Path | None],
+        *,
+        everybody: bool,
+        streams: tuple[TextIO, TextIO] | None = None,
     ) -> None:
         self._worker = worker
         self._job_dir = job_dir
         self._everybody = everybody
-        self._terminal = terminal or Terminal()
-        self._stdout, self._stderr = sys.stdout, sys.stderr
+        self._terminal = Terminal()
+        self._stdout, self._stderr = streams or (sys.stdout, sys.stderr)
         self._open: dict[str, tuple[JobStream, JobStream, JobLog | None]] = {}
 
     def tell(self, text: str) -> None:

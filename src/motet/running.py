@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from motet.errors import UsageError
 from motet.events import Observer
@@ -19,6 +20,14 @@ from motet.run_dir import RunDir
 from motet.workers import Workers
 
 
+@dataclass(frozen=True)
+class Show:
+    """Where jobs' lines appear (stdout, stderr), and how Motet itself says something, where that is not the default."""
+
+    streams: tuple[TextIO, TextIO]
+    tell: Callable[[str], None]
+
+
 def run(
     jobs: Mapping[str, Callable[[], object]] | Sequence[Job],
     *,
@@ -29,6 +38,7 @@ def run(
     verbose: bool = False,
     buffers: Literal["overlapped", "blocking"] = "overlapped",
     timeout_seconds: float = 1800.0,
+    show: Show | None = None,
 ) -> Results:
     """Train several jobs on the workers of this process group and return what came of them.
 
@@ -50,7 +60,7 @@ def run(
     orderly = False
     try:
         job_dir = (lambda name: None) if folder is None else folder.job_dir
-        output = JobOutput(workers.worker, job_dir, everybody=verbose)
+        output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
         pipeline = Pipeline(
             ListedJobs(listed),
             parsed,
@@ -60,7 +70,7 @@ def run(
             job_dir=job_dir,
             start_job=output.start,
             end_job=output.end,
-            tell=output.tell,
+            tell=show.tell if show else output.tell,
             blocking_buffers=buffers == "blocking",
         )
         results = pipeline.run()
