@@ -110,9 +110,7 @@ class RunEnded:
     wall_seconds: float
 
 
-Event = (
-    RunStarted | JobStarted | TurnEnded | SyncEnded | MetricsLogged | OrderChanged | Notice | JobEnded | RunEnded
-)
+Event = RunStarted | JobStarted | TurnEnded | SyncEnded | MetricsLogged | OrderChanged | Notice | JobEnded | RunEnded
 
 
 class Observer(Protocol):

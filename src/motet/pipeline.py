@@ -37,6 +37,7 @@ from motet.handle import JobHandle
 from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.job_source import JobSource
+from motet.jobs import Script
 from motet.order import Cursor, Order, round_robin
 from motet.results import Results
 from motet.seams import installed
@@ -146,7 +147,7 @@ class Pipeline:
             job = self._live[spec.name] = RunningJob(spec.name, spec.call, gradients, handle)
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
-            self._turns.admit(job)
+            self._turns.admit(job, script=spec.call.path if isinstance(spec.call, Script) else None)
             self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
 
     def _change_order(self, order: Order, reason: str) -> None:

@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -109,9 +110,14 @@ class Turns:
         self._thread = threading.get_ident()
         self._at_begin = isolation.take_all().copy()
 
-    def admit(self, job: RunningJob) -> None:
-        """Prepare a job to take turns. It begins with the global state that the run itself began with."""
+    def admit(self, job: RunningJob, *, script: Path | None = None) -> None:
+        """Prepare a job to take turns. It begins with the global state that the run itself began with.
+
+        A ``script`` imports the modules of its own folder anew, whoever else has imported them.
+        """
         job.saved = self._at_begin.copy()
+        if script is not None:
+            isolation.prepare_script(job.saved, script)
         job.greenlet = greenlet(job.run, parent=self._hub)
         job.greenlet.gr_context = contextvars.copy_context()
 
