@@ -89,7 +89,7 @@ class Writer:
 
     def wait_until_written(self, job: str) -> None:
         """Block until this job's last write has ended, well or not; `poll` tells."""
-        task = self._writing.pop(job, None)
+        task = self._writing.get(job)
         if task is not None:
             wait([task])
 
@@ -109,6 +109,7 @@ class Writer:
         """Free the memory that is kept for a job's copies, once it has ended. Blocks until its write has."""
         self.wait_until_written(job)
         self._copies.pop(job, None)
+        self._writing.pop(job, None)
 
     def close(self) -> list[Done]:
         """Block until everything has ended and end the thread; return what `poll` would."""
