@@ -14,9 +14,10 @@ LAYERS = [
     "errors suggest order simulate clockwork alternatives events results run_dir",  # the standard library alone
     "jobs",
     "output isolation clocks contradiction watch workers agreement interruption handle",
-    "gradients buffers seams turns job_seams job_output job_source accounts planning aggregation compression checkpoint pipeline running",
+    "gradients buffers seams turns job_seams job_output job_source "
+    "accounts planning aggregation compression checkpoint pipeline running",
     "observe integrations",
-    "parcel entry launch",
+    "parcel entry launch launching",
     "cli profiling",
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer.split()}

@@ -16,7 +16,7 @@ from motet.cli import Parser
 from motet.cli_table import results_table
 from motet.errors import MotetError, UsageError
 from motet.jobs import JobSpec, check_specs, load_jobs_file, specs_from_each
-from motet.launch import describe_run
+from motet.launching import describe_run
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launch_outcome import conclude, exit_status
 from motet.launch_workers import run_workers

@@ -222,7 +222,7 @@ def test_two_machines_agree_on_one_run(place: Path) -> None:
 
 PROGRAM = """
 import functools, sys
-import torch, motet.launch
+import torch, motet
 from torch.nn.parallel import DistributedDataParallel
 
 print("imported as", __name__)
@@ -236,7 +236,7 @@ def train(width, fail=False):
     return {"weights": model.module.weight.detach(), "workers": dist.get_world_size()} if width > 3 else 0.5
 
 if __name__ == "__main__":
-    results = motet.launch.launch(
+    results = motet.launch(
         {"narrow": functools.partial(train, 2), "wide": functools.partial(train, width=5),
          "bad": functools.partial(train, 2, fail=True)},
         nproc_per_node=2, order="narrow,wide,narrow,bad", run_dir="out")
@@ -260,11 +260,11 @@ def test_a_program_launches_its_own_functions(place: Path) -> None:
 
 
 NOTEBOOK = """
-import motet.launch
+import motet
 def train():
     return scale * 2
 scale = 21
-print(motet.launch.launch({"cell": train}, run_dir="out")["cell"].result)
+print(motet.launch({"cell": train}, run_dir="out")["cell"].result)
 """
 
 
@@ -276,7 +276,7 @@ def test_a_notebook_launches_functions_of_its_cells(place: Path) -> None:
 
 
 def test_a_program_without_a_guard_is_told(place: Path) -> None:
-    (place / "program.py").write_text("import motet.launch\ndef f(): pass\nmotet.launch.launch({'a': f})\n")
+    (place / "program.py").write_text("import motet\ndef f(): pass\nmotet.launch({'a': f})\n")
     status, _, err = ended(start("program.py"))
     assert status != 0
     assert '__name__ == "__main__"' in err

@@ -10,7 +10,7 @@ from motet.cli import COMMANDS, main
 from motet.cli_run import parse
 from motet.cli_table import results_table
 from motet.errors import UsageError
-from motet.launch import launch
+from motet.launching import launch
 from motet.launch_options import torchrun_options
 from motet.launch_outcome import exit_status
 from motet.results import JobResult, Results, Status
