@@ -136,7 +136,10 @@ class Checkpoints:
             os.rename(folder, path)
             self._at_moment("checkpoint is in place")
             _sync(self.directory)
-        except (OSError, CheckpointError) as error:
+        except CheckpointError:
+            self.abandon(turn)
+            raise
+        except OSError as error:
             self._give_up(turn, "the manifest", error)
         self._at_moment("checkpoint is synced")
         self.problems = tuple(self._remove_old(path))

@@ -82,7 +82,11 @@ def generator() -> torch.Generator:
 
 
 def loaders() -> dict[str, Callable[[], DataLoader[Any]]]:
-    data, noisy = Samples, lambda: Samples(augment=True)
+    data = Samples
+
+    def noisy() -> Samples:
+        return Samples(augment=True)
+
     return {
         "in order": lambda: DataLoader(noisy(), 3),
         "shuffled": lambda: DataLoader(noisy(), 3, shuffle=True),

@@ -41,7 +41,7 @@ def generators_as_before() -> Iterator[None]:
 @pytest.fixture
 def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     yield
     dist.destroy_process_group()
 
@@ -51,7 +51,9 @@ class Training:
 
     def __init__(self, seed: int, width: int = 6) -> None:
         torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, 1))
+        self.model: Any = nn.Sequential(
+            nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, 1)
+        )
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.05, amsgrad=True)
         self.rates = lr_scheduler.CosineAnnealingLR(self.optimizer, 10)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)

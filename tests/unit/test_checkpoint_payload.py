@@ -62,7 +62,7 @@ REFUSED = [
     1 << 5000,
     b"",
     torch.contiguous_format,
-    torch.ones(2).as_subclass(Marked),  # type: ignore[no-untyped-call]
+    torch.ones(2).as_subclass(Marked),
     torch.empty(2, device="meta"),
 ]
 

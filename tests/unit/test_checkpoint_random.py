@@ -16,10 +16,10 @@ from motet.errors import CheckpointError
 
 @pytest.fixture(autouse=True)
 def generators_as_before() -> Iterator[None]:
-    bit_generator = np.random.get_bit_generator()
+    bit_generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     saved = torch.get_rng_state(), np.random.get_state(), random.getstate()
     yield
-    np.random.set_bit_generator(bit_generator)
+    np.random.set_bit_generator(bit_generator)  # type: ignore[attr-defined]
     torch.set_rng_state(saved[0])
     np.random.set_state(saved[1])
     random.setstate(saved[2])
@@ -40,14 +40,14 @@ def draws() -> list[float]:
 @pytest.mark.parametrize("kind", ["MT19937", "PCG64", "Philox", "SFC64"])
 @pytest.mark.parametrize("half_drawn", [False, True])
 def test_what_is_drawn_next_is_the_same(kind: str, half_drawn: bool) -> None:
-    np.random.set_bit_generator(getattr(np.random, kind)(7))
+    np.random.set_bit_generator(getattr(np.random, kind)(7))  # type: ignore[attr-defined]
     if half_drawn:  # both keep the second of a pair of normal numbers for the next call
         np.random.normal()
         random.gauss(0, 1)
         torch.randn(1)
     saved = through_a_file(snapshot(random_generators()))
     expected = draws()
-    np.random.set_bit_generator(np.random.MT19937(0))
+    np.random.set_bit_generator(np.random.MT19937(0))  # type: ignore[attr-defined]
     random.seed(0)
     torch.manual_seed(0)
     assert draws() != expected
