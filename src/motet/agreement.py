@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motet.errors import DivergenceError, WorkerFailedError
@@ -48,6 +49,8 @@ class Agreements:
         self._ripe_slot = 0
         self._since = time.monotonic()
         self._pending: Pending | None = None
+        self._pending_costs: Pending | None = None
+        self._told: list[list[float]] | None = None
 
     def note(self, job: str, turn: int, buckets: int) -> None:
         """Take one synchronized turn into the signature that is compared at the next agreement."""
@@ -57,12 +60,17 @@ class Agreements:
         """Whether the next periodic agreement begins at this slot; the same on every worker."""
         return self._pending is None and slot - self._begun_slot >= self._interval
 
-    def begin(self, slot: int, *, stop: bool, num_live: int) -> None:
-        """Begin a periodic agreement; it is ripe one round later. Collective."""
+    def begin(self, slot: int, *, stop: bool, num_live: int, costs: Sequence[float] = ()) -> None:
+        """Begin a periodic agreement; it is ripe one round later. Collective.
+
+        ``costs``: what this worker tells of the jobs' costs, as many numbers on every worker; see `take_told`.
+        """
         now = time.monotonic()
         values = [_PERIODIC, slot, self._signature, float(stop), now - self._since, slot - self._begun_slot, 0.0, 0.0]
         self._since, self._begun_slot, self._ripe_slot = now, slot, slot + num_live
         self._pending = self._workers.start_agreement(values)
+        if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
+            self._pending_costs = self._workers.start_agreement(costs)
 
     def ripe(self, slot: int) -> bool:
         """Whether the agreement under way is looked at in this slot; the same on every worker."""
@@ -84,10 +92,18 @@ class Agreements:
                 )
                 + "\nLook for an `if` on the rank around backward() or no_sync(), or uneven numbers of batches."
             )
+        if self._pending_costs is not None:
+            costs, self._pending_costs = self._pending_costs, None
+            self._told = self._workers.finish_agreement(costs)
         slowest = max(values[4] for values in gathered)
         slots = gathered[0][5]
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
         self.stop = self.stop or any(values[3] for values in gathered)
+
+    def take_told(self) -> list[list[float]] | None:
+        """Return what all workers told of their costs, by worker, once; None if nothing new was told."""
+        told, self._told = self._told, None
+        return told
 
     def all_ended_alike(self, ended: Ended) -> None:
         """Block until every worker reports the same end of the same job; raise `GangError` if one does not."""

@@ -46,6 +46,7 @@ class Link:
         self._since = 0.0
         self._num_travelling = 0
         self._virtual_seconds = 0.0  # what one bucket would be charged that had travelled all along
+        self._busy_seconds = 0.0
 
     def begin(self, now: float) -> float:
         """Note that a bucket leaves at ``now``; return a mark for `end`."""
@@ -61,7 +62,14 @@ class Link:
             self._num_travelling -= 1
             return self._virtual_seconds - mark
 
+    def busy_seconds(self, now: float) -> float:
+        """Return for how long anything has travelled up to ``now``."""
+        with self._lock:
+            self._advance(now)
+            return self._busy_seconds
+
     def _advance(self, now: float) -> None:
         if self._num_travelling > 0 and now > self._since:
             self._virtual_seconds += (now - self._since) / self._num_travelling
+            self._busy_seconds += now - self._since
         self._since = max(now, self._since)

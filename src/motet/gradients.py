@@ -49,7 +49,7 @@ class Turnaround:
     """When and how much one turn synchronized.
 
     ``launched`` and ``completed`` are `time.perf_counter` values of this worker; ``link_seconds`` is the turn's share
-    of the network's busy time (`motet.clocks.Link`).
+    of the network's busy time (`motet.clocks.Link`); ``launches`` are the moment and the bytes of each bucket.
     """
 
     launched: float = 0.0
@@ -59,6 +59,7 @@ class Turnaround:
     link_seconds: float = 0.0
     num_bytes: int = 0
     num_collectives: int = 0
+    launches: list[tuple[float, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -201,6 +202,7 @@ class JobGradients:
         num_bytes = buffer.numel() * buffer.element_size()
         turn.num_bytes += num_bytes
         turn.num_collectives += 1
+        turn.launches.append((now, num_bytes))
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
         done = threading.Event()
         if work is not None:
@@ -283,6 +285,8 @@ def split_bucket(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return views of a flat bucket, one a parameter, laid out as DDP lays them out (strides of the parameter)."""
     views, offset = [], 0
     flat = buffer.detach().view(-1)
+    if parameters and parameters[0].is_complex() and not flat.is_complex():
+        flat = torch.view_as_complex(flat.view(-1, 2))  # DDP hands complex buckets over as pairs of real numbers
     for parameter in parameters:
         piece = flat.narrow(0, offset, parameter.numel())
         if parameter.is_contiguous() or not is_non_overlapping_and_dense_or_false(parameter):

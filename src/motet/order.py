@@ -23,6 +23,9 @@ MAX_ROUND_TURNS = 64
 
 Long enough to give one turn of a job to 63 of another; short enough to read, and to reach every job soon."""
 
+ROUND_ROBIN = "round-robin"
+"""What users write for an order in which each job has one turn a round."""
+
 WEIGHT_TOLERANCE = 0.05
 """Turns per round are taken from the shortest round in which no job gets 5 % more of its due than another."""
 
@@ -85,10 +88,12 @@ def round_robin(names: Sequence[str]) -> Order:
 
 
 def parse_order(given: str | Sequence[str], names: Sequence[str]) -> Order:
-    """Return the order that the user gave for the jobs ``names``: ``"a,b,a,c"``, or a sequence of names.
+    """Return the order that the user gave for the jobs ``names``: ``"a,b,a,c"``, a sequence, or ``"round-robin"``.
 
     Raises UsageError where it names an unknown job, leaves one out, or is empty.
     """
+    if given == ROUND_ROBIN and ROUND_ROBIN not in names:
+        return round_robin(names)
     turns = tuple(turn.strip() for turn in given.split(",")) if isinstance(given, str) else tuple(given)
     shown = given if isinstance(given, str) else ",".join(map(str, turns))
     if not any(turns):

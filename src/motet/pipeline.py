@@ -8,6 +8,7 @@ slot; no worker ever decides by its own clock.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from motet.events import (
     Notice,
     Observer,
     OrderChanged,
+    ParametersSet,
     RunEnded,
     RunStarted,
     SyncEnded,
@@ -38,7 +40,8 @@ from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Script
-from motet.order import Cursor, Order, round_robin
+from motet.order import Cursor
+from motet.planning import Change, Planning, Sync
 from motet.results import Results
 from motet.seams import installed
 from motet.turns import JobStopped, RunningJob, Turns
@@ -60,7 +63,7 @@ class Pipeline:
     def __init__(
         self,
         source: JobSource,
-        order: Order | None,
+        planning: Planning,
         at_once: int,
         workers: Workers,
         observers: Sequence[Observer],
@@ -71,8 +74,8 @@ class Pipeline:
         blocking_buffers: bool = False,
     ) -> None:
         self._source = source
-        self._given_order = order
-        self._cursor = Cursor(order or round_robin(source.names))
+        self._planning = planning
+        self._cursor = Cursor(planning.order)
         self._at_once = at_once
         self._workers = workers
         self._watch = workers.watch
@@ -129,31 +132,43 @@ class Pipeline:
         if job.outcome is not None:
             self._conclude(job)
             self._admit()
+            self._follow(self._planning.ended(job.name, self._num_synced()))
         if self._agreements.due(self._slot) and self._live:
-            self._agreements.begin(self._slot, stop=self._interruption.requested, num_live=len(self._live))
+            self._begin_agreement()
         if self._agreements.ripe(self._slot):
             self._agreements.settle()
-        if self._agreements.stop:
+        if (told := self._agreements.take_told()) is not None:
+            self._follow(self._planning.hear(told, self._num_synced()))
+        if self._agreements.stop or self._planning.over(self._slot):
             self._stop_all()
 
     def _admit(self) -> None:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
         while len(self._live) < self._at_once and (spec := self._source.next_job()) is not None:
-            if spec.name not in self._cursor.order.names:
-                self._change_order(round_robin([*self._live, spec.name]), f"job '{spec.name}' joined")
+            self._follow(self._planning.joined(spec.name, self._live))
             gradients = JobGradients(spec.name, self._stopwatch, self._link, self._exposed)
             gradients.lane = self._workers.take_lane()
-            handle = JobHandle(spec.name, self._job_dir(spec.name), self._logger(spec.name), self._expecter(spec.name))
+            handle = JobHandle(spec.name, *self._ears(spec.name))
             job = self._live[spec.name] = RunningJob(spec.name, spec.call, gradients, handle)
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
             self._turns.admit(job, script=spec.call.path if isinstance(spec.call, Script) else None)
             self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
 
-    def _change_order(self, order: Order, reason: str) -> None:
-        """From the next slot on follow ``order``. Every worker must call this at the same slot with the same order."""
-        self._cursor.change(order)
-        self._observe(OrderChanged(time=time.perf_counter(), order=order.turns, reason=reason))
+    def _begin_agreement(self) -> None:
+        costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
+        self._agreements.begin(self._slot, stop=self._interruption.requested, num_live=len(self._live), costs=costs)
+
+    def _num_synced(self) -> dict[str, int]:
+        return {name: job.num_synced for name, job in self._live.items()}
+
+    def _follow(self, change: Change | None) -> None:
+        """From the next slot on follow a new order. Every worker must call this at the same slot with the same one."""
+        if change is None:
+            return
+        self._cursor.change(change.order)
+        self._agreements.note("/order", self._slot, zlib.crc32(str(change.order).encode()))
+        self._observe(OrderChanged(time=time.perf_counter(), order=change.order.turns, reason=change.reason))
 
     def _land(self, job: RunningJob) -> None:
         """Block until the gradients of the job's last turn have landed; nothing to do for a job that has none."""
@@ -182,6 +197,9 @@ class Pipeline:
 
     def _account(self, job: RunningJob, turn: int, wait_begin: float, figures: Turnaround) -> None:
         hidden = self._accounts.synced(job.name, figures)
+        travel = figures.completed - figures.launched
+        sync = Sync(travel, figures.link_seconds, figures.num_bytes, tuple(figures.launches))
+        self._planning.synced(job.name, sync)
         self._agreements.note(job.name, turn, job.gradients.signature)
         self._observe(
             SyncEnded(
@@ -201,6 +219,7 @@ class Pipeline:
         turn = job.turn
         self._watch.at("computing", job.name, turn)
         begin, waited = time.perf_counter(), self._stopwatch.total_seconds
+        busy = self._link.busy_seconds(begin)
         self._turns.take(job, throw=throw)
         end = time.perf_counter()
         self._watch.at("between turns")
@@ -211,6 +230,7 @@ class Pipeline:
         if job.gradients.in_flight and job.outcome is None:
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
+            self._planning.computed(job.name, begin, end - begin - waited, self._link.busy_seconds(end) - busy)
         self._observe(TurnEnded(time=end, job=job.name, turn=turn, begin=begin, synchronizing=job.outcome is None))
 
     def _conclude(self, job: RunningJob) -> None:

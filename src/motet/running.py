@@ -15,6 +15,7 @@ from motet.job_source import ListedJobs
 from motet.jobs import Job
 from motet.order import parse_order
 from motet.pipeline import Pipeline
+from motet.planning import Planning
 from motet.results import Results
 from motet.run_dir import RunDir
 from motet.workers import Workers
@@ -43,9 +44,9 @@ def run(
     """Train several jobs on the workers of this process group and return what came of them.
 
     ``jobs``: callables without arguments, by name, or `Job` records. ``order``: a cyclic sequence of names
-    (``"a,b,a,c"``), by default each in its turn. ``at_once``: how many are in flight together; the others join as
-    earlier ones end. Called under torchrun it uses the workers it finds (and a process group that is there already);
-    called by itself it is a single worker.
+    (``"a,b,a,c"``, or ``"round-robin"``) to keep to; by default it is determined from what the jobs' turns cost.
+    ``at_once``: how many are in flight together; the others join as earlier ones end. Called under torchrun it uses
+    the workers it finds (and a process group that is there already); called by itself it is a single worker.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
@@ -63,7 +64,7 @@ def run(
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
         pipeline = Pipeline(
             ListedJobs(listed),
-            parsed,
+            Planning(parsed, names),
             at_once or len(listed),
             workers,
             observers,
