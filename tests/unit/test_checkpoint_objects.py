@@ -263,7 +263,7 @@ def test_torchs_schedulers_and_optimizers_can_be_saved() -> None:
         each for _, each in inspect.getmembers(torch.optim, inspect.isclass) if issubclass(each, torch.optim.Optimizer)
     }
     for each in kinds - {torch.optim.Optimizer, torch.optim.SparseAdam, torch.optim.LBFGS}:
-        optimizers = [each([weight], lr=0.1) for _ in range(2)]
+        optimizers = [each([weight], lr=0.1) for _ in range(2)]  # type: ignore[call-arg]
         weight.grad = torch.ones(3, 3)
         optimizers[0].step()
         state = through_a_file(snapshot(state_of({"it": optimizers[0]})))
