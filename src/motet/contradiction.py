@@ -37,10 +37,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Position:
-    """Where one worker stands. ``launched`` counts the synchronized turns of each job that it has sent off."""
+    """Where one worker stands. ``launched`` counts the synchronized turns of each job that it has sent off.
+
+    ``epoch`` changes whenever the worker moves; ``beat`` counts what it has published, so that a position that nobody
+    renews any more is told from one where somebody still stands.
+    """
 
     worker: int
     epoch: int
+    beat: int
     job: str | None
     turn: int
     phase: str

@@ -118,6 +118,16 @@ class JobSeams:
                 ".compiled_autograd False and optimize_ddp at its default, or run this job alone with torchrun."
             )
         original(ddp, *args, **kwargs)
+        self._adopt(job, ddp, static_graph=bool(given.get("static_graph")))
+
+    def restore_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Restore a copied or unpickled DDP model, whose gradients are deferred as well."""
+        original(ddp, *args, **kwargs)
+        job = self._turns.running_here()
+        if job is not None:
+            self._adopt(job, ddp, static_graph=ddp.static_graph)
+
+    def _adopt(self, job: RunningJob, ddp: DistributedDataParallel, *, static_graph: bool) -> None:
         group = ddp.process_group
         if dist.get_world_size(group) != dist.get_world_size():
             raise UnsupportedError(
@@ -133,7 +143,7 @@ class JobSeams:
             group=group,
             world_size=dist.get_world_size(group),
             gradient_as_bucket_view=ddp.gradient_as_bucket_view,
-            may_skip_parameters=ddp.find_unused_parameters or bool(given.get("static_graph")),
+            may_skip_parameters=ddp.find_unused_parameters or static_graph,
             batched_grad_copy=ddp.batched_grad_copy,
         )
         self._models[ddp] = model

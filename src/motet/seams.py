@@ -32,6 +32,9 @@ class Seams(Protocol):
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel.__init__``."""
 
+    def restore_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """``DistributedDataParallel.__setstate__``: a model that was copied or unpickled."""
+
     def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel.register_comm_hook``."""
 
@@ -190,6 +193,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
     ddp = DistributedDataParallel
     return [
         through(seams.build_ddp, ddp, "__init__"),
+        through(seams.restore_ddp, ddp, "__setstate__"),
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),

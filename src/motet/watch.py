@@ -61,6 +61,8 @@ class Watch:
         self._phase = "starting"
         self._item: Item | None = None
         self._epoch = 0
+        self._beat = 0
+        self._seen: dict[int, tuple[int, int]] = {}
         self._last: deque[tuple[str, int]] = deque(maxlen=6)
         self._since = time.monotonic()
         self._timeout_seconds = timeout_seconds
@@ -114,6 +116,7 @@ class Watch:
         return Position(
             worker=self.worker,
             epoch=self._epoch,
+            beat=self._beat,
             job=self._job,
             turn=self._turn,
             phase=self._phase,
@@ -163,23 +166,23 @@ class Watch:
         return found
 
     def _run(self) -> None:
-        previous: dict[int, Position] = {}
         while not self._closing.wait(1.0):
             still = time.monotonic() - self._since
             if still < self._suspicion_seconds or self.error is not None:
-                previous = {}
+                self._seen.clear()
                 continue
             try:
-                previous = self._compare(previous, still)
+                self._compare(still)
             except Exception as error:  # the store's host has gone: nobody is left to compare with
                 if self._closing.is_set():
                     return
                 self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
 
-    def _compare(self, previous: dict[int, Position], still: float) -> dict[int, Position]:
-        """Publish, read, and judge. A verdict needs two readings in a row that are alike."""
+    def _compare(self, still: float) -> None:
+        """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""
         store = self._store
         assert store is not None
+        self._beat += 1
         mine = self.position()
         store.set(f"{_KEY}/position/{self.worker}", json.dumps(mine.to_json()))
         positions = {self.worker: mine}
@@ -187,7 +190,7 @@ class Watch:
             key = f"{_KEY}/position/{other}"
             if other != self.worker and store.check([key]):
                 positions[other] = Position.from_json(json.loads(store.get(key)))
-        stable = {w: p for w, p in positions.items() if w in previous and previous[w] == p}
+        stable = {worker: position for worker, position in positions.items() if self._stands(position)}
         circle = find_circle(stable, certain=still < self._certainty_seconds)
         if circle and mine.item is not None:
             self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
@@ -195,7 +198,14 @@ class Watch:
             self._give_up(_failed(failed))
         elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
             self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
-        return positions
+
+    def _stands(self, position: Position) -> bool:
+        """Whether a worker has renewed a position, without having moved, since it was first read."""
+        epoch, beat = self._seen.get(position.worker, (-1, 0))
+        if epoch != position.epoch:
+            self._seen[position.worker] = (position.epoch, position.beat)
+            return False
+        return position.beat > beat
 
     def _verdict(self, positions: dict[int, Position], circle: list[int]) -> GangError:
         failed = {w: how for w, p in positions.items() for how in p.ended.values() if how.startswith("failed")}
@@ -211,7 +221,7 @@ class Watch:
         return DivergenceError(
             f"The workers took different ways and wait for each other (workers {circle}):\n{table}\n"
             "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank "
-            "around backward() or a collective."
+            "around backward() or a collective, or buffers written on some workers only (--buffers blocking)."
         )
 
     def _give_up(self, error: GangError) -> None:

@@ -24,6 +24,7 @@ from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedEr
 from motet.watch import Watch
 
 SLICE_SECONDS = 0.25
+_num_runs = 0
 # A group's own timeout is destructive and cannot be told who waits for whom: ours comes first.
 GROUP_TIMEOUT = timedelta(days=7)
 
@@ -56,12 +57,14 @@ class Workers:
         self.watch = Watch(self.worker, self.num_workers, store, state_file, timeout_seconds)
 
     @classmethod
-    def join(cls, *, run: str = "run", state_dir: Path | None = None, timeout_seconds: float = 1800.0) -> Workers:
+    def join(cls, *, state_dir: Path | None = None, timeout_seconds: float = 1800.0) -> Workers:
         """Join the workers of this run; blocks until all have. Collective."""
         owns_group = not dist.is_initialized()
         if owns_group:
             _initialize()
-        store = PrefixStore(run, dist.distributed_c10d._get_default_store())
+        global _num_runs
+        _num_runs += 1  # the same on every worker; a later run in this group must not read what an earlier one left
+        store = PrefixStore(f"motet/{_num_runs}", dist.distributed_c10d._get_default_store())
         state_file = None if state_dir is None else state_dir / f"worker-{dist.get_rank()}"
         return cls(store, owns_group, state_file, timeout_seconds)
 
