@@ -1,0 +1,236 @@
+"""All workers come to the same order from what all have told, and change it for a reason only."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motet.order import Cost, Order, round_robin
+from motet.planning import (
+    DRIFT,
+    FIGURES_PER_JOB,
+    TELL_EVERY,
+    TURNS_NEEDED,
+    TURNS_SKIPPED,
+    Change,
+    Planning,
+    Sync,
+    agreed_cost,
+    drift,
+    remaining_turns,
+    sync_seconds,
+    typical,
+)
+
+MEGABYTE = 1_000_000
+UNEQUAL = {"embedding": Cost(0.01, 0.1, 8 * MEGABYTE), "conv": Cost(0.01, 0.001, MEGABYTE // 10)}
+
+
+class Gang:
+    """The planning of several workers of which each sees the costs with noise of its own."""
+
+    def __init__(self, num_workers: int, order: Order | None, names: list[str], noise: float = 0.0) -> None:
+        self.workers = [Planning(order, names) for _ in range(num_workers)]
+        self.num_synced = dict.fromkeys(names, 0)
+        self.expected: dict[str, int | None] = dict.fromkeys(names)
+        self._noise = [random.Random(worker) for worker in range(num_workers)]
+        self._spread = noise
+
+    def turns(self, costs: Mapping[str, Cost], num_turns: int = TURNS_SKIPPED + TURNS_NEEDED) -> None:
+        for name, cost in costs.items():
+            self.num_synced[name] += num_turns
+            for _ in range(num_turns):
+                for worker, noise in zip(self.workers, self._noise, strict=True):
+                    late = noise.uniform(0, self._spread)
+                    worker.computed(name, 0.0, cost.compute_seconds * (1 + late), 0.0)
+                    waited = cost.sync_seconds * (1 + noise.uniform(0, self._spread))
+                    worker.synced(name, Sync(waited, waited, cost.sync_bytes))
+
+    def agree(self) -> Change | None:
+        """Tell and hear on all workers; their answers must be one."""
+        told = [worker.tell(self.expected) for worker in self.workers]
+        assert len({len(figures) for figures in told}) == 1
+        if not told[0]:
+            return None
+        return self.one([worker.hear(told, self.num_synced) for worker in self.workers])
+
+    def end(self, job: str) -> Change | None:
+        del self.num_synced[job], self.expected[job]
+        return self.one([worker.ended(job, self.num_synced) for worker in self.workers])
+
+    def one(self, changes: list[Change | None]) -> Change | None:
+        assert all(change == changes[0] for change in changes)
+        assert len({worker.order for worker in self.workers}) == 1
+        return changes[0]
+
+
+def agree_until_told(gang: Gang) -> Change | None:
+    """Agree as often as it takes until costs are told with it."""
+    for _ in range(TELL_EVERY):
+        if (change := gang.agree()) is not None:
+            return change
+    return None
+
+
+def test_a_run_begins_with_a_round_robin_and_goes_on_with_a_determined_order() -> None:
+    gang = Gang(2, None, ["embedding", "conv"])
+    assert gang.workers[0].order == round_robin(["embedding", "conv"])
+    gang.turns(UNEQUAL, TURNS_SKIPPED + TURNS_NEEDED - 1)
+    assert gang.agree() is None, "the first turns are no costs"
+    gang.turns(UNEQUAL, 1)
+    change = gang.agree()
+    assert change is not None
+    assert change.order.weights["conv"] == 10 * change.order.weights["embedding"]
+    assert change.reason == "the costs of 2 jobs are known"
+
+
+def test_an_order_that_was_given_is_never_changed() -> None:
+    order = Order(("embedding", "conv", "conv"))
+    gang = Gang(2, order, ["embedding", "conv", "late"])
+    gang.turns(UNEQUAL, 20)
+    assert all(worker.tell(gang.expected) == [] for worker in gang.workers), "nobody asks"
+    assert gang.end("late") is None
+    assert gang.workers[0].order is order
+
+
+def test_lengths_count_once_a_job_has_told_them() -> None:
+    gang = Gang(2, None, ["embedding", "conv"])
+    gang.turns(UNEQUAL)
+    gang.agree()
+    gang.expected.update(embedding=105, conv=2005)
+    change = agree_until_told(gang)
+    assert change is not None
+    assert change.order.weights["conv"] == 20 * change.order.weights["embedding"]
+    assert change.reason == "jobs have said how long they are"
+    assert agree_until_told(gang) is None
+
+
+def test_workers_that_know_different_lengths_count_with_the_longest() -> None:
+    workers = [Planning(None, ["embedding", "conv"]) for _ in range(2)]
+    gang = Gang(2, None, ["embedding", "conv"])
+    gang.workers = workers
+    gang.turns(UNEQUAL)
+    told = [
+        workers[0].tell({"embedding": 5 + 10, "conv": None}),
+        workers[1].tell({"embedding": 5 + 20, "conv": 5 + 400}),
+    ]
+    change = gang.one([worker.hear(told, gang.num_synced) for worker in workers])
+    assert change is not None
+    assert change.order.weights["conv"] == 20
+
+
+def test_a_drift_changes_the_order_when_it_has_lasted() -> None:
+    gang = Gang(3, None, ["embedding", "conv"], noise=0.05)
+    gang.turns(UNEQUAL, 20)
+    gang.agree()
+    slower = {**UNEQUAL, "conv": Cost(0.05, 0.001)}
+    gang.turns(slower, 20)
+    assert agree_until_told(gang) is None, "once may be chance"
+    change = agree_until_told(gang)
+    assert change is not None
+    assert "job 'conv' changed by" in change.reason
+    assert change.order.weights["conv"] < 4 * change.order.weights["embedding"]
+
+
+def test_noise_changes_nothing() -> None:
+    gang = Gang(2, None, ["embedding", "conv"], noise=DRIFT / 2)
+    gang.turns(UNEQUAL)
+    assert gang.agree() is not None
+    for _ in range(10):
+        gang.turns(UNEQUAL, 5)
+        assert agree_until_told(gang) is None
+
+
+def test_a_drift_that_would_gain_nothing_changes_nothing() -> None:
+    equal = {"a": Cost(0.01, 0.01), "b": Cost(0.01, 0.01)}
+    gang = Gang(2, None, ["a", "b"])
+    gang.turns(equal)
+    gang.agree()
+    gang.turns({name: Cost(0.02, 0.02) for name in equal}, 20)
+    assert all(agree_until_told(gang) is None for _ in range(4))
+    assert gang.workers[0].order.weights == {"a": 1, "b": 1}
+
+
+def test_costs_are_told_less_often_once_they_are_known() -> None:
+    gang = Gang(2, None, ["embedding", "conv"])
+    gang.turns(UNEQUAL)
+    gang.agree()
+    told = [bool(gang.workers[0].tell(gang.expected)) for _ in range(3 * TELL_EVERY)]
+    assert sum(told) == 3
+
+
+def test_when_a_job_ends_the_others_share_anew_without_asking() -> None:
+    gang = Gang(2, None, ["embedding", "conv", "other"])
+    gang.turns({**UNEQUAL, "other": Cost(0.1, 0.001)}, 20)
+    gang.agree()
+    change = gang.end("other")
+    assert change is not None
+    assert set(change.order.names) == {"embedding", "conv"}
+    assert change.order.weights["conv"] == 10 * change.order.weights["embedding"]
+    assert gang.end("conv") is None, "one job alone needs no order"
+
+
+def test_a_job_that_joins_is_measured_in_a_round_robin() -> None:
+    gang = Gang(2, None, ["embedding", "conv"])
+    gang.turns(UNEQUAL, 20)
+    gang.agree()
+    gang.num_synced["new"], gang.expected["new"] = 0, None
+    change = gang.one([worker.joined("new", ["embedding", "conv"]) for worker in gang.workers])
+    assert change == Change(Order(("embedding", "conv", "new")), "job 'new' joined")
+    assert gang.agree() is None
+    gang.turns({"new": Cost(0.01, 0.2)}, 20)
+    change = gang.agree()
+    assert change is not None
+    assert change.reason == "the costs of job 'new' are known"
+    assert gang.one([worker.joined("new", ["embedding", "conv"]) for worker in gang.workers]) is None
+
+
+def test_the_worker_that_launched_last_tells_what_a_sync_takes() -> None:
+    early, late = [(0.5, 0.5), (0.1, 0.09)], [(0.1, 0.08), (0.7, 0.7)]
+    assert sync_seconds([early, late]) == pytest.approx((0.08 + 0.09) / 2)
+
+
+def test_the_slowest_worker_tells_what_computing_takes() -> None:
+    figures = [[compute, 100.0, -1.0, 0.2, 0.1] + [-1.0] * (FIGURES_PER_JOB - 5) for compute in (0.1, 0.3, 0.2)]
+    assert agreed_cost(figures) == Cost(0.3, 0.1, 100)
+    figures[1][0] = -1.0
+    assert agreed_cost(figures) is None
+
+
+def test_one_stall_does_not_move_what_is_typical() -> None:
+    assert typical([1.0, 1.1, 0.9, 1.0, 1.0, 60.0]) == pytest.approx(1.0, abs=0.05)
+    assert typical([2.0]) == 2.0
+
+
+def test_drift_is_relative_to_what_a_turn_takes_alone() -> None:
+    assert drift(Cost(1, 3), Cost(1, 4)) == 0.25
+    assert drift(Cost(1, 3), Cost(0, 3)) == 0.25
+    assert drift(Cost(0, 0), Cost(0, 0)) == 0.0
+    assert drift(Cost(0, 0), Cost(1, 0)) == math.inf
+
+
+def test_a_job_that_outlives_its_turns_has_one_to_come() -> None:
+    assert remaining_turns({"a": 10, "b": None}, {"a": 12, "b": 3, "c": 0}) == {"a": 1, "b": None, "c": None}
+
+
+costs = st.builds(Cost, st.floats(0, 10), st.floats(0, 10), st.integers(0, 10**9))
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.dictionaries(st.sampled_from("abcde"), costs, min_size=2), st.data())
+def test_workers_agree_whatever_they_see(before: dict[str, Cost], data: st.DataObject) -> None:
+    gang = Gang(3, None, sorted(before), noise=0.5)
+    gang.turns(before, 8)
+    change = gang.agree()
+    assert change is None or set(change.order.names) == set(before)
+    after = {name: data.draw(costs) for name in before}
+    gang.turns(after, 8)
+    for name in sorted(before):
+        agree_until_told(gang)
+        agree_until_told(gang)
+        gang.end(name)
