@@ -13,13 +13,14 @@ from typing import Any
 
 from motet import entry
 from motet.cli import Parser
+from motet.cli_report import build_quietly
 from motet.cli_table import results_table
 from motet.errors import MotetError, UsageError
 from motet.jobs import JobSpec, check_specs, load_jobs_file, specs_from_each
-from motet.launching import describe_run
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launch_outcome import conclude, exit_status
 from motet.launch_workers import run_workers
+from motet.launching import describe_run
 from motet.order import parse_order
 from motet.run_dir import RunDir
 
@@ -52,7 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("jobs", metavar="JOBS", help="a jobs file (.yaml), or a script (.py) with --each")
     parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
     parser.add_argument("--run-dir", metavar="DIR", help="where to keep logs and results (default: runs/<time>)")
-    parser.add_argument("--order", metavar="A,B,A,C", help="one round of turns (default: each job in its turn)")
+    parser.add_argument("--order", metavar="A,B,A,C", help="one round of turns (default: Motet chooses)")
     parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
@@ -86,6 +87,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
         order=order,
         at_once=options.at_once,
         verbose=options.verbose,
+        quiet=options.quiet,
         command=["motet", "run", *argv],
     )
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
@@ -157,6 +159,8 @@ def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: 
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
     sys.stdout.write(f"{results_table(results)}results: {_shown(run_dir.path / 'results.json')}\n")
+    if (page := build_quietly(run_dir.path)) is not None:
+        sys.stdout.write(f"report: {_shown(page)}\n")
     sys.stdout.flush()
     if error is not None:
         sys.stderr.write(f"motet: {error}\n")
