@@ -37,6 +37,7 @@ def launch(
     run_dir: Path | str | None = None,
     max_restarts: int = 0,
     verbose: bool = False,
+    quiet: bool = False,
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -79,6 +80,7 @@ def launch(
             order=list(parsed.turns) if parsed else None,
             at_once=at_once,
             verbose=verbose,
+            quiet=quiet,
         ),
     )
     with tempfile.TemporaryDirectory(prefix="motet-") as private:
@@ -144,6 +146,7 @@ def describe_run(
     order: Sequence[str] | None = None,
     at_once: int | None = None,
     verbose: bool = False,
+    quiet: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return what ``run.json`` says of a run."""
@@ -159,6 +162,7 @@ def describe_run(
         "order": None if order is None else list(order),
         "at_once": at_once,
         "verbose": verbose,
+        "quiet": quiet,
         "versions": {
             "motet": _version(),
             "python": sys.version.split()[0],

@@ -10,9 +10,9 @@ from motet.cli import COMMANDS, main
 from motet.cli_run import parse
 from motet.cli_table import results_table
 from motet.errors import UsageError
-from motet.launching import launch
 from motet.launch_options import torchrun_options
 from motet.launch_outcome import exit_status
+from motet.launching import launch
 from motet.results import JobResult, Results, Status
 
 
@@ -143,6 +143,7 @@ def test_the_table() -> None:
         "gpt": job(result={"bits_per_byte": 2.345678, "steps": 40}),
         "a-long-name": job("failed", error="Traceback\n...\nValueError: no such\nlayer: 3"),
         "tensor": job(result={"repr": "tensor(1.)", "file": "jobs/tensor/result.pt"}),
+        "shown": job(result={"metric": "accuracy", "before": 0.0833333, "after": 0.99444}),
         "nothing": job(sync_seconds=0.0, hidden_seconds=0.0),
     }
     table = results_table(Results(jobs, num_workers=2, wall_seconds=12.34, efficiency=0.974)).splitlines()
@@ -151,6 +152,7 @@ def test_the_table() -> None:
         "gpt          finished      5  bits_per_byte 2.346, steps 40    3.1 s  2.0 s  1.5 s (75%)",
         "a-long-name  failed        5  layer: 3                         3.1 s  2.0 s  1.5 s (75%)",
         "tensor       finished      5  jobs/tensor/result.pt            3.1 s  2.0 s  1.5 s (75%)",
+        "shown        finished      5  accuracy 0.08333 -> 0.9944       3.1 s  2.0 s  1.5 s (75%)",
         "nothing      finished      5  -                                3.1 s  0.0 s        0.0 s",
         "2 workers, 12.3 s, efficiency 0.97",
     ]
