@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from motet.errors import GangError, MotetError, UnsupportedError, UsageError
     from motet.events import Observer
-    from motet.handle import JobHandle, current_job
+    from motet.handle import JobHandle, JobPruned, current_job
     from motet.jobs import Job, JobSpec, Script
     from motet.launch import launch
     from motet.results import JobResult, Results
@@ -35,6 +35,7 @@ _HOMES = {
     "GangError": "errors",
     "Job": "jobs",
     "JobHandle": "handle",
+    "JobPruned": "handle",
     "JobResult": "results",
     "JobSpec": "jobs",
     "MotetError": "errors",
@@ -52,6 +53,7 @@ __all__ = [
     "GangError",
     "Job",
     "JobHandle",
+    "JobPruned",
     "JobResult",
     "JobSpec",
     "MotetError",

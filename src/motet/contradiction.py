@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["gradients", "agreement", "collective"]
+Kind = Literal["gradients", "agreement", "collective", "word"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Item:
     """What a worker waits for.
 
     ``gradients``: those of turn ``number`` of ``job``; ``agreement``: the ``number``-th of the run; ``collective``: one
-    that the loop of ``job`` called by itself in turn ``number``.
+    that the loop of ``job`` called by itself in turn ``number``; ``word``: what worker 0 decides there.
     """
 
     kind: Kind
@@ -32,6 +32,8 @@ class Item:
             return f"the gradients of job '{self.job}', turn {self.number}"
         if self.kind == "agreement":
             return "the other workers' agreement" + (f" that job '{self.job}' ended" if self.job else "")
+        if self.kind == "word":
+            return "worker 0's decision" + (f" about job '{self.job}', turn {self.number}" if self.job else "")
         return f"a collective that job '{self.job}' called in turn {self.number}"
 
 
@@ -106,7 +108,7 @@ def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> l
 
 
 def _met(item: Item, other: Position, certain: bool) -> bool:
-    if item.kind == "collective" and not certain and other.item != item:
+    if item.kind in ("collective", "word") and not certain and other.item != item:
         return False
     return other.has_launched(item)
 

@@ -74,6 +74,15 @@ class MetricsLogged:
 
 
 @dataclass(frozen=True, slots=True)
+class ParametersSet:
+    """What a job was made with, as far as it is known by now: the arguments of its call, the choices of a search."""
+
+    time: float
+    job: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class OrderChanged:
     """From here on the turns follow ``order``, on every worker alike."""
 
@@ -110,7 +119,18 @@ class RunEnded:
     wall_seconds: float
 
 
-Event = RunStarted | JobStarted | TurnEnded | SyncEnded | MetricsLogged | OrderChanged | Notice | JobEnded | RunEnded
+Event = (
+    RunStarted
+    | JobStarted
+    | TurnEnded
+    | SyncEnded
+    | MetricsLogged
+    | ParametersSet
+    | OrderChanged
+    | Notice
+    | JobEnded
+    | RunEnded
+)
 
 
 class Observer(Protocol):

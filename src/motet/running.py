@@ -11,9 +11,9 @@ from typing import Literal, TextIO
 from motet.errors import UsageError
 from motet.events import Observer
 from motet.job_output import JobOutput
-from motet.job_source import ListedJobs
+from motet.job_source import JobSource, ListedJobs
 from motet.jobs import Job
-from motet.order import parse_order
+from motet.order import Order, parse_order
 from motet.pipeline import Pipeline
 from motet.planning import Planning
 from motet.results import Results
@@ -56,16 +56,75 @@ def run(
     parsed = None if order is None else parse_order(order, names)
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise UsageError(f"at_once takes a number of jobs, at least 1; it was given {at_once!r}")
+    return _run(
+        lambda workers: ListedJobs(listed),
+        parsed,
+        at_once or len(listed),
+        run_dir=run_dir,
+        observers=observers,
+        verbose=verbose,
+        buffers=buffers,
+        timeout_seconds=timeout_seconds,
+        show=show,
+    )
+
+
+def run_source(
+    make_source: Callable[[Workers], JobSource],
+    *,
+    at_once: int,
+    run_dir: RunDir | Path | str | None = None,
+    observers: Sequence[Observer] = (),
+    verbose: bool = False,
+    buffers: Literal["overlapped", "blocking"] = "overlapped",
+    timeout_seconds: float = 1800.0,
+    show: Show | None = None,
+) -> Results:
+    """Train the jobs that a source gives, ``at_once`` of them in flight together, until it gives no more.
+
+    ``make_source`` is called on every worker alike once the workers are joined; its source names at least the first
+    job, if there is one at all. Everything else is as in `run`.
+    """
+    return _run(
+        make_source,
+        None,
+        at_once,
+        run_dir=run_dir,
+        observers=observers,
+        verbose=verbose,
+        buffers=buffers,
+        timeout_seconds=timeout_seconds,
+        show=show,
+    )
+
+
+def _run(
+    make_source: Callable[[Workers], JobSource],
+    order: Order | None,
+    at_once: int,
+    *,
+    run_dir: RunDir | Path | str | None,
+    observers: Sequence[Observer],
+    verbose: bool,
+    buffers: Literal["overlapped", "blocking"],
+    timeout_seconds: float,
+    show: Show | None,
+) -> Results:
+    """Put the parts together and run them."""
     workers = Workers.join(timeout_seconds=timeout_seconds)
     folder = _common_run_dir(workers, run_dir) if isinstance(run_dir, (str, Path)) else run_dir
     orderly = False
     try:
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
+        source = make_source(workers)
+        if not source.names:
+            orderly = True
+            return Results(jobs={}, num_workers=workers.num_workers, wall_seconds=0.0)
         pipeline = Pipeline(
-            ListedJobs(listed),
-            Planning(parsed, names),
-            at_once or len(listed),
+            source,
+            Planning(order, source.names),
+            at_once,
             workers,
             observers,
             job_dir=job_dir,
