@@ -11,14 +11,15 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "motet"
 # From bottom to top; a module may import those of its own layer and of layers below it. `jobs_yaml` counts as `jobs`.
 LAYERS = [
-    "errors suggest order simulate clockwork alternatives events results run_dir",  # the standard library alone
+    # the standard library alone
+    "errors suggest order simulate clockwork alternatives planning plan events results run_dir",
     "jobs",
     "output isolation clocks contradiction watch workers agreement interruption handle",
     "gradients buffers seams turns job_seams job_output job_source "
-    "accounts planning aggregation compression checkpoint pipeline running",
+    "accounts aggregation compression checkpoint pipeline running profiling",
     "observe integrations",
     "parcel entry launch launching",
-    "cli profiling",
+    "cli",
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer.split()}
 FREE = {"__init__", "__main__", "demo", "testing", "shaped_links"}  # the front door, and what only users import

@@ -111,6 +111,8 @@ def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
             )
         else:
             jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
+    if "profile" in description:
+        return _profile(run_dir, jobs, description["profile"])
     progress = Progress(quiet=bool(description.get("quiet")))
     show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
     return run(
@@ -122,6 +124,19 @@ def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
         observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path)],
         show=show,
     )
+
+
+def _profile(run_dir: RunDir, jobs: Sequence[Job], options: Mapping[str, Any]) -> Results:
+    """Let the jobs take a few turns for ``motet plan``; worker 0 leaves what they cost in ``profile.json``."""
+    from motet.profiling import profile
+    from motet.running import Show
+
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # their lines are in their logs
+        show = Show((nowhere, nowhere), tell=lambda text: None)
+        found, results = profile(jobs, num_turns=options["turns"], run_dir=run_dir, show=show)
+    if worker() == 0 and found is not None:
+        write_whole(run_dir.path / "profile.json", json.dumps(found.to_json()))
+    return results
 
 
 def _above(progress: Progress, stream: TextIO) -> TextIO:

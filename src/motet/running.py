@@ -98,9 +98,32 @@ def run_source(
     )
 
 
+def run_planned(
+    jobs: Sequence[Job],
+    planning: Planning,
+    *,
+    run_dir: RunDir | Path | str | None = None,
+    observers: Sequence[Observer] = (),
+    timeout_seconds: float = 1800.0,
+    show: Show | None = None,
+) -> Results:
+    """Train jobs, all in flight together, in the order that ``planning`` decides. Everything else is as in `run`."""
+    return _run(
+        lambda workers: ListedJobs(jobs),
+        planning,
+        len(jobs),
+        run_dir=run_dir,
+        observers=observers,
+        verbose=False,
+        buffers="overlapped",
+        timeout_seconds=timeout_seconds,
+        show=show,
+    )
+
+
 def _run(
     make_source: Callable[[Workers], JobSource],
-    order: Order | None,
+    order: Order | Planning | None,
     at_once: int,
     *,
     run_dir: RunDir | Path | str | None,
@@ -117,13 +140,17 @@ def _run(
     try:
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
-        source = make_source(workers)
+        try:
+            source = make_source(workers)
+        except UsageError:
+            orderly = True
+            raise
         if not source.names:
             orderly = True
             return Results(jobs={}, num_workers=workers.num_workers, wall_seconds=0.0)
         pipeline = Pipeline(
             source,
-            Planning(order, source.names),
+            order if isinstance(order, Planning) else Planning(order, source.names),
             at_once,
             workers,
             observers,

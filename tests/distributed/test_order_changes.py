@@ -1,0 +1,56 @@
+"""The order changes at the same turn on every worker, however slow any of them is, and changes no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.distributed.tables import LOOPS
+
+from motet.testing import Gang
+
+RESTLESS = "tests.distributed.restless:"
+
+
+def must_be_one(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what all workers tell alike."""
+    assert all(worker == told[0] for worker in told)
+    return told[0]
+
+
+@pytest.mark.parametrize("slow_worker", [None, 0, 2])
+def test_the_order_changes_at_the_same_turn_on_slow_workers(
+    gangs: Callable[[int], Gang], slow_worker: int | None
+) -> None:
+    told = must_be_one(gangs(3).run(f"{RESTLESS}jittery_run", 260, 0.004, slow_worker))
+    assert len(told["changed"]) >= 200
+    assert len({order for _, order in told["changed"]}) > 50, "they are other orders indeed"
+    for (begin, order), (end, _) in zip(told["changed"], told["changed"][1:], strict=False):
+        followed = tuple(told["taken"][begin:end])[: len(order)]
+        live = [name for name in order if name in told["taken"][begin:]]
+        if followed and live == list(order):
+            assert followed == order[: len(followed)], "the new order is followed from its beginning"
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("loop", [name for name, expected in LOOPS.items() if expected.turns_of(3) > 1])
+def test_same_weights_while_the_order_changes(gangs: Callable[[int], Gang], loop: str, num_workers: int) -> None:
+    expected = LOOPS[loop]
+    references = {"loop": expected.alone} if expected.alone else {}
+    names = {"loop": loop, "beside": "jobs_plain:companion", "longer": "jobs_plain:longer"}
+    told = gangs(num_workers).run(
+        f"{RESTLESS}must_equal_alone_restless", names, references=references, **expected.options
+    )
+    for worker in told:
+        assert worker["taken"] == told[0]["taken"]
+    assert told[0]["turns"]["loop"] == expected.turns_of(num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_orders_that_are_determined_change_no_weight(gangs: Callable[[int], Gang], num_workers: int) -> None:
+    told = must_be_one(gangs(num_workers).run(f"{RESTLESS}determined_run", 40))
+    assert "are known" in told["reasons"][0]
+    assert "job 'late' joined" in told["reasons"]
+    known = told["changed"][0][0]
+    assert set(told["taken"][:known]) == {"wide", "narrow"}
