@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ class JobSeams:
     def _deferred_backward(self, job: RunningJob, original: Call, /, *args: Any, **kwargs: Any) -> None:
         gradients = job.gradients
         gradients.before_backward()
+        job.num_backwards += 1
         gradients.depth += 1
         try:
             original(*args, **kwargs)
@@ -147,8 +148,13 @@ class JobSeams:
             batched_grad_copy=ddp.batched_grad_copy,
         )
         self._models[ddp] = model
+        weakref.finalize(ddp, model.views.clear).atexit = False  # they hold the memory of its buckets
         _register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
         self._buffers.attach(job, model, ddp)
+
+    def models_of(self, models: Sequence[DeferredDDP]) -> list[DistributedDataParallel]:
+        """Return the models that ``models`` tell of, in the order in which they were built."""
+        return [ddp for ddp, model in self._models.items() if model in models]
 
     def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Take a user's communication hook: it runs inside ours, and its future is waited for later."""
