@@ -22,6 +22,7 @@ from motet.launch_outcome import conclude, exit_status
 from motet.launch_workers import run_workers
 from motet.launching import describe_run
 from motet.order import parse_order
+from motet.plan import saved_order
 from motet.run_dir import RunDir
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
@@ -53,20 +54,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("jobs", metavar="JOBS", help="a jobs file (.yaml), or a script (.py) with --each")
     parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
     parser.add_argument("--run-dir", metavar="DIR", help="where to keep logs and results (default: runs/<time>)")
-    parser.add_argument("--order", metavar="A,B,A,C", help="one round of turns (default: Motet chooses)")
+    parser.add_argument(
+        "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
+    )
+    parser.add_argument("--plan", metavar="FILE", help="keep to the order of a plan that motet plan --save wrote")
     parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # what argparse's own `parents=` does
-    options = parser.parse_args(_with_each_attached(argv))
+    options = parser.parse_args(with_each_attached(argv))
     if options.verbose and options.quiet:
         raise UsageError("--verbose and --quiet contradict each other")
+    if options.order is not None and options.plan is not None:
+        raise UsageError("--order and --plan contradict each other: a plan has an order")
     return options
 
 
-def _with_each_attached(argv: Sequence[str]) -> list[str]:
+def with_each_attached(argv: Sequence[str]) -> list[str]:
     """Write ``--each VALUE`` as ``--each=VALUE``: argparse takes a value like ``--lr=0.1`` for an option of its own."""
     words: list[str] = []
     for word in argv:
@@ -79,9 +85,11 @@ def _with_each_attached(argv: Sequence[str]) -> list[str]:
 
 def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """Return the description of the run, with everything in it checked. Imports the jobs, in a child process."""
-    specs = _specs(options)
+    specs = specs_of(options)
     names = [spec.name for spec in specs]
     order = parse_order(options.order, names).turns if options.order is not None else None
+    if options.plan is not None:
+        order = saved_order(options.plan, names).turns
     description = describe_run(
         [spec.to_json() for spec in specs],
         order=order,
@@ -96,7 +104,8 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     return description
 
 
-def _specs(options: argparse.Namespace) -> list[JobSpec]:
+def specs_of(options: argparse.Namespace) -> list[JobSpec]:
+    """Return the jobs that a command was given."""
     path = Path(options.jobs)
     if options.each is not None:
         if path.suffix in _JOBS_FILES:
