@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from motet.handle import current_job
+from motet.isolation import loggers
 from motet.output import JobLog, JobStream, Terminal
 
 
@@ -27,6 +30,7 @@ class JobOutput:
         self._terminal = Terminal()
         self._stdout, self._stderr = streams or (sys.stdout, sys.stderr)
         self._open: dict[str, tuple[JobStream, JobStream, JobLog | None]] = {}
+        self._thread = threading.get_ident()
 
     def tell(self, text: str) -> None:
         """Say something of Motet's own to the user, on worker 0, between the jobs' lines."""
@@ -42,11 +46,35 @@ class JobOutput:
         shown = self._worker == 0 or self._everybody
         prefix = f"[{job}] " if not self._everybody else f"[{job}/{self._worker}] "
         out, err = (
-            JobStream(job, terminal=self._terminal, echo=stream if shown else None, log=log, prefix=prefix)
-            for stream in (self._stdout, self._stderr)
+            JobStream(
+                job,
+                terminal=self._terminal,
+                echo=stream if shown else None,
+                log=log,
+                prefix=prefix,
+                instead=lambda number=number: self._instead(job, number),  # type: ignore[misc]
+            )
+            for number, stream in enumerate((self._stdout, self._stderr))
         )
         self._open[job] = (out, err, log)
+        loggers.redirect((sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), out, err)
         sys.stdout, sys.stderr = out, err
+
+    def _instead(self, owner: str, number: int) -> TextIO | None:
+        """Return who gets what is written to ``owner``'s stream now, if not ``owner``.
+
+        A library that a job was the first to import may hold that job's streams (a log handler does). On the main
+        thread, what is written there in another job's turn is that job's.
+        """
+        if threading.get_ident() != self._thread:
+            return None
+        running = current_job().name
+        if running != owner and running in self._open:
+            out, err, _ = self._open[running]
+            return err if number else out
+        if owner not in self._open:  # it has ended, and nobody has the turn
+            return (self._stdout, self._stderr)[number] if self._worker == 0 or self._everybody else None
+        return None
 
     def end(self, job: str) -> None:
         """Write what the job left without an end of line, and close its log."""

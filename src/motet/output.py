@@ -272,7 +272,8 @@ class JobStream(io.TextIOWrapper):
 
     Lines go to ``echo`` with a prefix (``[name] ``) through ``terminal``, or nowhere if there is no echo; everything
     goes to ``log`` as it is. UTF-8; ``buffer`` takes bytes; not a terminal, since bars drawn with cursor movements
-    could not be told apart; ``fileno()`` is that of the echo stream or the log. Any thread may write.
+    could not be told apart; ``fileno()`` is that of the echo stream or the log. Any thread may write. ``instead()``
+    tells at each write another stream that gets it, or None.
     """
 
     def __init__(
@@ -283,7 +284,9 @@ class JobStream(io.TextIOWrapper):
         echo: TextIO | None = None,
         log: JobLog | None = None,
         prefix: str | None = None,
+        instead: Callable[[], TextIO | None] = lambda: None,
     ) -> None:
+        self._instead = instead
         terminal = Terminal() if terminal is None and echo is not None else terminal
         self._lines = _Lines(f"<{name}>", f"[{name}] " if prefix is None else prefix, terminal, echo, log)
         super().__init__(
@@ -293,6 +296,11 @@ class JobStream(io.TextIOWrapper):
             newline="\n",
             write_through=True,
         )
+
+    def write(self, text: str, /) -> int:
+        """Write to this stream, or to the one that is to get it instead."""
+        other = self._instead()
+        return super().write(text) if other is None or other is self else other.write(text)
 
     def finish(self) -> None:
         """Write the last line if it has no end: the job has ended. Late writers (threads, handlers) still can."""

@@ -26,17 +26,17 @@ Rules:
 
 Not kept here: context variables, NumPy's ``errstate`` and print options among them (each greenlet has a context of
 its own: ``greenlet.gr_context = contextvars.copy_context()``); signal handlers (the default action of SIGUSR1 is to
-end the process, so that one job's handler must not be away while another has its turn); the handlers of loggers
-other than the root; locale, decimal; ``torch._dynamo`` settings.
+end the process, so that one job's handler must not be away while another has its turn); loggers other than the root
+and those that frameworks configure; locale, decimal; ``torch._dynamo`` settings.
 """
 
 from __future__ import annotations
 
-from motet.isolation import frameworks, interpreter, random_generators, scripts, torch_flags
+from motet.isolation import frameworks, interpreter, loggers, random_generators, scripts, torch_flags
 from motet.isolation.registry import Saved, exchange, put_all, register, registered, take_all, unregister
 from motet.isolation.scripts import prepare_script
 
 __all__ = ["Saved", "exchange", "prepare_script", "put_all", "register", "registered", "take_all", "unregister"]
 
-for _family in (torch_flags, random_generators, scripts, interpreter, frameworks):
+for _family in (torch_flags, random_generators, scripts, interpreter, loggers, frameworks):
     _family.register_entries()

@@ -1,8 +1,14 @@
-"""What training frameworks keep one of per process."""
+"""What training frameworks keep one of per process: states, ranks, verbosity, progress bars.
+
+Every entry rests until its framework is imported. Lightning's seeds (``PL_GLOBAL_SEED``) are environment variables and
+need no entry here.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import weakref
 from typing import Any
 
 from motet.isolation.registry import add
@@ -35,6 +41,91 @@ def _copy_accelerate(value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any],
     return tuple(dict(shared) for shared in value)
 
 
+def _rank_zero() -> Any:
+    # Lightning and torchmetrics look at an attribute of this function.
+    return sys.modules["lightning_utilities.core.rank_zero"].rank_zero_only
+
+
+def take_rank_zero() -> int | None:
+    """Return the worker that Lightning believes itself to be."""
+    return getattr(_rank_zero(), "rank", None)
+
+
+def put_rank_zero(value: int | None) -> None:
+    """Bring it back; None where nobody has said it yet."""
+    if value is not None:
+        _rank_zero().rank = value
+    elif hasattr(_rank_zero(), "rank"):
+        del _rank_zero().rank
+
+
+def fresh_rank_zero() -> int | None:
+    """Return what Lightning finds out when it is imported."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def take_transformers() -> tuple[Any, ...]:
+    """Return whether Transformers shows progress bars, the hook that makes them, and the hub's own switches."""
+    module = sys.modules["transformers.utils.logging"]
+    return getattr(module, "_tqdm_active", None), getattr(module, "_tqdm_hook", None), _take_hub_bars()
+
+
+def put_transformers(value: tuple[Any, ...]) -> None:
+    """Bring them back."""
+    module = sys.modules["transformers.utils.logging"]
+    active, hook, hub = value
+    for name, content in (("_tqdm_active", active), ("_tqdm_hook", hook)):
+        if hasattr(module, name):
+            setattr(module, name, content)
+    switches = _hub_bars()
+    if switches is not None and hub is not None and switches != hub:
+        switches.clear()
+        switches.update(hub)
+
+
+def fresh_transformers() -> tuple[Any, ...]:
+    """Return what a first import finds: bars are shown unless the environment says otherwise."""
+    switched_off = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return not switched_off, None, {}
+
+
+def _hub_bars() -> dict[str, bool] | None:
+    return getattr(sys.modules.get("huggingface_hub.utils.tqdm"), "progress_bars_disabled", None)
+
+
+def _take_hub_bars() -> dict[str, bool] | None:
+    switches = _hub_bars()
+    return None if switches is None else dict(switches)
+
+
+def take_tqdm() -> Any:
+    """Return the set of tqdm's open bars itself: a bar's position counts those above it, which are of its own job."""
+    return sys.modules["tqdm.std"].tqdm._instances
+
+
+def put_tqdm(value: Any) -> None:
+    """Bind it again."""
+    sys.modules["tqdm.std"].tqdm._instances = value
+
+
+def fresh_tqdm() -> Any:
+    """Return an empty set: no bar is open."""
+    return weakref.WeakSet()
+
+
+def take_rich() -> Any:
+    """Return rich's global console itself: it shows one live display at a time, and each job may have one."""
+    return sys.modules["rich"]._console
+
+
+def put_rich(value: Any) -> None:
+    """Bind it again; None: made on first use."""
+    sys.modules["rich"]._console = value  # type: ignore[attr-defined]
+
+
 def register_entries() -> None:
     """Register this family's entries."""
     add(
@@ -45,3 +136,21 @@ def register_entries() -> None:
         fresh=fresh_accelerate,
         copy=_copy_accelerate,
     )
+    add(
+        "lightning's rank",
+        take_rank_zero,
+        put_rank_zero,
+        module="lightning_utilities.core.rank_zero",
+        fresh=fresh_rank_zero,
+        skip_equal=True,
+    )
+    add(
+        "transformers",
+        take_transformers,
+        put_transformers,
+        module="transformers.utils.logging",
+        fresh=fresh_transformers,
+        skip_equal=True,
+    )
+    add("tqdm", take_tqdm, put_tqdm, module="tqdm.std", fresh=fresh_tqdm, copy=lambda value: fresh_tqdm())
+    add("rich", take_rich, put_rich, module="rich", fresh=lambda: None, copy=lambda value: None)

@@ -1,0 +1,106 @@
+"""Loggers below the root: those that frameworks configure when they are imported, and where log lines go.
+
+A ``logging.StreamHandler`` holds the stream that was ``sys.stderr`` when it was made. Frameworks make theirs when they
+are imported: before the run (it is the terminal) or in the turn of whichever job comes first. Either way each job's
+lines are its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, TextIO
+
+from motet.isolation.registry import add
+
+_logging: Any = logging
+
+# A logger that a framework configures when it is imported, with the level that it then gets (None: by environment).
+_LOGGERS: dict[str, int | None] = {
+    "lightning": logging.INFO,
+    "lightning.pytorch": logging.INFO,
+    "lightning.fabric": logging.INFO,
+    "pytorch_lightning": logging.INFO,
+    "lightning_fabric": logging.INFO,
+    "transformers": None,
+    "accelerate": logging.NOTSET,
+    "datasets": logging.WARNING,
+    "huggingface_hub": logging.WARNING,
+}
+
+_Logger = tuple[int, bool, bool, tuple[logging.Handler, ...]]
+
+
+def take_loggers() -> dict[str, _Logger]:
+    """Return level, propagation, whether it is off, and handlers of every framework's logger."""
+    known = logging.root.manager.loggerDict
+    found: dict[str, _Logger] = {}
+    for name in _LOGGERS:
+        logger = known.get(name)
+        if isinstance(logger, logging.Logger):
+            found[name] = (logger.level, logger.propagate, logger.disabled, tuple(logger.handlers))
+    return found
+
+
+def put_loggers(value: dict[str, _Logger]) -> None:
+    """Bring them back. A framework that was imported since is found as its import leaves it, with its handlers."""
+    for name, present in take_loggers().items():
+        wanted = value.get(name) or (_imported_level(name, present[0]), present[1], False, present[3])
+        if wanted != present:
+            logger = logging.getLogger(name)
+            level, logger.propagate, logger.disabled, handlers = wanted
+            logger.handlers[:] = handlers
+            if logger.level != level:
+                logger.setLevel(level)
+
+
+def _imported_level(name: str, present: int) -> int:
+    level = _LOGGERS[name]
+    if level is None:
+        word = os.environ.get("TRANSFORMERS_VERBOSITY", "warning").lower()
+        known = sys.modules.get("transformers.utils.logging")
+        level = getattr(known, "log_levels", {}).get(word, logging.WARNING)
+    return present if level is None else level
+
+
+def _stream_handlers() -> list[Any]:
+    found = []
+    for reference in list(_logging._handlerList):  # weak references to all handlers that there are
+        handler = reference()
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            found.append(handler)
+    return found
+
+
+def take_streams() -> dict[Any, Any]:
+    """Return where every handler writes that writes to a stream."""
+    return {handler: getattr(handler, "stream", None) for handler in _stream_handlers()}
+
+
+def put_streams(value: dict[Any, Any]) -> None:
+    """Let the handlers write there again. One that was made since writes on to where it was made to."""
+    for handler, stream in value.items():
+        if getattr(handler, "stream", None) is not stream and not _reads_stderr(handler):
+            handler.stream = stream
+
+
+def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -> None:
+    """Let handlers that write to one of the ``outer`` streams (stdout, stderr, stdout, ...) write to these."""
+    for handler in _stream_handlers():
+        if _reads_stderr(handler):
+            continue
+        for number, stream in enumerate(outer):
+            if stream is not None and getattr(handler, "stream", None) is stream:
+                handler.stream = stderr if number % 2 else stdout
+                break
+
+
+def _reads_stderr(handler: Any) -> bool:
+    return isinstance(type(handler).__dict__.get("stream"), property)  # logging's last resort
+
+
+def register_entries() -> None:
+    """Register this family's entries."""
+    add("frameworks' loggers", take_loggers, put_loggers, skip_equal=True)
+    add("log streams", take_streams, put_streams, skip_equal=True)

@@ -1,0 +1,37 @@
+"""Python in a process of its own, if need be with packages that seem not to be installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run_python(code: str, *, without: Sequence[str] = (), folder: Path | None = None) -> str:
+    """Run ``code`` and return what it printed on stdout; AssertionError with its stderr if it failed."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TORCHELASTIC", "PET_"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", (BLOCK.format(blocked=set(without)) if without else "") + code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
