@@ -112,14 +112,13 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
 
 def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
-    scratch: list[Path] = []
 
     def begin() -> RunDir:
         options = parse(argv)
         if options.profile is not None:
             raise UsageError("--profile FILE starts no workers: run motet plan without torchrun")
-        scratch.append(Path(tempfile.mkdtemp(prefix="motet-plan-")))
-        return RunDir.create(scratch[0] / "run", describe(options, argv))
+        description = describe(options, argv)
+        return RunDir.create(Path(tempfile.mkdtemp(prefix="motet-plan-"), "run"), description)
 
     status, results, run_dir = entry.work(lambda: entry.begin_together(begin), launched=False)
     if results is not None and run_dir is not None and entry.worker() == 0:
