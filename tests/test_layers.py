@@ -13,10 +13,10 @@ SOURCE = Path(__file__).parent.parent / "src" / "motet"
 LAYERS = [
     # the standard library alone
     "errors suggest order simulate clockwork alternatives planning plan events results run_dir",
-    "jobs",
+    "jobs resuming",
     "output isolation clocks contradiction watch workers agreement interruption handle",
     "gradients buffers seams turns job_seams job_output job_source "
-    "accounts aggregation compression checkpoint pipeline running profiling",
+    "accounts aggregation compression checkpoint nonfinite saving pipeline running profiling",
     "observe integrations",
     "parcel entry launch launching",
     "cli",

@@ -21,6 +21,8 @@ INTERVAL_SECONDS = 0.5
 FIRST_INTERVAL_SLOTS = 8
 LONGEST_INTERVAL_SLOTS = 10_000
 
+GO_ON, STOP, STOP_NOW = 0, 1, 2
+
 _PERIODIC, _ENDED = 1.0, 2.0
 _STATUSES = ("finished", "failed", "pruned", "stopped")
 _LENGTH = 8
@@ -38,10 +40,16 @@ class Ended:
 
 
 class Agreements:
-    """The agreements of one run, in their order. ``stop``: the workers have settled that the run stops."""
+    """The agreements of one run, in their order.
+
+    ``stop``: the workers have settled that the run stops (`STOP`), or that it cannot wait any longer (`STOP_NOW`).
+    ``clock_seconds``: for how long worker 0 has been running, as all workers have heard: the only clock that decides.
+    """
 
     def __init__(self, workers: Workers) -> None:
-        self.stop = False
+        self.stop = GO_ON
+        self.clock_seconds = 0.0
+        self._began = time.monotonic()
         self._workers = workers
         self._signature = 0
         self._interval = FIRST_INTERVAL_SLOTS
@@ -60,13 +68,15 @@ class Agreements:
         """Whether the next periodic agreement begins at this slot; the same on every worker."""
         return self._pending is None and slot - self._begun_slot >= self._interval
 
-    def begin(self, slot: int, *, stop: bool, num_live: int, costs: Sequence[float] = ()) -> None:
+    def begin(self, slot: int, *, stop: int, num_live: int, costs: Sequence[float] = ()) -> None:
         """Begin a periodic agreement; it is ripe one round later. Collective.
 
-        ``costs``: what this worker tells of the jobs' costs, as many numbers on every worker; see `take_told`.
+        ``stop``: what this worker was asked (`GO_ON`, `STOP`, `STOP_NOW`). ``costs``: what this worker tells of the
+        jobs' costs, as many numbers on every worker; see `take_told`.
         """
         now = time.monotonic()
-        values = [_PERIODIC, slot, self._signature, float(stop), now - self._since, slot - self._begun_slot, 0.0, 0.0]
+        since, slots, clock = now - self._since, slot - self._begun_slot, now - self._began
+        values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, 0.0]
         self._since, self._begun_slot, self._ripe_slot = now, slot, slot + num_live
         self._pending = self._workers.start_agreement(values)
         if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
@@ -98,7 +108,8 @@ class Agreements:
         slowest = max(values[4] for values in gathered)
         slots = gathered[0][5]
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
-        self.stop = self.stop or any(values[3] for values in gathered)
+        self.stop = max(self.stop, *(int(values[3]) for values in gathered))
+        self.clock_seconds = gathered[0][6]
 
     def take_told(self) -> list[list[float]] | None:
         """Return what all workers told of their costs, by worker, once; None if nothing new was told."""

@@ -7,7 +7,7 @@ loading them. See ADR 0007 for what is drawn when.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -74,6 +74,7 @@ class DataPosition(Generic[Batch]):
         self._loader_has_begun = False
         self._may_follow = False
         self._checked = False
+        self.before_next: Callable[[], None] | None = None  # called when the loop asks for a batch; for the runtime
         slot = "batch_sampler" if loader.batch_sampler is not None else "sampler"
         followed = loader.__dict__[slot]
         assert not isinstance(followed, _Followed), "this loader has a DataPosition already"
@@ -276,6 +277,8 @@ class _Epoch(Generic[Batch]):
     def __next__(self) -> Batch:
         position = self._position
         mine = position._current is self
+        if mine and position.before_next is not None:
+            position.before_next()
         try:
             batch = next(self._batches)
         except StopIteration:

@@ -19,6 +19,7 @@ from motet.suggest import did_you_mean
 COMMANDS = {
     "run": ("motet.cli_run", "train several jobs at once on the same workers"),
     "plan": ("motet.cli_plan", "say what a run would take, in which order, and whether it pays"),
+    "resume": ("motet.cli_resume", "go on with a run that was stopped, from its checkpoints"),
     "report": ("motet.cli_report", "rebuild a run's report and print its summary"),
 }
 REFUSED, BROKEN = 2, 4

@@ -14,6 +14,7 @@ from typing import Any
 from motet import entry
 from motet.cli import Parser
 from motet.cli_report import build_quietly
+from motet.cli_safety import add_safety_options, safety_of
 from motet.cli_table import results_table
 from motet.errors import MotetError, UsageError
 from motet.jobs import JobSpec, check_specs, load_jobs_file, specs_from_each
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
+    add_safety_options(parser)
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # what argparse's own `parents=` does
@@ -90,6 +92,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     order = parse_order(options.order, names).turns if options.order is not None else None
     if options.plan is not None:
         order = saved_order(options.plan, names).turns
+    safety = safety_of(options)
     description = describe_run(
         [spec.to_json() for spec in specs],
         order=order,
@@ -101,7 +104,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_specs(specs)
-    return description
+    return {**description, **safety}
 
 
 def specs_of(options: argparse.Namespace) -> list[JobSpec]:
@@ -120,9 +123,10 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     run_dir = RunDir.create(options.run_dir, description)
-    _say(options, f"run directory {_shown(run_dir.path)}")
-    outcome = run_workers(options, [str(run_dir.path)], say=lambda text: _say(options, text))
-    return report(run_dir, *conclude(outcome, run_dir), refused=entry.REFUSED in outcome.exits.values())
+    say(options, f"run directory {shown(run_dir.path)}")
+    with run_dir.held():
+        outcome = run_workers(options, [str(run_dir.path)], say=lambda text: say(options, text))
+        return report(run_dir, *conclude(outcome, run_dir), refused=entry.REFUSED in outcome.exits.values())
 
 
 def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) -> int:
@@ -132,7 +136,7 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         file, begun = Path(private, "description"), Path(private, "begun")
         file.write_text(json.dumps(description), encoding="utf-8")
         arguments = [candidate, f"--description={file}", f"--begun={begun}"]
-        outcome = run_workers(options, arguments, say=lambda text: _say(options, text))
+        outcome = run_workers(options, arguments, say=lambda text: say(options, text))
         path = begun.read_text(encoding="utf-8") if begun.exists() else None
     refused = entry.REFUSED in outcome.exits.values()
     if path is None:
@@ -167,17 +171,21 @@ def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: 
     if refused:
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
-    sys.stdout.write(f"{results_table(results)}results: {_shown(run_dir.path / 'results.json')}\n")
+    sys.stdout.write(f"{results_table(results)}results: {shown(run_dir.path / 'results.json')}\n")
     if (page := build_quietly(run_dir.path)) is not None:
-        sys.stdout.write(f"report: {_shown(page)}\n")
+        sys.stdout.write(f"report: {shown(page)}\n")
     sys.stdout.flush()
+    status = exit_status(results)
     if error is not None:
         sys.stderr.write(f"motet: {error}\n")
-        return entry.GANG_FAILED
-    return exit_status(results)
+        status = entry.GANG_FAILED
+    if any(job.status == "stopped" for job in results.jobs.values()):
+        sys.stderr.write(f"motet: to go on: motet resume {shown(run_dir.path)}\n")
+    return status
 
 
-def _say(options: argparse.Namespace, text: str) -> None:
+def say(options: argparse.Namespace, text: str) -> None:
+    """Say something on stderr, unless the command is to be quiet."""
     if not options.quiet:
         sys.stderr.write(f"motet: {text}\n")
         sys.stderr.flush()
@@ -189,7 +197,7 @@ def _default_run_dir() -> str:
     return os.path.join("runs", time.strftime("%Y-%m-%d-%H%M%S"))
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Return ``path`` relative to the working directory where it is below it."""
     try:
         return str(path.relative_to(Path.cwd()))

@@ -16,9 +16,11 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import MotetError, UnsupportedError, UsageError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from motet.observe import Progress
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
+DEFAULT_TIMEOUT_SECONDS = 1800.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _held: list[object] = []
 
@@ -42,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
     parser.add_argument("--description", help="begin the run together with other machines, as this file describes it")
     parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
+    parser.add_argument("--changes", default="{}", help="JSON: what this start of the run has unlike its description")
     options = parser.parse_args(argv)
     _die_with_the_launcher()
 
@@ -57,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     def calls() -> Mapping[str, Callable[[], object]]:
         return unpack(Path(options.parcel).read_bytes()) if options.parcel else {}
 
-    end(work(find, calls, launched=True)[0])
+    end(work(find, calls, changes=json.loads(options.changes), launched=True)[0])
 
 
 def worker() -> int:
@@ -69,20 +73,22 @@ def work(
     find: Callable[[], tuple[RunDir, bool]],
     calls: Callable[[], Mapping[str, Callable[[], object]]] = dict,
     *,
+    changes: Mapping[str, Any] = MappingProxyType({}),
     launched: bool,
 ) -> tuple[int, Results | None, RunDir | None]:
     """Take part in the run in the directory that ``find`` gives; it also tells whether this worker writes results.
 
-    Returns the exit status of this process and, where the run came to an outcome, the results and the directory.
-    An error is told once: by the launcher if this worker was ``launched`` by one, otherwise here.
+    ``changes`` go over the description of the run. Returns the exit status of this process and, where the run came to
+    an outcome, the results and the directory. An error is told once: by the launcher if this worker was ``launched``
+    by one, otherwise here.
     """
     run_dir: RunDir | None = None
     try:
         run_dir, writes = find()
         run_dir.error_path(worker()).unlink(missing_ok=True)
-        results = _run(run_dir, calls())
+        results = _run(run_dir, {**run_dir.description, **changes}, calls())
         if writes:
-            run_dir.write_results(results, _save)
+            _write_results(run_dir, results)
     except MotetError as error:
         refused = isinstance(error, UsageError | UnsupportedError)
         _tell(error, run_dir if launched else None, everyone=not refused)
@@ -95,12 +101,28 @@ def work(
     return FINISHED, results, run_dir
 
 
-def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
+def _write_results(run_dir: RunDir, results: Results) -> None:
+    """Write ``results.json``; on a full disk say so, and end well: everything else of the run has gone well."""
+    from motet.running import save_result
+
+    try:
+        run_dir.write_results(results, save_result)
+    except OSError as error:
+        sys.stderr.write(f"motet: results.json could not be written: {error}\n")
+
+
+def _run(run_dir: RunDir, description: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> Results:
     """Build the jobs and let the pipeline run them."""
     from motet.observe import MetricsWriter, Progress, TraceRecorder
-    from motet.running import Show, run
+    from motet.running import NO_RULES, Rules, Show, run
 
-    description = run_dir.description
+    stop_at = description.get("stop_at_unix_time")
+    rules = Rules(
+        stop_after_seconds=None if stop_at is None else max(0.0, stop_at - time.time()),
+        on_nan=description.get("on_nan", NO_RULES.on_nan),
+        max_job_failures=description.get("max_job_failures", NO_RULES.max_job_failures),
+        only=description.get("only"),
+    )
     jobs = []
     for data in description["jobs"]:
         if data["name"] in calls:
@@ -122,6 +144,8 @@ def _run(run_dir: RunDir, calls: Mapping[str, Callable[[], object]]) -> Results:
         run_dir=run_dir,
         verbose=bool(description.get("verbose")),
         observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path)],
+        timeout_seconds=description.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS),
+        rules=rules,
         show=show,
     )
 
@@ -186,12 +210,6 @@ def begin_or_find(place: Path | None, description: Mapping[str, Any]) -> RunDir:
                 if found.description.get("launch") == launch:
                     return found
     return RunDir.create(place, {**description, "launch": launch})
-
-
-def _save(value: object, path: Path) -> None:
-    import torch
-
-    torch.save(value, path)
 
 
 def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:

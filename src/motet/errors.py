@@ -6,6 +6,7 @@
     ├── UsageError            bad input: the command, a jobs file, an argument; nothing was started (status 2)
     ├── UnsupportedError      a job asks for something that cannot be pipelined (yet); says what to use instead
     ├── CheckpointError       a checkpoint or run directory is damaged, of another version or of another job
+    ├── NonFiniteError        a job's synchronized gradients hold NaN or infinity (only with --on-nan raise)
     └── GangError             something went wrong between workers; the run ends on all of them
         ├── DivergenceError   workers took different turns or synchronized different gradients
         ├── WorkerFailedError a worker met an error that the others did not meet
@@ -30,6 +31,10 @@ class UnsupportedError(MotetError):
 
 class CheckpointError(MotetError):
     """A checkpoint or a run directory is damaged, of another version, or belongs to another job."""
+
+
+class NonFiniteError(MotetError):
+    """A job's synchronized gradients hold NaN or infinity; raised out of its ``backward()``, on all workers alike."""
 
 
 class GangError(MotetError):

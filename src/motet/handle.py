@@ -6,8 +6,41 @@ handle on which every call is accepted and nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
+
+DEFAULT_EVERY_MINUTES = 10.0
+
+
+class JobPruned(Exception):
+    """Raised by a loop, on all workers in the same turn, to end its job early: it was not worth going on with.
+
+    The job's status is then ``pruned``, the other jobs go on, and the next one takes its place.
+    """
+
+
+class Keeper(Protocol):
+    """Who saves and restores a job (`motet.saving`)."""
+
+    def begin(
+        self, objects: Mapping[str, object], every_turns: int | None, every_minutes: float | None, keep: int
+    ) -> int:
+        """Take note of what is to be saved, restore it if there is something to restore; return the turns done."""
+
+    def save_point(self) -> None:
+        """The loop could start again here."""
+
+
+class Resume(int):
+    """How many turns the job has done: 0 in a new run, more in one that goes on from a checkpoint. An ``int``."""
+
+    _keeper: Keeper | None = None
+
+    def save_point(self) -> None:
+        """Say that the loop could start again here; what `JobHandle.save_point` does."""
+        if self._keeper is not None:
+            self._keeper.save_point()
 
 
 class JobHandle:
@@ -19,11 +52,16 @@ class JobHandle:
         job_dir: Path | None = None,
         on_log: Callable[[dict[str, float]], None] = lambda values: None,
         on_expect: Callable[[int], None] = lambda turns: None,
+        on_parameters: Callable[[Mapping[str, object]], None] = lambda values: None,
+        on_yield: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
         self._job_dir = job_dir
         self._on_log = on_log
         self._on_expect = on_expect
+        self._on_parameters = on_parameters
+        self._on_yield = on_yield
+        self.keeper: Keeper | None = None  # set by the runtime
 
     @property
     def job_dir(self) -> Path:
@@ -48,6 +86,67 @@ class JobHandle:
         if not isinstance(turns, int) or turns < 1:
             raise ValueError(f"job.expect(turns=...) takes a number of turns, at least 1; it was given {turns!r}")
         self._on_expect(turns)
+
+    def checkpoint(
+        self, *, every_turns: int | None = None, every_minutes: float | None = None, keep: int = 2, **objects: object
+    ) -> Resume:
+        """Have ``objects`` saved from now on, restore them if this run saved them before; return the turns done.
+
+        ::
+
+            start = motet.current_job().checkpoint(model=ddp, optimizer=optimizer, every_turns=100)
+            for step in range(start, num_steps):
+                ...                      # forward, backward, optimizer.step()
+                start.save_point()       # here the loop could start again
+
+        ``objects``: whatever has ``state_dict`` and ``load_state_dict``; the job's random generators are saved in any
+        case. ``every_turns`` and ``every_minutes`` tell when the next save point saves (by default every 10 minutes);
+        so does the end of the loop, and a request to stop. A registered `DataPosition` says by itself where the loop
+        could start again: at its next batch, once the optimizer has stepped. ``keep``: how many stay, the newest.
+
+        Call it once, on all workers, when all objects are built (models in DDP). Blocks to read what is restored.
+        Raises `CheckpointError` if that does not fit or nothing that was saved is whole. Outside of a run with a run
+        directory nothing is saved or restored, and 0 is returned: the loop still runs under plain torchrun.
+        """
+        if not objects:
+            raise ValueError("job.checkpoint(...) takes the objects to save, by name: model=..., optimizer=...")
+        if every_turns is not None and (not isinstance(every_turns, int) or every_turns < 1):
+            raise ValueError(
+                f"job.checkpoint(every_turns=...) takes a number of turns, at least 1, not {every_turns!r}"
+            )
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(f"job.checkpoint(every_minutes=...) takes minutes, above 0, not {every_minutes!r}")
+        if not isinstance(keep, int) or keep < 1:
+            raise ValueError(f"job.checkpoint(keep=...) takes a number of checkpoints, at least 1, not {keep!r}")
+        if every_turns is None and every_minutes is None:
+            every_minutes = DEFAULT_EVERY_MINUTES
+        done = 0 if self.keeper is None else self.keeper.begin(objects, every_turns, every_minutes, keep)
+        resume = Resume(done)
+        resume._keeper = self.keeper
+        return resume
+
+    def save_point(self) -> None:
+        """Say that the loop could start again here: everything that it needs is in the registered objects.
+
+        Saves if a checkpoint is due. A run that is to stop ends the loop here, once it has saved. Not in the middle of
+        an accumulation of gradients: gradients are not saved.
+        """
+        if self.keeper is not None:
+            self.keeper.save_point()
+
+    def yield_turn(self) -> bool:
+        """Give up the turn here; returns when the next one begins. Tell whether it could be given up.
+
+        For long stretches in which nothing is synchronized, an evaluation or many steps under ``no_sync()``: other
+        jobs that wait for the network can use it meanwhile. All workers must call it at the same places, never
+        under an ``if`` on the rank: the order of the turns would differ, and the run end with an error that says so.
+        Where a turn cannot end (inside a forward, a backward, or an autocast block), nothing happens.
+        """
+        return self._on_yield()
+
+    def set_parameters(self, **values: object) -> None:
+        """Say what this job was made with (learning rate, width), for trackers; those of its call are known already."""
+        self._on_parameters(values)
 
 
 _SOLO = JobHandle("solo")

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM during a run: the first asks all workers to stop together, the second ends this one at once."""
+"""Ctrl-C and SIGTERM during a run, and its time limit: the first asks all workers to stop together, at a save point.
+
+A run that was asked to stop has 30 seconds. Jobs that save checkpoints may go on to their next save point for
+`PATIENCE_SECONDS`; then all are stopped where they are. A second Ctrl-C ends this worker at once.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,53 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from motet.agreement import GO_ON, STOP, STOP_NOW
 from motet.errors import GangError
 
+PATIENCE_SECONDS = 12.0
 GRACE_SECONDS = 20.0
 
 
 class Interruption:
-    """Whether somebody asked this run to stop. A signal handler only takes note; the pipeline acts on it."""
+    """Whether somebody asked this run to stop. A signal handler only takes note; the pipeline acts on it.
 
-    def __init__(self) -> None:
+    ``stop_after_seconds``: when the run is to stop by itself, from now on.
+    """
+
+    def __init__(self, stop_after_seconds: float | None = None) -> None:
         self.signal_name: str | None = None
+        self.agreed = False  # the workers have settled that they stop
         self._since = 0.0
+        self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
 
     @property
     def requested(self) -> bool:
-        """Whether this worker was asked to stop."""
+        """Whether this worker was asked to stop, or its time is up."""
+        if self.signal_name is None and self._limit is not None and time.monotonic() >= self._limit:
+            self._note_request("the time limit (--stop-after)")
         return self.signal_name is not None
+
+    @property
+    def wish(self) -> int:
+        """What this worker tells the others: `GO_ON`, `STOP`, or `STOP_NOW`."""
+        if not self.requested:
+            return GO_ON
+        return STOP_NOW if time.monotonic() - self._since > PATIENCE_SECONDS else STOP
+
+    @property
+    def seconds_left(self) -> float:
+        """How long this worker may still take to end in good order, once it was asked to stop."""
+        return max(0.0, self._since + GRACE_SECONDS - time.monotonic())
+
+    def settled(self) -> None:
+        """Take note that all workers have agreed to stop, whoever was asked."""
+        self.agreed = True
+        if self.signal_name is None:
+            self._note_request("another worker")
 
     def hopeless(self) -> GangError | None:
         """Return an error once the other workers have not come along for too long, else None."""
-        if self.requested and time.monotonic() - self._since > GRACE_SECONDS:
+        if not self.agreed and self.signal_name is not None and time.monotonic() - self._since > GRACE_SECONDS:
             return GangError(
                 f"{self.signal_name}: the workers could not agree within {GRACE_SECONDS:.0f} s on a turn to stop at"
             )
@@ -49,7 +80,10 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT and time.monotonic() - self._since > 0.5:
+        if self.signal_name is not None and number == signal.SIGINT and time.monotonic() - self._since > 0.5:
             os._exit(130)  # asked twice: at once (one keypress can reach a worker directly and through its launcher)
-        if not self.requested:
-            self.signal_name, self._since = signal.Signals(number).name, time.monotonic()
+        self._note_request(signal.Signals(number).name)
+
+    def _note_request(self, by: str) -> None:
+        if self.signal_name is None:
+            self.signal_name, self._since = by, time.monotonic()

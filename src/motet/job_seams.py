@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import signal
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.buffers import BufferSync
 from motet.errors import UnsupportedError
 from motet.gradients import DeferredDDP
-from motet.seams import Call
+from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
@@ -31,6 +33,10 @@ _BUILTIN_HOOKS = {
     BuiltinCommHookType.ALLREDUCE: default_hooks.allreduce_hook,
     BuiltinCommHookType.FP16_COMPRESS: default_hooks.fp16_compress_hook,
 }
+
+
+# What a process finds there that torchrun started.
+_STOPS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class JobSeams:
@@ -60,6 +66,7 @@ class JobSeams:
         # Kept beside the models, not in them: a model must stay as picklable and copyable as ever.
         self._models: weakref.WeakKeyDictionary[DistributedDataParallel, DeferredDDP] = weakref.WeakKeyDictionary()
         self._regions = itertools.count(1_000_000)
+        self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
 
     def backward(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Run a backward; if it was the job's outermost and gradients are on their way, the turn ends here."""
@@ -212,6 +219,8 @@ class JobSeams:
 
     def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Make a group for the job's own collectives; it ends with the job."""
+        if _called_by("deepspeed"):  # every engine makes groups, before anything is trained
+            self.refuse("DeepSpeed", instead_of("DeepSpeed"))
         job, group = self._turns.running_here(), original(*args, **kwargs)
         if job is not None and isinstance(group, dist.ProcessGroup):
             job.groups.append(group)
@@ -232,6 +241,28 @@ class JobSeams:
             return original(*args, **kwargs, isolate_recompiles=True)
         finally:
             eval_frame._next_isolate_recompiles_id = ids
+
+    def signal(self, original: Call, /, signalnum: int, handler: Any) -> Any:
+        """Remember a job's handler of a signal that asks the run to stop; the run's own stays in place.
+
+        Frameworks set handlers when a training begins and set what was there before when it ends. With several
+        trainings that begin and end at different times, the last one to end would leave a dead one's handler. And a
+        handler that talks to the other workers would do so at another moment on each. A stop that is asked for by a
+        signal is raised inside each job instead, in the same turn everywhere.
+        """
+        job = self._turns.running_here()
+        if job is None or signalnum not in _STOPS:
+            return original(signalnum, handler)
+        before = self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
+        self._handlers[job.name, int(signalnum)] = handler
+        return before
+
+    def getsignal(self, original: Call, /, signalnum: int) -> Any:
+        """Return a job's handler."""
+        job = self._turns.running_here()
+        if job is None or signalnum not in _STOPS:
+            return original(signalnum)
+        return self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
 
     def refuse(self, what: str, instead: str) -> None:
         """Raise inside a job."""
@@ -258,3 +289,13 @@ def _check_same_group(job: str, given: dict[str, Any]) -> None:
                 f"job '{job}': init_process_group asks for {'/'.join(sorted(missing))}, but the workers of this run "
                 f"are joined by {dist.get_backend_config()}. Leave backend out, or ask for one of these."
             )
+
+
+def _called_by(package: str) -> bool:
+    """Tell whether a package's code is on the stack."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

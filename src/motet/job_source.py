@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from motet.jobs import Job
@@ -37,6 +37,11 @@ class ListedJobs:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._waiting = deque(jobs)
         self._names = tuple(job.name for job in jobs)
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Take these jobs off the list, before any is given out."""
+        self._waiting = deque(job for job in self._waiting if job.name not in names)
+        self._names = tuple(job.name for job in self._waiting)
 
     @property
     def names(self) -> Sequence[str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from motet import errors
 from motet.errors import CheckpointError, GangError, MotetError, WorkerFailedError, WorkerLostError
 from motet.results import JobResult, Results
+from motet.resuming import ended_result
 from motet.run_dir import RunDir
 
 
@@ -66,8 +67,7 @@ def how_it_ended(worker: int, status: int) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    hint = "; did its machine run out of memory?" if -status == signal.SIGKILL else ""
-    return f"worker {worker} was killed by {name}{hint}"
+    return f"worker {worker} was killed by {name}"
 
 
 def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
@@ -102,8 +102,10 @@ def _told(run_dir: RunDir, worker: int) -> MotetError | None:
 
 def _ending(outcome: Outcome, run_dir: RunDir, worker: int) -> str:
     status = outcome.exits[worker]
-    above = "" if status < 0 else "; what it said stands above"
-    return f"{how_it_ended(worker, status)}{_doing(run_dir, worker)}{above}"
+    hint = {-signal.SIGKILL: "; did its machine run out of memory?"}.get(status, "")
+    if status > 0:
+        hint = "; what it said stands above"
+    return f"{how_it_ended(worker, status)}{_doing(run_dir, worker)}{hint}"
 
 
 def _doing(run_dir: RunDir, worker: int) -> str:
@@ -116,18 +118,20 @@ def _doing(run_dir: RunDir, worker: int) -> str:
 
 
 def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
-    """Return results for a run whose workers left none: what was there before it, and the turns last seen."""
+    """Return results for a run whose workers left none: jobs that have ended, and the turns last seen of others."""
     jobs: dict[str, JobResult] = {}
-    with contextlib.suppress(OSError, CheckpointError):
-        earlier = run_dir.read_results()
-        jobs = {name: job for name, job in earlier.jobs.items() if job.status != "stopped"}
     turns: dict[str | None, int] = {}
+    with contextlib.suppress(OSError, CheckpointError):
+        turns.update({name: job.turns for name, job in run_dir.read_results().jobs.items()})
     for worker in range(outcome.num_workers):
         if (state := run_dir.read_state(worker)) is not None:
             turns[state.job] = max(turns.get(state.job, 0), state.turn)
     for data in run_dir.description.get("jobs", []):
         name = data["name"]
-        jobs.setdefault(name, JobResult("stopped", turns.get(name, 0), 0.0, 0.0, 0.0))
+        ended = None
+        with contextlib.suppress(CheckpointError):
+            ended = ended_result(run_dir, name)
+        jobs[name] = ended or JobResult("stopped", turns.get(name, 0), 0.0, 0.0, 0.0)
     return Results(
         jobs=jobs,
         num_workers=outcome.num_workers,

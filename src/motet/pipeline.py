@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
 
 from motet.accounts import Accounts
-from motet.agreement import Agreements, Ended
+from motet.agreement import STOP, STOP_NOW, Agreements, Ended
 from motet.buffers import BufferSync
 from motet.clocks import Link, Stopwatch
 from motet.contradiction import Item
@@ -40,9 +40,12 @@ from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Script
+from motet.jobs_parameters import parameters_of
+from motet.nonfinite import answer_to
 from motet.order import Cursor
 from motet.planning import Change, Planning, Sync
 from motet.results import Results
+from motet.saving import Safety, Saving
 from motet.seams import installed
 from motet.turns import JobStopped, RunningJob, Turns
 from motet.workers import Workers
@@ -50,6 +53,10 @@ from motet.workers import Workers
 NO_DDP = (
     "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
     "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
+)
+STARTS_AGAIN = (
+    "has no checkpoint in this run directory, so it starts again from its beginning (unless its loop resumes by "
+    "itself, from files of its own). motet.current_job().checkpoint(...) saves what a loop needs to go on."
 )
 TIMES_TO_ASK = 3
 
@@ -72,6 +79,7 @@ class Pipeline:
         end_job: Callable[[str], None],
         tell: Callable[[str], None],
         blocking_buffers: bool = False,
+        safety: Safety | None = None,
     ) -> None:
         self._source = source
         self._planning = planning
@@ -85,7 +93,8 @@ class Pipeline:
         self._start_job = start_job
         self._end_job = end_job
         self._tell = tell
-        self._interruption = Interruption()
+        self._safety = safety or Safety()
+        self._interruption = Interruption(self._safety.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
         self._stopwatch, self._link = Stopwatch(), Link()
         self._turns = Turns()
@@ -95,6 +104,9 @@ class Pipeline:
         self._accounts = Accounts()
         self._notices: dict[tuple[str | None, str], None] = {}
         self._gang_error: GangError | None = None
+        self._to_raise: dict[str, BaseException] = {}
+        self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
+        self._given_up: dict[str, tuple[float, float]] = {}  # computing and link seconds of turns given up
         self._slot = 0
         self._begin = time.perf_counter()
 
@@ -115,6 +127,8 @@ class Pipeline:
                 self._admit()
                 while self._live:
                     self._take_slot()
+                stops = self._saving.stopping
+                self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
             except GangError as error:
                 self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise
@@ -128,7 +142,10 @@ class Pipeline:
         job = self._live[self._cursor.next(self._live)]
         self._slot += 1
         self._land(job)
-        self._take_turn(job)
+        to_raise = self._to_raise.pop(job.name, None)
+        self._take_turn(job, throw=to_raise)
+        if isinstance(to_raise, JobStopped) and job.outcome is None:
+            job.give_up(to_raise.outcome())  # the loop has swallowed it
         if job.outcome is not None:
             self._conclude(job)
             self._admit()
@@ -139,8 +156,14 @@ class Pipeline:
             self._agreements.settle()
         if (told := self._agreements.take_told()) is not None:
             self._follow(self._planning.hear(told, self._num_synced()))
-        if self._agreements.stop or self._planning.over(self._slot):
-            self._stop_all()
+        self._saving.clock_seconds = self._agreements.clock_seconds
+        self._saving.poll()
+        if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
+            self._begin_stop()
+            self._stop_at_once(tuple(self._live))
+        elif self._agreements.stop == STOP and not self._saving.stopping:
+            self._begin_stop()
+            self._stop_at_once([name for name in self._live if not self._saving.saves(name)])
 
     def _admit(self) -> None:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
@@ -148,16 +171,28 @@ class Pipeline:
             self._follow(self._planning.joined(spec.name, self._live))
             gradients = JobGradients(spec.name, self._stopwatch, self._link, self._exposed)
             gradients.lane = self._workers.take_lane()
-            handle = JobHandle(spec.name, *self._ears(spec.name))
+            handle = JobHandle(
+                spec.name,
+                self._job_dir(spec.name),
+                self._logger(spec.name),
+                self._expecter(spec.name),
+                self._describer(spec.name),
+                self._yielder(spec.name),
+            )
             job = self._live[spec.name] = RunningJob(spec.name, spec.call, gradients, handle)
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
+            self._saving.attach(job)
+            if spec.name in self._safety.starting_again:
+                self._notice_once(spec.name, STARTS_AGAIN)
             self._turns.admit(job, script=spec.call.path if isinstance(spec.call, Script) else None)
             self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
+            if parameters := parameters_of(spec.call):
+                handle.set_parameters(**parameters)
 
     def _begin_agreement(self) -> None:
         costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
-        self._agreements.begin(self._slot, stop=self._interruption.requested, num_live=len(self._live), costs=costs)
+        self._agreements.begin(self._slot, stop=self._interruption.wish, num_live=len(self._live), costs=costs)
 
     def _num_synced(self) -> dict[str, int]:
         return {name: job.num_synced for name, job in self._live.items()}
@@ -177,11 +212,17 @@ class Pipeline:
         if self._turns.current is not None:  # the job waits in the middle of its turn
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
+        on_nan = self._safety.on_nan
+        models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
         wait_begin = time.perf_counter()
         self._stopwatch.wait_begins()
         figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
         self._stopwatch.wait_ends()
         self._account(job, job.num_synced, wait_begin, figures)
+        if models and (to_raise := answer_to(on_nan, job.name, job.num_synced, models)) is not None:
+            if self._turns.current is not None:
+                raise to_raise
+            self._to_raise[job.name] = to_raise
 
     def _waiter(self, job: str, turn: int) -> Callable[[Travelling], None]:
         item = Item("gradients", job, turn)
@@ -190,10 +231,13 @@ class Pipeline:
             try:
                 self._workers.wait(item, bucket.done, bucket.wait)
             except GangError as error:
-                self._gang_error = error  # the wait may be inside a job's turn, whose loop may catch it
+                self._lost(error)
                 raise
 
         return wait
+
+    def _lost(self, error: GangError) -> None:
+        self._gang_error = error  # the wait may be inside a job's turn, whose loop may catch it
 
     def _account(self, job: RunningJob, turn: int, wait_begin: float, figures: Turnaround) -> None:
         hidden = self._accounts.synced(job.name, figures)
@@ -227,11 +271,30 @@ class Pipeline:
             raise self._gang_error
         waited = self._stopwatch.total_seconds - waited
         self._accounts.computed(job.name, end - begin - waited)
-        if job.gradients.in_flight and job.outcome is None:
+        synchronizing = job.gradients.in_flight and job.outcome is None
+        # What came before the turn was given up belongs to it as well.
+        computed, busy = self._given_up.pop(job.name, (0.0, 0.0)), self._link.busy_seconds(end) - busy
+        seconds, busy = computed[0] + end - begin - waited, computed[1] + busy
+        if synchronizing:
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
-            self._planning.computed(job.name, begin, end - begin - waited, self._link.busy_seconds(end) - busy)
-        self._observe(TurnEnded(time=end, job=job.name, turn=turn, begin=begin, synchronizing=job.outcome is None))
+            self._planning.computed(job.name, end - seconds, seconds, busy)
+        elif job.outcome is None:
+            self._given_up[job.name] = seconds, busy
+            self._agreements.note(job.name, turn, -1)
+        self._observe(TurnEnded(time=end, job=job.name, turn=turn, begin=begin, synchronizing=synchronizing))
+
+    def _yielder(self, name: str) -> Callable[[], bool]:
+        def give_up_turn() -> bool:
+            job = self._turns.running_here()
+            if job is None or job.name != name or job.gradients.depth or job.gradients.in_flight:
+                return False
+            if not self._turns.may_end():
+                return False
+            self._turns.end()
+            return True
+
+        return give_up_turn
 
     def _conclude(self, job: RunningJob) -> None:
         """Agree with all workers that the job has ended, and give back what it held. Collective."""
@@ -244,6 +307,7 @@ class Pipeline:
             self._watch.tell_failure(
                 f"worker {self._workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
             )
+            self._safety.charge(job.name, job.turn, outcome.error)
         self._agreements.all_ended_alike(
             Ended(
                 job.name,
@@ -256,6 +320,7 @@ class Pipeline:
         self._watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
         if outcome.error is not None:
             self._watch.take_back_failure()
+            self._safety.take_back(job.name)
         self._drain(job)
         lane = job.gradients.lane
         job.gradients.close()
@@ -270,7 +335,9 @@ class Pipeline:
         if outcome.error is not None:
             self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
         self._accounts.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error)
-        self._source.job_ended(job.name, self._accounts.finished[job.name])
+        result = self._accounts.finished[job.name]
+        self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))
+        self._source.job_ended(job.name, result)
         self._observe(
             JobEnded(
                 time=time.perf_counter(),
@@ -281,10 +348,17 @@ class Pipeline:
             )
         )
 
-    def _stop_all(self) -> None:
-        """End every job in good order, at the same slot on all workers."""
-        while self._live:
-            job = self._live[self._cursor.next(self._live)]
+    def _begin_stop(self) -> None:
+        """Begin no more jobs, and let those that save checkpoints end at their next save point."""
+        self._saving.stopping = True
+        self._interruption.settled()
+        for name in self._source.stop():
+            self._accounts.ended(name, "stopped", 0, None, None)
+
+    def _stop_at_once(self, names: Sequence[str]) -> None:
+        """End these jobs in good order, at the same slot on all workers."""
+        while stopped := {name: job for name, job in self._live.items() if name in names}:
+            job = stopped[self._cursor.next(stopped)]
             self._land(job)
             for _ in range(TIMES_TO_ASK):  # a bare `except:` in a loop may swallow it; then it is asked again
                 self._take_turn(job, throw=JobStopped())
@@ -292,8 +366,6 @@ class Pipeline:
                     break
                 self._land(job)
             self._conclude_stopped(job)
-        for name in self._source.stop():
-            self._accounts.ended(name, "stopped", 0, None, None)
 
     def _conclude_stopped(self, job: RunningJob) -> None:
         if job.outcome is None:
@@ -339,6 +411,12 @@ class Pipeline:
             self._observe(JobStarted(time=time.perf_counter(), job=name, turns=turns))
 
         return expect
+
+    def _describer(self, name: str) -> Callable[[Mapping[str, object]], None]:
+        def describe(values: Mapping[str, object]) -> None:
+            self._observe(ParametersSet(time=time.perf_counter(), job=name, values=values))
+
+        return describe
 
     def _observe(self, event: Event) -> None:
         for observer in tuple(self._observers):

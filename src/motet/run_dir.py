@@ -4,7 +4,8 @@
 
     run.json        what was asked for: format version, command, jobs, versions, commit
     results.json    what came of it
-    jobs/<name>/    the job's log, and its result where that is not JSON
+    jobs/<name>/    the job's log, its result where that is not JSON, and how it ended
+    checkpoints/    what the jobs go on from, a folder a job
     state/          what each worker is doing right now, for messages about workers that died
 
 Files are data: reading a run directory runs no code. They are written whole or not at all.
@@ -12,11 +13,13 @@ Files are data: reading a run directory runs no code. They are written whole or 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +111,11 @@ class RunDir:
         """
         content = results.to_json()
         for name, job in content["jobs"].items():
-            job["result"] = self._plain(name, job["result"], save)
+            job["result"] = self.plain(name, job["result"], save)
         write_whole(self.path / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def _plain(self, name: str, result: object, save: Callable[[object, Path], None] | None) -> object:
+    def plain(self, name: str, result: object, save: Callable[[object, Path], None] | None) -> object:
+        """Return a job's result as it stands in files; see `write_results`."""
         try:
             return json.loads(json.dumps(result, allow_nan=False))
         except (TypeError, ValueError, RecursionError):
@@ -134,6 +138,29 @@ class RunDir:
             return Results.from_json(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{place} is damaged: {error!r}") from None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run for the block: nobody else may run it meanwhile. `UsageError` if somebody does."""
+        try:
+            handle = os.open(self.path / "run.json", os.O_RDONLY)
+        except OSError as error:
+            raise UsageError(f"the run directory {self.path} cannot be read: {error}") from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"the run in {self.path} is still going on; stop it first") from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+        finally:
+            os.close(handle)
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Where the checkpoints of all jobs lie, a folder a job; made with the first checkpoint."""
+        return self.path / "checkpoints"
 
     @property
     def state_dir(self) -> Path:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-from motet.errors import UsageError
+from motet import resuming
+from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
 from motet.job_output import JobOutput
 from motet.job_source import JobSource, ListedJobs
 from motet.jobs import Job
+from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
 from motet.pipeline import Pipeline
 from motet.planning import Planning
-from motet.results import Results
+from motet.results import JobResult, Results
 from motet.run_dir import RunDir
+from motet.saving import Safety
 from motet.workers import Workers
 
 
@@ -27,6 +34,25 @@ class Show:
 
     streams: tuple[TextIO, TextIO]
     tell: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a run, or a job of it, ends early.
+
+    ``stop_after_seconds``: the run stops by itself, resumable. ``on_nan``: what becomes of a job whose gradients hold
+    NaN or infinity: ``ignore``, ``stop-job`` (it fails), ``raise`` (a `NonFiniteError` out of its ``backward()``).
+    ``max_job_failures``: so many more tries has a job that failed on one worker alone. ``only``: jobs to run; the
+    others wait for another start of the run.
+    """
+
+    stop_after_seconds: float | None = None
+    on_nan: OnNan = "ignore"
+    max_job_failures: int = resuming.DEFAULT_MAX_JOB_FAILURES
+    only: Collection[str] | None = None
+
+
+NO_RULES = Rules()
 
 
 def run(
@@ -39,6 +65,8 @@ def run(
     verbose: bool = False,
     buffers: Literal["overlapped", "blocking"] = "overlapped",
     timeout_seconds: float = 1800.0,
+    resume: bool = False,
+    rules: Rules = NO_RULES,
     show: Show | None = None,
 ) -> Results:
     """Train several jobs on the workers of this process group and return what came of them.
@@ -47,6 +75,9 @@ def run(
     (``"a,b,a,c"``, or ``"round-robin"``) to keep to; by default it is determined from what the jobs' turns cost.
     ``at_once``: how many are in flight together; the others join as earlier ones end. Called under torchrun it uses
     the workers it finds (and a process group that is there already); called by itself it is a single worker.
+    ``run_dir``: where logs, results and checkpoints go. With ``resume`` it may hold this run already, which then goes
+    on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
+    started again resume in any case. ``rules``: when the run, or a job of it, ends early.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
@@ -66,6 +97,8 @@ def run(
         buffers=buffers,
         timeout_seconds=timeout_seconds,
         show=show,
+        resume=resume,
+        rules=rules,
     )
 
 
@@ -132,22 +165,31 @@ def _run(
     buffers: Literal["overlapped", "blocking"],
     timeout_seconds: float,
     show: Show | None,
+    resume: bool = False,
+    rules: Rules = NO_RULES,
 ) -> Results:
     """Put the parts together and run them."""
-    workers = Workers.join(timeout_seconds=timeout_seconds)
-    folder = _common_run_dir(workers, run_dir) if isinstance(run_dir, (str, Path)) else run_dir
+    check_on_nan(rules.on_nan)
+    state_dir = run_dir.state_dir if isinstance(run_dir, RunDir) else None
+    workers = Workers.join(timeout_seconds=timeout_seconds, state_dir=state_dir)
     orderly = False
     try:
+        folder = _common_run_dir(workers, run_dir, resume) if isinstance(run_dir, (str, Path)) else run_dir
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
+        tell = show.tell if show else output.tell
         try:
             source = make_source(workers)
         except UsageError:
             orderly = True
             raise
+        names, standing = list(source.names), resuming.Standing()
+        if folder is not None and isinstance(source, ListedJobs):
+            standing = _standing(workers, folder, names, rules)
+            source.leave_out(standing.ended)
         if not source.names:
             orderly = True
-            return Results(jobs={}, num_workers=workers.num_workers, wall_seconds=0.0)
+            return Results(jobs=dict(standing.ended), num_workers=workers.num_workers, wall_seconds=0.0)
         pipeline = Pipeline(
             source,
             order if isinstance(order, Planning) else Planning(order, source.names),
@@ -157,21 +199,85 @@ def _run(
             job_dir=job_dir,
             start_job=output.start,
             end_job=output.end,
-            tell=show.tell if show else output.tell,
+            tell=tell,
             blocking_buffers=buffers == "blocking",
+            safety=_safety(workers, folder, standing, rules, tell),
         )
         results = pipeline.run()
         orderly = True
-        return results
+        jobs = {**standing.ended, **results.jobs}
+        ordered = [*names, *(name for name in jobs if name not in names)]
+        return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
     finally:
         workers.leave(orderly=orderly)
 
 
-def _common_run_dir(workers: Workers, path: Path | str) -> RunDir:
+def _standing(workers: Workers, folder: RunDir, names: Sequence[str], rules: Rules) -> resuming.Standing:
+    """Return where the run stands, by worker 0's word."""
+
+    def look() -> str:
+        try:
+            standing = resuming.look(folder, names, max_job_failures=rules.max_job_failures, only=rules.only)
+        except MotetError as error:
+            return json.dumps({"error": str(error), "usage": isinstance(error, UsageError)})
+        for name in standing.left_out:
+            resuming.keep_result(folder, name, standing.ended[name], None)
+        return json.dumps(standing.to_json())
+
+    word = json.loads(workers.decided_by_worker_0("standing", look))
+    if "error" in word:
+        raise (UsageError if word["usage"] else CheckpointError)(word["error"])
+    return resuming.Standing.from_json(word)
+
+
+def _safety(
+    workers: Workers, folder: RunDir | None, standing: resuming.Standing, rules: Rules, tell: Callable[[str], None]
+) -> Safety:
+    """Return what the pipeline does with what it learns about jobs, so that a later start knows."""
+    if folder is None:
+        return Safety(stop_after_seconds=rules.stop_after_seconds, on_nan=rules.on_nan)
+    start = (
+        uuid.uuid4().hex if workers.num_workers == 1 else workers.decided_by_worker_0("start", lambda: uuid.uuid4().hex)
+    )
+
+    def keep_result(name: str, result: JobResult) -> None:
+        if workers.worker == 0 and result.status != "stopped":
+            try:
+                resuming.keep_result(folder, name, result, save_result)
+            except OSError as error:
+                tell(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
+
+    def charge(name: str, turn: int, error: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk: then the job is tried once more than it should be
+            resuming.charge(folder, name, start, workers.worker, turn, error)
+
+    return Safety(
+        checkpoints=folder.checkpoints_dir,
+        keep_result=keep_result,
+        charge=charge,
+        take_back=lambda name: resuming.take_back(folder, name, start, workers.worker),
+        starting_again=standing.starting_again,
+        stop_after_seconds=rules.stop_after_seconds,
+        on_nan=rules.on_nan,
+    )
+
+
+def save_result(value: object, path: Path) -> None:
+    """Write a job's result that is not JSON to a file."""
+    import torch
+
+    torch.save(value, path)
+
+
+def _common_run_dir(workers: Workers, path: Path | str, resume: bool) -> RunDir:
     """Begin a run directory on worker 0 and open it on the others, which get one alike if they do not share it."""
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     def begin() -> str:
-        begun = RunDir.create(path, {"num_workers": workers.num_workers})
+        if resume and Path(path, "run.json").exists():
+            begun = RunDir.open(path)
+        else:
+            begun = RunDir.create(path, {"num_workers": workers.num_workers})
         return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
 
     told = json.loads(workers.said_by_worker_0(begin))

@@ -22,11 +22,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from motet import handle, isolation
 from motet.gradients import JobGradients
-from motet.handle import JobHandle
+from motet.handle import JobHandle, JobPruned
 
 
 class JobStopped(BaseException):
-    """Raised inside a job to end it in good order; derives from BaseException so that loops do not swallow it."""
+    """Raised inside a job to end it in good order; derives from BaseException so that loops do not swallow it.
+
+    ``JobStopped("pruned")`` prunes the job, ``JobStopped("failed", text)`` ends it as failed.
+    """
+
+    def outcome(self) -> Outcome:
+        """Return how the job has ended by this."""
+        if self.args[:1] == ("failed",):
+            return Outcome("failed", kind="JobStopped", error=str(self.args[1]))
+        return Outcome("pruned" if self.args == ("pruned",) else "stopped")
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,9 @@ class RunningJob:
         self.outcome: Outcome | None = None
         self.groups: list[dist.ProcessGroup] = []
         self.compile_region = -1
+        self.num_backwards = 0  # with those that did not synchronize
         self.prepare: Callable[[], None] = lambda: None
+        self.before_end: Callable[[], None] = lambda: None  # called in the job's greenlet when its loop has returned
         self.saved: isolation.Saved | None = None
         self.greenlet: greenlet | None = None
         self._call = call
@@ -68,22 +79,31 @@ class RunningJob:
         """Run the loop to its end; the greenlet's body. Nothing is raised: see ``outcome``."""
         try:
             self.prepare()
-            self.outcome = Outcome("finished", result=self._call())
+            result = self._result()
+            self.before_end()
+            self.outcome = Outcome("finished", result=result)
         except JobStopped as stopped:
-            self.outcome = Outcome("pruned" if stopped.args == ("pruned",) else "stopped")
+            self.outcome = stopped.outcome()
+        except JobPruned:
+            self.outcome = Outcome("pruned")
         except BaseException as error:
             # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
-            if isinstance(error, SystemExit) and error.code in (None, 0):
-                self.outcome = Outcome("finished")
-            else:
-                self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
+            self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
         finally:
             self._call = _ended
 
-    def give_up(self) -> None:
+    def _result(self) -> object:
+        try:
+            return self._call()
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
+            return None
+
+    def give_up(self, outcome: Outcome | None = None) -> None:
         """Leave a loop that swallows `JobStopped` where it stands; it is never resumed."""
         _never_resumed.append(self.greenlet)  # collecting a greenlet would raise inside it
-        self.outcome, self.greenlet, self.saved = Outcome("stopped"), None, None
+        self.outcome, self.greenlet, self.saved = outcome or Outcome("stopped"), None, None
 
 
 _never_resumed: list[greenlet | None] = []
@@ -129,6 +149,9 @@ class Turns:
         """Let ``job`` compute until its turn ends; ``throw`` is raised at the place where its last turn ended."""
         assert job.greenlet is not None
         assert job.saved is not None
+        if throw is not None and not job.greenlet:  # it has not begun: there is no place to raise anything at
+            job.outcome, job.saved, job.greenlet = Outcome("stopped"), None, None
+            return
         outside = isolation.exchange(job.saved)
         self.current = job
         handle.set_current(job.handle)

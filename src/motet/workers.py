@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedEr
 from motet.watch import Watch
 
 SLICE_SECONDS = 0.25
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004  # between two looks for a decision of worker 0's
 _num_runs = 0
 # A group's own timeout is destructive and cannot be told who waits for whom: ours comes first.
 GROUP_TIMEOUT = timedelta(days=7)
@@ -96,6 +97,52 @@ class Workers:
         if answer.startswith("-"):
             raise UsageError(answer[1:])
         return answer[1:]
+
+    def decided_by_worker_0(self, key: str, decide: Callable[[], str], job: str | None = None, turn: int = 0) -> str:
+        """Call ``decide`` on worker 0, where it must not raise, and return what it returned, on every worker.
+
+        ``key`` is one that no decision had before; `forget_decisions` frees it. Worker 0 waits for nobody: it costs
+        it one message. The others block, in slices, until it has come to the same place.
+        """
+        if self.num_workers == 1:
+            return decide()
+        key = f"motet/decided/{key}"
+        if self.worker == 0:
+            text = decide()
+            self._store.set(key, text)
+            return text
+        at, begin = self.watch.position(), time.monotonic()
+        item = Item("word", job or at.job, turn or at.turn)
+        with self.watch.waiting_for(item):
+            # Not store.wait in slices: each slice that passes would put two warnings of torch's on stderr.
+            pause = FIRST_PAUSE_SECONDS
+            while not self._store.check([key]):
+                self._raise_if_hopeless(item, time.monotonic() - begin)
+                time.sleep(pause)
+                pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+        answer: str = self._store.get(key).decode()
+        return answer
+
+    def forget_decisions(self, keys: Iterable[str]) -> None:
+        """Free the store of decisions that all workers have read."""
+        if self.num_workers > 1 and self.worker == 0:
+            for key in keys:
+                self._store.delete_key(f"motet/decided/{key}")
+
+    def leave_word(self, key: str, text: str) -> None:
+        """Leave ``text`` where the other workers find it (`word`). Blocks for one message to the store."""
+        self._store.set(f"motet/word/{key}", text)
+
+    def word(self, key: str) -> str | None:
+        """Return what a worker left under ``key``, or None if none has yet; waits for nobody."""
+        if not self._store.check([f"motet/word/{key}"]):
+            return None
+        text: str = self._store.get(f"motet/word/{key}").decode()
+        return text
+
+    def forget_word(self, key: str) -> None:
+        """Free the store of a word that everybody who wants it has read."""
+        self._store.delete_key(f"motet/word/{key}")
 
     def take_lane(self) -> dist.ProcessGroup:
         """Return a process group for one job's gradients. Collective: all workers at the same place."""

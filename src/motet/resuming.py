@@ -1,0 +1,227 @@
+"""Where a run stands when it begins again: which jobs have ended, which are left out, which start anew.
+
+What came of a job is kept as soon as all workers agree on it, in ``jobs/<name>/ended.json``: such a job is not run
+again. A job that failed on one worker alone stops the gang, and nobody else's failure is meant to be its end; so each
+worker that fails leaves a file in ``jobs/<name>/attempts/``, and a job with too many of them is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from motet.errors import CheckpointError, UsageError
+from motet.jobs import JobSpec
+from motet.results import JobResult, Status
+from motet.run_dir import RunDir, write_whole
+from motet.suggest import did_you_mean
+
+FORMAT = 1
+DEFAULT_MAX_JOB_FAILURES = 1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands. ``ended``: jobs that are not run again, and what came of them (``stopped``: not asked for).
+
+    ``starting_again``: jobs that have run before and have no checkpoint to go on from. ``left_out``: those of
+    ``ended`` that failed on one worker alone too often.
+    """
+
+    ended: Mapping[str, JobResult] = field(default_factory=dict)
+    starting_again: Collection[str] = ()
+    left_out: Collection[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, to tell the other workers."""
+        return {
+            "ended": {name: dict(vars(result)) for name, result in self.ended.items()},
+            "starting_again": sorted(self.starting_again),
+            "left_out": sorted(self.left_out),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Standing:
+        """Rebuild what `to_json` gave."""
+        ended = {name: JobResult(**fields) for name, fields in data["ended"].items()}
+        return cls(ended, frozenset(data["starting_again"]), frozenset(data["left_out"]))
+
+
+def look(
+    run_dir: RunDir,
+    names: Sequence[str],
+    *,
+    max_job_failures: int = DEFAULT_MAX_JOB_FAILURES,
+    only: Collection[str] | None = None,
+) -> Standing:
+    """Return where the run stands; with ``only``, other jobs than these count as stopped.
+
+    Raises `CheckpointError` if a file that says so is damaged, `UsageError` if ``only`` names no job of the run.
+    """
+    ended: dict[str, JobResult] = {}
+    left_out, starting_again = set(), set()
+    for name in only or ():
+        if name not in names:
+            raise UsageError(f"the run in {run_dir.path} has no job {name!r}{did_you_mean(name, names)}")
+    for name in names:
+        if (result := ended_result(run_dir, name)) is not None:
+            ended[name] = result
+        elif (charged := attempts(run_dir, name)) and len({each.start for each in charged}) > max_job_failures:
+            ended[name] = _left_out(charged)
+            left_out.add(name)
+        elif only is not None and name not in only:
+            ended[name] = _not_asked_for(run_dir, name)
+        elif _has_begun(run_dir, name) and not _has_checkpoint(run_dir, name):
+            starting_again.add(name)
+    return Standing(ended, starting_again, left_out)
+
+
+def keep_result(run_dir: RunDir, name: str, result: JobResult, save: Callable[[object, Path], None] | None) -> None:
+    """Keep what came of a job. ``save`` writes a result that is not JSON to a file, as in `RunDir.write_results`."""
+    fields = {**vars(result), "result": run_dir.plain(name, result.result, save)}
+    content = {"format": FORMAT, "job": name, **fields}
+    write_whole(_ended_path(run_dir, name), json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def ended_result(run_dir: RunDir, name: str) -> JobResult | None:
+    """Return what came of a job that is not to run again, else None; `CheckpointError` if the file is damaged."""
+    path = _ended_path(run_dir, name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise ValueError("it is of another format version")
+        if (job := content.pop("job")) != name:
+            raise ValueError(f"it is of job {job!r}")
+        return sound(JobResult(**content))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {error}. To have the job go on from its last checkpoint, remove the file"
+        ) from None
+
+
+def sound(result: JobResult) -> JobResult:
+    """Return ``result`` if its fields are of their types; raise ValueError if not."""
+    numbers = (result.compute_seconds, result.sync_seconds, result.hidden_seconds)
+    if (
+        result.status not in get_args(Status)
+        or type(result.turns) is not int
+        or not all(type(number) in (int, float) for number in numbers)
+        or not isinstance(result.error, str | None)
+    ):
+        raise ValueError("it does not say what came of a job")
+    return result
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A job failed on ``worker`` alone. ``start`` is a word for one start of the gang."""
+
+    start: str
+    worker: int
+    turn: int
+    error: str
+    unix_time: float
+
+
+def charge(run_dir: RunDir, name: str, start: str, worker: int, turn: int, error: str) -> None:
+    """Note that a job has failed on this worker; OSError (a full disk) is the caller's."""
+    folder = _attempts_dir(run_dir, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    attempt = Attempt(start, worker, turn, error, time.time())
+    write_whole(folder / f"{start}-{worker}.json", json.dumps(vars(attempt), indent=2) + "\n")
+
+
+def take_back(run_dir: RunDir, name: str, start: str, worker: int) -> None:
+    """Undo `charge`: the job has failed on all workers, and that ends it in good order."""
+    with contextlib.suppress(OSError):
+        (_attempts_dir(run_dir, name) / f"{start}-{worker}.json").unlink()
+
+
+def attempts(run_dir: RunDir, name: str) -> list[Attempt]:
+    """Return how often a job failed on one worker alone, the latest last. What cannot be read does not count."""
+    found = []
+    try:
+        paths = sorted(_attempts_dir(run_dir, name).glob("*.json"))
+    except OSError:
+        return []
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            attempt = Attempt(**json.loads(path.read_text(encoding="utf-8")))
+            if isinstance(attempt.unix_time, float | int) and isinstance(attempt.start, str):
+                found.append(attempt)
+    return sorted(found, key=lambda attempt: attempt.unix_time)
+
+
+def retry(run_dir: RunDir, names: Sequence[str]) -> list[str]:
+    """Have those of the jobs that failed run again, from their last checkpoints; return which."""
+    again = []
+    for name in names:
+        result = ended_result(run_dir, name)
+        charged = _attempts_dir(run_dir, name)
+        if (result is None or result.status != "failed") and not charged.is_dir():
+            continue
+        if result is not None and result.status != "failed":
+            continue
+        again.append(name)
+        _ended_path(run_dir, name).unlink(missing_ok=True)
+        for path in charged.glob("*.json"):
+            path.unlink(missing_ok=True)
+    return again
+
+
+def job_names(run_dir: RunDir) -> list[str]:
+    """Return the names of the run's jobs; raise `CheckpointError` if its description is damaged."""
+    place, jobs = run_dir.path / "run.json", run_dir.description.get("jobs")
+    if not isinstance(jobs, list) or not jobs:
+        raise CheckpointError(f"{place} is damaged, or not of `motet run`: it names no jobs")
+    names = []
+    for data in jobs:
+        if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+            raise CheckpointError(f"{place} is damaged: it holds a job without a name")
+        if data.get("kind") != "python":
+            JobSpec.from_json(data)
+        names.append(data["name"])
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{place} is damaged: it names a job twice")
+    return names
+
+
+def _left_out(charged: Sequence[Attempt]) -> JobResult:
+    last, count = charged[-1], len({each.start for each in charged})
+    error = (
+        f"left out: it failed on one worker alone in {count} starts of the run, last on worker {last.worker} in turn "
+        f"{last.turn}:\n{last.error}"
+    )
+    return JobResult("failed", last.turn, 0.0, 0.0, 0.0, error=error)
+
+
+def _not_asked_for(run_dir: RunDir, name: str) -> JobResult:
+    """Return what the last results say of a job that is to wait."""
+    with contextlib.suppress(OSError, CheckpointError, KeyError):
+        earlier = run_dir.read_results()[name]
+        return dataclasses.replace(earlier, status="stopped")
+    return JobResult("stopped", 0, 0.0, 0.0, 0.0)
+
+
+def _has_begun(run_dir: RunDir, name: str) -> bool:
+    return any((run_dir.path / "jobs" / name).glob("log*.txt"))
+
+
+def _has_checkpoint(run_dir: RunDir, name: str) -> bool:
+    return any((run_dir.checkpoints_dir / name).glob("turn-*"))
+
+
+def _ended_path(run_dir: RunDir, name: str) -> Path:
+    return run_dir.path / "jobs" / name / "ended.json"
+
+
+def _attempts_dir(run_dir: RunDir, name: str) -> Path:
+    return run_dir.path / "jobs" / name / "attempts"
