@@ -50,7 +50,13 @@ def test_same_weights_while_the_order_changes(gangs: Callable[[int], Gang], loop
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_orders_that_are_determined_change_no_weight(gangs: Callable[[int], Gang], num_workers: int) -> None:
     told = must_be_one(gangs(num_workers).run(f"{RESTLESS}determined_run", 40))
-    assert "are known" in told["reasons"][0]
-    assert "job 'late' joined" in told["reasons"]
-    known = told["changed"][0][0]
-    assert set(told["taken"][:known]) == {"wide", "narrow"}
+    reasons = told["reasons"]
+    assert reasons[0] == "the costs of 2 jobs are known"
+    assert any(reason.startswith("the costs of job 'wide' changed by 7") for reason in reasons)
+    assert "job 'late' joined" in reasons
+    assert "the costs of job 'late' are known" in reasons
+    (known, order), *_ = told["changed"]
+    assert order.count("narrow") == 10 * order.count("wide")
+    assert told["taken"][:known] == (["wide", "narrow"] * known)[:known]
+    followed = told["taken"][known : told["changed"][1][0]]
+    assert tuple(followed[: len(order)]) == order
