@@ -64,13 +64,22 @@ def _imported_level(name: str, present: int) -> int:
     return present if level is None else level
 
 
+# What `_stream_handlers` found last, and in which list of handlers. References, so that no handler is kept alive.
+_seen_references: list[Any] = []
+_stream_references: list[Any] = []
+
+
 def _stream_handlers() -> list[Any]:
-    found = []
-    for reference in list(_logging._handlerList):  # weak references to all handlers that there are
-        handler = reference()
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            found.append(handler)
-    return found
+    global _seen_references, _stream_references
+    if _seen_references != _logging._handlerList:  # weak references to all handlers that there are
+        _seen_references = list(_logging._handlerList)
+        _stream_references = [
+            reference
+            for reference in _seen_references
+            if isinstance(handler := reference(), logging.StreamHandler)
+            and not isinstance(handler, logging.FileHandler)
+        ]
+    return [handler for reference in _stream_references if (handler := reference()) is not None]
 
 
 def take_streams() -> dict[Any, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _random
 import copy
+import ctypes
 import random
 import sys
 from typing import Any
@@ -169,12 +171,49 @@ def _copy_cuda(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return (kind, tuple(state.clone_state() for state in content)) if kind == "states" else value
 
 
+def _words(generator: random.Random) -> memoryview:
+    """Return a generator's words as they lie in memory, behind its object's head."""
+    size = _random.Random.__basicsize__ - object.__basicsize__
+    return memoryview((ctypes.c_char * size).from_address(id(generator) + object.__basicsize__)).cast("B")
+
+
+def _words_work() -> bool:
+    """Tell whether the words can be read and written in place, by trying it on a generator of our own."""
+    if sys.implementation.name != "cpython":
+        return False
+    generator = random.Random(1)
+    words, state = _words(generator), generator.getstate()
+    before = bytes(words)
+    drawn = [generator.random() for _ in range(1000)]  # more than there are words: all of them change
+    words[:] = before
+    return generator.getstate() == state and [generator.random() for _ in range(1000)] == drawn
+
+
+_generator: Any = random._inst
+_generator_words = _words(_generator) if _words_work() else None
+
+
+def take_random() -> Any:
+    """Return the state of `random`: the words as they lie in memory, a fiftieth of the cost of ``getstate``."""
+    if _generator_words is None:
+        return random.getstate()
+    return bytes(_generator_words), _generator.gauss_next
+
+
+def put_random(value: Any) -> None:
+    """Bring the state of `random` back."""
+    if _generator_words is None:
+        random.setstate(value)
+    else:
+        _generator_words[:], _generator.gauss_next = value
+
+
 def register_entries() -> None:
     """Register this family's entries."""
     add("torch generator", _take_torch, _put_torch, copy=_copy_torch)
     add("torch.cuda generators", take_cuda, put_cuda, copy=_copy_cuda)
-    # Copied: the functions of `random` are methods bound to one object, whose state cannot be exchanged.
-    add("random", random.getstate, random.setstate)
+    # Copied: the functions of `random` are methods bound to one object, which cannot be exchanged for another.
+    add("random", take_random, put_random, skip_equal=True)
     add(
         "numpy.random",
         _take_numpy,

@@ -22,6 +22,7 @@ class _Entry:
     fresh: Callable[[], Any] | None
     copy: Callable[[Any], Any] | None
     skip_equal: bool
+    unsettles: bool
 
 
 _entries: dict[str, _Entry] = {}
@@ -97,8 +98,12 @@ def add(
     fresh: Callable[[], Any] | None = None,
     copy: Callable[[Any], Any] | None = None,
     skip_equal: bool = False,
+    unsettles: bool = False,
 ) -> None:
-    """Register an entry; ``skip_equal`` if its values are plain, so that an equal one need not be put."""
+    """Register an entry; ``skip_equal`` if its values are plain, so that an equal one need not be put.
+
+    ``unsettles`` if putting a value changes what later entries hold, so that these are put even if they were equal.
+    """
     if not isinstance(name, str) or not name:
         raise UsageError(f"an isolation entry needs a name, got {name!r}")
     if name in _entries:
@@ -109,7 +114,7 @@ def add(
     for role, function in (("take", take), ("put", put)):
         if not callable(function):
             raise UsageError(f"isolation entry {name!r}: {role} must be callable, got {function!r}")
-    _entries[name] = _Entry(name, take, put, module, fresh, copy, skip_equal)
+    _entries[name] = _Entry(name, take, put, module, fresh, copy, skip_equal, unsettles)
 
 
 def unregister(name: str) -> None:
@@ -162,6 +167,7 @@ def _put(saved: Saved, now: dict[str, Any]) -> None:
     saved.period.clear()
     modules = sys.modules
     failed: tuple[str, Exception] | None = None
+    settled = True
     for name, entry in list(_entries.items()):
         if entry.module is not None and entry.module not in modules:
             continue
@@ -171,8 +177,10 @@ def _put(saved: Saved, now: dict[str, Any]) -> None:
                 if entry.fresh is None:
                     continue
                 value = entry.fresh()
-            if not (entry.skip_equal and name in now and now[name] == value):
-                entry.put(value)
+            if settled and entry.skip_equal and name in now and now[name] == value:
+                continue
+            settled = settled and not entry.unsettles
+            entry.put(value)
         except Exception as error:
             failed = failed or (name, error)
     if failed is not None:

@@ -276,12 +276,11 @@ def _put_cuda_device(value: tuple[int, ...] | None) -> None:
 
 def register_entries() -> None:
     """Register this family's entries. The order of the first five matters: a guard brings back what follows."""
-    add("torch inference mode", torch.is_inference_mode_enabled, put_inference_mode, skip_equal=True)
+    add("torch inference mode", torch.is_inference_mode_enabled, put_inference_mode, skip_equal=True, unsettles=True)
     add("torch modes", take_modes, put_modes, skip_equal=True)
     add("torch saved tensor hooks", take_saved_tensor_hooks, put_saved_tensor_hooks, skip_equal=True)
-    # Not skip_equal: they are compared after the guard has been entered or left, not before.
-    add("torch flags", take_flags, put_flags)
-    add("torch autocast", take_autocast, put_autocast)
+    add("torch flags", take_flags, put_flags, skip_equal=True)
+    add("torch autocast", take_autocast, put_autocast, skip_equal=True)
     add("torch determinism", take_determinism, put_determinism, skip_equal=True)
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
