@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from torch._C._distributed_c10d import Store
 
@@ -44,7 +43,6 @@ class Watch:
         worker: int,
         num_workers: int,
         store: Store | None,
-        state_file: Path | None = None,
         timeout_seconds: float = 1800.0,
         suspicion_seconds: float = 3.0,
         certainty_seconds: float = 15.0,
@@ -70,7 +68,7 @@ class Watch:
         self._certainty_seconds = certainty_seconds
         self._main = threading.main_thread().ident
         self._closing = threading.Event()
-        self._state = _open_state(state_file)
+        self._state: mmap.mmap | None = None
         self._store = store
         self._thread: threading.Thread | None = None
         self.before_exit: Callable[[GangError], None] = lambda error: None
@@ -78,6 +76,13 @@ class Watch:
             self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
             self._thread = threading.Thread(target=self._run, name="motet-watch", daemon=True)
             self._thread.start()
+
+    def write_down_in(self, path: Path) -> None:
+        """From now on keep the position in a small file, which the launcher reads if this process is killed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\n" * STATE_BYTES)
+        with path.open("r+b") as file:
+            self._state = mmap.mmap(file.fileno(), STATE_BYTES)
 
     def at(self, phase: str, job: str | None = None, turn: int = 0) -> None:
         """Note what the main thread does from now on."""
@@ -249,12 +254,3 @@ class Watch:
 def _failed(failed: dict[int, str]) -> WorkerFailedError:
     worker, text = sorted(failed.items())[0]
     return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
-
-
-def _open_state(path: Path | None) -> Any:
-    if path is None:
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\n" * STATE_BYTES)
-    with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), STATE_BYTES)

@@ -7,12 +7,13 @@ launcher at all) a group of one. Everything collective that is not gradients is 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from types import TracebackType
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from motet.watch import Watch
 SLICE_SECONDS = 0.25
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004  # between two looks for a decision of worker 0's
 _num_runs = 0
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 # A group's own timeout is destructive and cannot be told who waits for whom: ours comes first.
 GROUP_TIMEOUT = timedelta(days=7)
 
@@ -43,31 +45,31 @@ class Pending:
 class Workers:
     """The gang, seen from one of its workers. Make it with `join`; `leave` gives back what `join` made."""
 
-    def __init__(self, store: Store, owns_group: bool, state_file: Path | None, timeout_seconds: float) -> None:
+    def __init__(self, store: Store, owns_group: bool, timeout_seconds: float, excepthook: ExceptHook) -> None:
         self.worker = dist.get_rank()
         self.num_workers = dist.get_world_size()
         self.timeout_seconds = timeout_seconds
         self.interrupted: Callable[[], GangError | None] = lambda: None
         self._owns_group = owns_group
+        self._excepthook = excepthook
         self._store = store
         self._num_sayings = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
-        self._control = _new_group()
+        self._control: dist.ProcessGroup | None = _new_group()
         self._num_agreements = 0
-        self.watch = Watch(self.worker, self.num_workers, store, state_file, timeout_seconds)
+        self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)
 
     @classmethod
-    def join(cls, *, state_dir: Path | None = None, timeout_seconds: float = 1800.0) -> Workers:
+    def join(cls, *, timeout_seconds: float = 1800.0) -> Workers:
         """Join the workers of this run; blocks until all have. Collective."""
-        owns_group = not dist.is_initialized()
+        owns_group, excepthook = not dist.is_initialized(), sys.excepthook
         if owns_group:
             _initialize()
         global _num_runs
         _num_runs += 1  # the same on every worker; a later run in this group must not read what an earlier one left
         store = PrefixStore(f"motet/{_num_runs}", dist.distributed_c10d._get_default_store())
-        state_file = None if state_dir is None else state_dir / f"worker-{dist.get_rank()}"
-        return cls(store, owns_group, state_file, timeout_seconds)
+        return cls(store, owns_group, timeout_seconds, excepthook)
 
     def leave(self, *, orderly: bool = True) -> None:
         """Give back all groups. After an error (``orderly=False``) nothing is waited for."""
@@ -75,9 +77,13 @@ class Workers:
         if not orderly:
             return
         for group in (*self._lanes, self._control):
-            dist.destroy_process_group(group)
+            if group is not None:
+                dist.destroy_process_group(group)
+        # A group's threads and sockets live as long as anybody refers to it.
+        self._lanes, self._free_lanes, self._control = [], [], None
         if self._owns_group:
             dist.destroy_process_group()
+            sys.excepthook = self._excepthook  # torch puts the rank in front of it, and leaves that there
 
     def said_by_worker_0(self, say: Callable[[], str]) -> str:
         """Call ``say`` on worker 0 and return what it returned, on every worker; a `UsageError` is everybody's."""
