@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import signal
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -56,6 +57,12 @@ class Seams(Protocol):
     def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``torch.compile``."""
 
+    def signal(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``signal.signal``."""
+
+    def getsignal(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``signal.getsignal``."""
+
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
 
@@ -94,24 +101,57 @@ def _functions() -> dict[str, Call]:
         "compile": torch.compile,
         "spawn": torch.multiprocessing.spawn,  # type: ignore[attr-defined]
         "start_processes": torch.multiprocessing.start_processes,  # type: ignore[attr-defined]
-        "fully_shard": _fully_shard(),
+        "signal": signal.signal,
+        "getsignal": signal.getsignal,
+        **_sharding(),
     }
 
 
-def _fully_shard() -> Call:
+def _sharding() -> dict[str, Call]:
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import distribute_module, distribute_tensor
+    from torch.distributed.tensor.parallel import parallelize_module
 
-    return fully_shard
+    return {
+        "fully_shard": fully_shard,
+        "distribute_module": distribute_module,
+        "distribute_tensor": distribute_tensor,
+        "parallelize_module": parallelize_module,
+    }
 
 
+_WHOLE_MODELS = (
+    "Motet trains models that every worker holds whole, under DistributedDataParallel: use that (in Lightning "
+    'strategy="ddp", in Accelerate and Transformers no FSDP, DeepSpeed or tensor-parallel settings), or run this job '
+    "alone with torchrun."
+)
 _INSTEAD = {
     "spawn": "Motet starts the workers itself: call the function that each worker runs directly, as under torchrun.",
     "start_processes": "Motet starts the workers itself: call the function that each worker runs directly.",
-    "fully_shard": "Wrap the model in DistributedDataParallel, or run this job alone with torchrun.",
-    "FSDP": "Wrap the model in DistributedDataParallel, or run this job alone with torchrun.",
+    "fully_shard": _WHOLE_MODELS,
+    "distribute_module": _WHOLE_MODELS,
+    "distribute_tensor": _WHOLE_MODELS,
+    "parallelize_module": _WHOLE_MODELS,
+    "FSDP": _WHOLE_MODELS,
+    "DeepSpeed": _WHOLE_MODELS,
     "Join": "Give every worker equally many batches (DistributedSampler does), or run this job alone with torchrun.",
     "_register_fused_optim": "Step the optimizer after backward(), or run this job alone with torchrun.",
 }
+
+
+_CALLED = {
+    "spawn": "torch.multiprocessing.spawn",
+    "start_processes": "torch.multiprocessing.start_processes",
+    "fully_shard": "FSDP (fully_shard)",
+    "distribute_module": "tensor parallelism (distribute_module)",
+    "distribute_tensor": "tensor parallelism (distribute_tensor)",
+    "parallelize_module": "tensor parallelism (parallelize_module)",
+}
+
+
+def instead_of(what: str) -> str:
+    """Return what a user can do instead of something that cannot be pipelined."""
+    return _INSTEAD[what]
 
 
 def _redirect(function: Call, name: str) -> Call:
@@ -136,7 +176,7 @@ def _jump(name: str, *args: Any, **kwargs: Any) -> Any:
     original, seams = _originals[name], _installed
     assert seams is not None
     if name in _INSTEAD:
-        seams.refuse(name if name == "fully_shard" else f"torch.multiprocessing.{name}", _INSTEAD[name])
+        seams.refuse(_CALLED.get(name, name), _INSTEAD[name])
         return original(*args, **kwargs)
     return getattr(seams, name)(original, *args, **kwargs)
 
@@ -164,6 +204,11 @@ _JUMPS = {
         "spawn",
         "start_processes",
         "fully_shard",
+        "distribute_module",
+        "distribute_tensor",
+        "parallelize_module",
+        "signal",
+        "getsignal",
     )
 }
 
