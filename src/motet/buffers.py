@@ -142,6 +142,10 @@ class BufferSync:
             work, state.work = state.work, None
             self._workers.wait(Item("collective", job.name, job.turn), state.done, work.wait)
 
+    def close(self) -> None:
+        """Let go of the group that buffers travel on."""
+        self._group = None
+
     def detach(self, job: RunningJob) -> None:
         """Forget a job that has ended, once nothing of it travels any more."""
         for state in self._states.pop(job.name, {}).values():
