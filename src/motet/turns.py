@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from greenlet import getcurrent, greenlet
-from torch.nn.parallel import DistributedDataParallel
 
 from motet import handle, isolation
+from motet.errors import GangError
 from motet.gradients import JobGradients
 from motet.handle import JobHandle, JobPruned
 
@@ -76,7 +76,7 @@ class RunningJob:
         return self.num_synced + 1
 
     def run(self) -> None:
-        """Run the loop to its end; the greenlet's body. Nothing is raised: see ``outcome``."""
+        """Run the loop to its end; the greenlet's body. Only a `GangError` is raised: see ``outcome``."""
         try:
             self.prepare()
             result = self._result()
@@ -86,6 +86,8 @@ class RunningJob:
             self.outcome = stopped.outcome()
         except JobPruned:
             self.outcome = Outcome("pruned")
+        except GangError:
+            raise  # in the pipeline: it is the run that has ended, not this job
         except BaseException as error:
             # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
             self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
@@ -174,11 +176,8 @@ class Turns:
     def may_end(self) -> bool:
         """Whether a turn may end here: torch holds nothing global that another job would disturb.
 
-        Autocast's cast cache is one for all, and emptied whenever the outermost autocast block of *any* job ends; a
-        forward is known to DDP through a class attribute.
+        Autocast's cast cache is one for all, and emptied whenever the outermost autocast block of *any* job ends.
         """
-        if DistributedDataParallel._active_ddp_module is not None:
-            return False
         if not torch.is_autocast_cache_enabled():
             return True
         if torch.is_autocast_enabled("cpu"):

@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from motet.testing import Gang
 from tests.integrations.python_process import run_python
+
+from motet.testing import Gang
 
 HOME = "tests.integrations.optuna_searches:"
 
@@ -97,7 +98,7 @@ def test_bad_arguments_are_everybodys_error(gangs: Callable[[int], Gang], how: s
 
 def test_a_question_on_one_worker_alone_is_an_error_that_says_so(new_gang: Callable[[int], Gang]) -> None:
     outcomes = new_gang(2).attempt(HOME + "questions_on_one_worker")
-    assert not any(outcome.ok for outcome in outcomes)
+    assert not any(outcome.ok for outcome in outcomes), outcomes
     assert "worker 0 asks 'set_user_attr only'" in "".join(outcome.error or "" for outcome in outcomes)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from motet.integrations import optuna_requeue
-from motet.testing import Gang
+from motet.integrations import optuna_requeue  # noqa: E402
+from motet.testing import Gang  # noqa: E402
 
 HOME = "tests.integrations.optuna_searches:"
 

@@ -1,0 +1,99 @@
+"""Questions that worker 0 answers for all workers, in the same order everywhere."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Callable
+from typing import Any
+
+from motet import errors
+from motet.errors import DivergenceError
+from motet.workers import Workers
+
+
+class Decisions:
+    """One series of questions, each of which all workers ask at the same place.
+
+    Answers travel as JSON through the store that all workers share. An answer costs worker 0 one message; the others
+    wait until it is there. What worker 0's answer raises is raised on every worker.
+    """
+
+    def __init__(self, workers: Workers, name: str) -> None:
+        self._workers = workers
+        self._name = name
+        self._num_asked = 0
+        self._num_forgotten = 0
+        self._held: Exception | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether this worker is the one that answers."""
+        return self._workers.worker == 0
+
+    def ask(self, question: str, answer: Callable[[], Any]) -> Any:
+        """Return what ``answer`` returns on worker 0, as JSON gives it back; the others do not call it.
+
+        Blocks until worker 0 has answered. Raises what it raised, or what it held since the last question; on other
+        workers its like (builtin exceptions and Optuna's keep their type). Raises `DivergenceError` where worker 0
+        was asked something else.
+        """
+        raised: Exception | None = None
+
+        def decide() -> str:
+            nonlocal raised
+            try:
+                raised, self._held = self._held, None
+                if raised is None:
+                    return json.dumps({"question": question, "answer": answer()})
+            except Exception as error:
+                raised = error
+            kind = type(raised)
+            return json.dumps({"question": question, "error": [kind.__module__, kind.__name__, str(raised)]})
+
+        self._num_asked += 1
+        told = json.loads(self._workers.decided_by_worker_0(self._key(self._num_asked), decide))
+        if raised is not None:
+            raise raised
+        if told["question"] != question:
+            raise DivergenceError(
+                f"Worker {self._workers.worker} asks '{question}' where worker 0 asks '{told['question']}': all "
+                "workers must ask the same in the same order. Look for an `if` on the rank."
+            )
+        if "error" in told:
+            raise _like(*told["error"])
+        return told["answer"]
+
+    def hold(self, error: Exception) -> None:
+        """Have the next question raise ``error`` on all workers. For worker 0, between questions."""
+        self._held = self._held or error
+
+    def forget(self) -> None:
+        """Free the store of what was answered so far; when all workers are known to have read it."""
+        self._workers.forget_decisions(map(self._key, range(self._num_forgotten + 1, self._num_asked + 1)))
+        self._num_forgotten = self._num_asked
+
+    def _key(self, number: int) -> str:
+        return f"{self._name}/{number}"
+
+
+def _like(module: str, name: str, text: str) -> Exception:
+    """Return an exception like one that worker 0 met."""
+    if module == "builtins":
+        home: Any = builtins
+    elif module == "motet.errors":
+        home = errors
+    elif module == "optuna.exceptions":
+        import optuna.exceptions
+
+        home = optuna.exceptions
+    else:
+        return RuntimeError(f"{name}: {text} (on worker 0)")
+    kind = getattr(home, name, RuntimeError)
+    try:
+        error = kind(text)
+    except Exception:  # it takes other arguments
+        error = RuntimeError(f"{name}: {text}")
+    assert isinstance(error, Exception)
+    error.add_note("Worker 0 met this and told it to all workers.")
+    return error
