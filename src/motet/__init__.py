@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from motet.events import Observer
     from motet.handle import JobHandle, JobPruned, current_job
     from motet.jobs import Job, JobSpec, Script
-    from motet.launch import launch
+    from motet.launching import launch
     from motet.results import JobResult, Results
     from motet.running import run
 
@@ -45,7 +45,7 @@ _HOMES = {
     "UnsupportedError": "errors",
     "UsageError": "errors",
     "current_job": "handle",
-    "launch": "launch",
+    "launch": "launching",
     "run": "running",
 }
 
