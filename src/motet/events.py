@@ -137,6 +137,8 @@ class Observer(Protocol):
     """Whoever wants to know. Called on the main thread between turns: be quick.
 
     An observer that raises is reported once and left out; the training goes on.
+    One that changes nothing global (random generators, streams, environment) may have an attribute
+    ``changes_nothing_global = True``: the jobs' turns are then a little cheaper.
     """
 
     def observe(self, event: Event) -> None:

@@ -147,6 +147,7 @@ class Pipeline:
         if isinstance(to_raise, JobStopped) and job.outcome is None:
             job.give_up(to_raise.outcome())  # the loop has swallowed it
         if job.outcome is not None:
+            self._turns.touched()
             self._conclude(job)
             self._admit()
             self._follow(self._planning.ended(job.name, self._num_synced()))
@@ -420,6 +421,8 @@ class Pipeline:
 
     def _observe(self, event: Event) -> None:
         for observer in tuple(self._observers):
+            if self._turns.current is None and not getattr(observer, "changes_nothing_global", False):
+                self._turns.touched()
             try:
                 observer.observe(event)
             except Exception as error:

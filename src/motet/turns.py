@@ -131,6 +131,7 @@ class Turns:
         self._hub = getcurrent()
         self._thread = threading.get_ident()
         self._at_begin = isolation.take_all().copy()
+        self._outside: isolation.Saved | None = None  # what is there between turns, as long as nobody changes it
 
     def admit(self, job: RunningJob, *, script: Path | None = None) -> None:
         """Prepare a job to take turns. It begins with the global state that the run itself began with.
@@ -154,7 +155,7 @@ class Turns:
         if throw is not None and not job.greenlet:  # it has not begun: there is no place to raise anything at
             job.outcome, job.saved, job.greenlet = Outcome("stopped"), None, None
             return
-        outside = isolation.exchange(job.saved)
+        outside, self._outside = isolation.exchange(job.saved, self._outside), None
         self.current = job
         handle.set_current(job.handle)
         try:
@@ -166,8 +167,13 @@ class Turns:
             handle.set_current(None)
             self.current = None
             job.saved = isolation.exchange(outside)
+            self._outside = outside
         if job.outcome is not None:
             job.saved = job.greenlet = None
+
+    def touched(self) -> None:
+        """Take note that code which is not ours has run between turns: the global state may be another one now."""
+        self._outside = None
 
     def end(self) -> None:
         """End the current job's turn; returns when its next one begins. Called in the job's greenlet."""

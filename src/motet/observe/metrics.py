@@ -25,6 +25,8 @@ class MetricsWriter:
     Each line reaches the operating system before `observe` returns. OSError (a full disk) is the caller's to report.
     """
 
+    changes_nothing_global = True
+
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / "metrics.jsonl"
         self._file: int | None = None

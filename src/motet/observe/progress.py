@@ -92,6 +92,8 @@ class Progress:
     above the rows; use it for everything else that goes to the same terminal.
     """
 
+    changes_nothing_global = True
+
     def __init__(
         self, stream: TextIO | None = None, *, quiet: bool = False, live: bool | None = None, width: int | None = None
     ) -> None:

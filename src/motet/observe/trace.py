@@ -55,6 +55,8 @@ class TraceRecorder:
     ``budget_bytes`` is for all workers of the run; `RunStarted` says how many they are. OSError is the caller's.
     """
 
+    changes_nothing_global = True
+
     def __init__(self, run_dir: Path, *, budget_bytes: int = ALL_PARTS_BYTES) -> None:
         self._run_dir = run_dir
         self._all_budget_bytes = budget_bytes

@@ -1,0 +1,102 @@
+"""What is there between turns is not taken anew while nobody can have changed it, and is never mixed up."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from motet import isolation
+from motet.events import Event
+from motet.running import run
+
+
+@pytest.fixture(autouse=True)
+def _everything_as_before() -> Iterator[None]:
+    before = isolation.take_all()
+    kept = before.copy()
+    yield
+    isolation.put_all(kept)
+
+
+def test_what_was_put_last_need_not_be_taken() -> None:
+    outside = isolation.take_all()
+    jobs = [outside.copy(), outside.copy()]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = [(random.random(), np.random.randn(), torch.rand(()).item()) for _ in range(8)]
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    present: isolation.Saved | None = None
+    drawn: list[list[tuple[float, float, float]]] = [[], []]
+    for turn in range(8):
+        for number in (0, 1):
+            outside, present = isolation.exchange(jobs[number], present), None
+            if turn == 0:
+                random.seed(1), np.random.seed(1), torch.manual_seed(1)
+            drawn[number].append((random.random(), np.random.randn(), torch.rand(()).item()))
+            jobs[number] = isolation.exchange(outside)
+            present = outside
+    assert drawn == [expected, expected]
+    after = random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    assert after == (random.random(), np.random.rand(), torch.rand(()).item())
+
+
+def test_a_state_that_was_taken_twice_is_known_as_it_was_put() -> None:
+    outside = isolation.take_all()
+    isolation.take_all()  # the live objects are this one's now: the other gets copies when it is put back
+    job = isolation.exchange(outside)
+    generator = np.random.mtrand._rand._bit_generator  # type: ignore[attr-defined]
+    again = isolation.exchange(job, outside)
+    isolation.exchange(again)
+    assert np.random.mtrand._rand._bit_generator is generator  # type: ignore[attr-defined]
+
+
+class Drawing:
+    """An observer that uses what is global."""
+
+    def __init__(self) -> None:
+        self.drawn: list[float] = []
+
+    def observe(self, event: Event) -> None:
+        self.drawn.append(random.random())
+        os.environ["MOTET_TEST_OBSERVED"] = str(len(self.drawn))
+
+
+class Quiet:
+    """An observer that says that it changes nothing."""
+
+    changes_nothing_global = True
+
+    def observe(self, event: Event) -> None:
+        pass
+
+
+def draw_and_train(steps: int, seed: int) -> list[float]:
+    random.seed(seed)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    drawn = []
+    for _ in range(steps):
+        drawn.append(random.random())
+        model(torch.ones(1, 2)).sum().backward()
+    return drawn
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_observers_and_jobs_keep_what_is_theirs(quiet: bool) -> None:
+    random.seed(3)
+    expected = [random.random() for _ in range(100)]
+    random.seed(3)
+    observer = Drawing()
+    jobs = {name: lambda seed=seed: draw_and_train(10, seed) for seed, name in enumerate(("a", "b"))}
+    results = run(jobs, observers=[Quiet()] if quiet else [observer, Quiet()], order="a,b")
+    for seed, name in enumerate(("a", "b")):
+        random.seed(seed)
+        assert results[name].result == [random.random() for _ in range(10)]
+    if not quiet:
+        assert len(observer.drawn) > 40
+        assert observer.drawn == expected[: len(observer.drawn)]
+        assert os.environ["MOTET_TEST_OBSERVED"] == str(len(observer.drawn))
