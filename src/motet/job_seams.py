@@ -104,8 +104,8 @@ class JobSeams:
         self._wait_in_place(job)
         self._notice(
             job.name,
-            "calls backward() inside an autocast block or a DDP forward, where a turn cannot end: its synchronization "
-            "is not hidden. Call backward() outside of the block (torch recommends that anyway).",
+            "calls backward() inside an autocast block, where a turn cannot end: its synchronization is not hidden. "
+            "Call backward() outside of the block (torch recommends that anyway).",
         )
 
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:

@@ -99,8 +99,8 @@ def alone(name: str, folder: Path) -> Any:
     """Return what a loop returns alone, without Motet. Kept: it depends on nothing else."""
     if name not in _alone:
         assert motet.seams._installed is None
-        place = folder / "alone"
-        place.mkdir(exist_ok=True)
+        place = folder / "alone" / str(len(_alone))
+        place.mkdir(parents=True)
         with fresh_process():
             seed_everything()
             _alone[name] = find(name, place)()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch._tensor_str
 import torch.utils._device
+from torch.nn.parallel import DistributedDataParallel
 
 from motet.isolation.registry import add
 
@@ -274,6 +275,15 @@ def _put_cuda_device(value: tuple[int, ...] | None) -> None:
         _C._cuda_setStream(stream_id=stream_id, device_index=device_index, device_type=device_type)
 
 
+def _take_ddp_forward() -> Any:
+    return DistributedDataParallel._active_ddp_module
+
+
+def _put_ddp_forward(value: Any) -> None:
+    # Lightning's manual optimization runs its training step, with its backwards, inside a DDP model's forward.
+    DistributedDataParallel._active_ddp_module = value
+
+
 def register_entries() -> None:
     """Register this family's entries. The order of the first five matters: a guard brings back what follows."""
     add("torch inference mode", torch.is_inference_mode_enabled, put_inference_mode, skip_equal=True, unsettles=True)
@@ -283,6 +293,7 @@ def register_entries() -> None:
     add("torch autocast", take_autocast, put_autocast, skip_equal=True)
     add("torch determinism", take_determinism, put_determinism, skip_equal=True)
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
+    add("torch DDP forward", _take_ddp_forward, _put_ddp_forward)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
     add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True)
     add(

@@ -1,0 +1,51 @@
+"""Lightning's Trainer and Fabric, unmodified: weights, logged metrics and checkpoints are those of the run alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+TRAINER, FABRIC, PLAIN = "loops_lightning:train", "loops_fabric:train", "loops_plain:train"
+EqualAlone = Callable[..., dict[str, Any]]
+
+
+def test_two_trainers(equal_alone: EqualAlone) -> None:
+    # callbacks, ModelCheckpoint, sync_dist logging, validation, CSV log, learning-rate schedule, rich's progress bars
+    told = equal_alone(TRAINER, TRAINER)
+    assert told["turns"] == [8, 8]
+    assert told["notices"] == []
+    assert told["alternations"] > 14
+
+
+@pytest.mark.parametrize(
+    ("feature", "turns"),
+    [
+        ("accumulate", 4),
+        ("bf16", 8),
+        ("clip&tqdm", 8),
+        ("manual", 16),
+        ("seeded", 8),
+        ("steps", 6),
+        ("stop_early", 8),
+    ],
+)
+def test_trainer(equal_alone: EqualAlone, feature: str, turns: int) -> None:
+    told = equal_alone(f"{TRAINER}?{feature}", PLAIN)
+    assert told["turns"] == [turns, 8]
+    assert told["notices"] == []
+    assert told["alternations"] >= min(2 * turns, 16) - 1, "the turns end where its backward returns"
+
+
+def test_two_fabrics(equal_alone: EqualAlone) -> None:
+    told = equal_alone(FABRIC, FABRIC)
+    assert told["turns"] == [16, 16]
+    assert told["notices"] == []
+
+
+@pytest.mark.parametrize(("feature", "turns"), [("accumulate", 8), ("bf16", 16)])
+def test_fabric(equal_alone: EqualAlone, feature: str, turns: int) -> None:
+    told = equal_alone(f"{FABRIC}?{feature}", PLAIN)
+    assert told["turns"] == [turns, 8]
+    assert told["notices"] == []
