@@ -1,0 +1,230 @@
+"""What a worker runs: the same loops, one after another, without overlap, in lock step, or together under Motet.
+
+Every method warms its loops up first and counts from the moment at which all of them are warm and nothing travels.
+Clocks: `time.perf_counter` counts alike in all processes of one machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jobs.loop import WARM_STEPS, Wrap, plain_ddp
+from sets import SETS, BenchJob
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import motet
+from motet import running
+from motet.jobs import Job
+from motet.pipeline import Pipeline
+from motet.turns import RunningJob
+
+
+@dataclass
+class Measured:
+    """One measurement on one worker; ``begin`` and ``end`` in `time.perf_counter` seconds."""
+
+    begin: float = float("inf")
+    end: float = 0.0
+    cpu_seconds: float = 0.0
+    sent_bytes: int = 0
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+class Meter:
+    """Takes note of when the measured part began: when ``num_jobs`` loops are warm."""
+
+    def __init__(self, num_jobs: int = 1, gate: Callable[[], None] | None = None) -> None:
+        self.measured = Measured()
+        self._missing = num_jobs
+        self._gate = gate if gate is not None else dist.barrier
+        self._cpu_seconds = 0.0
+        self._sent_bytes = 0
+
+    def ready(self) -> None:
+        """Wait until all loops and workers are ready. Called by each loop once."""
+        self._missing -= 1
+        if self._missing == 0:
+            self._gate()
+            self._cpu_seconds, self._sent_bytes = time.process_time(), sent_bytes()
+            self.measured.begin = time.perf_counter()
+        while self._missing > 0:
+            motet.current_job().yield_turn()
+
+    def ended(self, end: float) -> Measured:
+        """Return what was measured up to the end of the last loop."""
+        self.measured.end = end
+        self.measured.cpu_seconds = time.process_time() - self._cpu_seconds
+        self.measured.sent_bytes = sent_bytes() - self._sent_bytes
+        return self.measured
+
+
+def sent_bytes() -> int:
+    """Return how many bytes this worker's side of the network has sent."""
+    rows = (line.split() for line in Path("/proc/net/dev").read_text().splitlines()[2:])
+    return sum(int(row[9]) for row in rows if row[0] in ("eth0:", "lo:"))
+
+
+def wrap_with(cap_mb: float | None, **options: Any) -> Wrap:
+    """Return how a loop wraps its model: DDP's default options, or buckets of ``cap_mb``."""
+    if cap_mb is not None:
+        options["bucket_cap_mb"] = cap_mb
+    return partial(DistributedDataParallel, **options) if options else plain_ddp
+
+
+def loop_of(job: BenchJob, units: int, **options: Any) -> Callable[[], float]:
+    """Return a job's loop for so many units of work, to be called once."""
+    module, _, function = job.loop.partition(":")
+    loop = getattr(import_module(f"jobs.{module}"), function)
+    return partial(loop, job.steps * units, **job.arguments, **options)
+
+
+def one_after_another(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured:
+    """Plain DDP, one job after another; the times between them are left out."""
+    total = Measured(begin=0.0)
+    for job in jobs.values():
+        meter = Meter()
+        measured = meter.ended(loop_of(job, units, wrap=wrap, ready=meter.ready)())
+        total.end += measured.end - measured.begin
+        total.cpu_seconds += measured.cpu_seconds
+        total.sent_bytes += measured.sent_bytes
+    return total
+
+
+def one_job(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, name: str, gate: Callable[[], None]) -> Measured:
+    """One job of a set under plain DDP, while other processes train the others."""
+    meter = Meter(gate=gate)
+    return meter.ended(loop_of(jobs[name], units, wrap=wrap, ready=meter.ready)())
+
+
+def together(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, **options: Any) -> Measured:
+    """All jobs under Motet."""
+    meter = Meter(len(jobs))
+    listed = [
+        Job(name, loop_of(job, units, wrap=wrap, ready=meter.ready), turns=WARM_STEPS + job.steps * units)
+        for name, job in jobs.items()
+    ]
+    results = running.run(listed, **options)
+    failed = [f"{r.status}: {r.error}" for r in results.jobs.values() if r.status != "finished"]
+    if failed:
+        raise RuntimeError(f"a job failed:\n{failed[0]}")
+    measured = meter.ended(max(result.result for result in results.jobs.values()))
+    measured.parts = {
+        name: {"compute": r.compute_seconds, "sync": r.sync_seconds, "hidden": r.hidden_seconds}
+        for name, r in results.jobs.items()
+    }
+    return measured
+
+
+class LockStep(Pipeline):
+    """Stages with a barrier: one job computes while the one before it synchronizes; both must be done.
+
+    As published for interleaving jobs of different needs; on Motet's runtime, so that only the barrier differs.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._before: list[Any] = []
+
+    def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
+        before, self._before = self._before, []
+        super()._take_turn(job, throw)
+        waits = self._waiter("the stage", job.turn)
+        for bucket in before:
+            waits(bucket)
+        self._before = list(job.gradients._travelling)
+
+
+@contextmanager
+def lock_step() -> Iterator[None]:
+    """Run Motet with barriers between stages inside the block."""
+    original = running.Pipeline
+    running.Pipeline = LockStep  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        running.Pipeline = original  # type: ignore[misc]
+
+
+def solo_costs(jobs: Mapping[str, BenchJob], units: int, cap_mb: float | None) -> Measured:
+    """What each job's step costs alone: computing with no network; its buckets' sync with nothing else to do.
+
+    ``parts``: for each job ``compute`` and ``sync`` seconds, ``transfer_cpu`` seconds of this process's processor
+    time that a sync takes, ``bytes``, each a step.
+    """
+    total = Measured(begin=0.0)
+    for name, job in jobs.items():
+        sizes: dict[int, tuple[int, torch.dtype]] = {}
+        meter = Meter()
+        loop = loop_of(job, units, wrap=partial(_without_network, sizes, cap_mb), ready=meter.ready)
+        measured = meter.ended(loop())
+        steps = job.steps * units
+        part = {"compute": (measured.end - measured.begin) / steps, "steps_a_unit": job.steps}
+        part |= _sync_costs(list(sizes.values()), steps)
+        total.parts[name] = part
+    return total
+
+
+def _without_network(sizes: dict[int, tuple[int, torch.dtype]], cap_mb: float | None, model: nn.Module) -> nn.Module:
+    def hook(_: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        buffer = bucket.buffer()
+        if bucket.index() == 0:
+            sizes.clear()
+        sizes[bucket.index()] = (buffer.numel(), buffer.dtype)
+        buffer.mul_(1.0 / dist.get_world_size())
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(buffer)
+        return future
+
+    ddp = wrap_with(cap_mb, broadcast_buffers=False)(model)
+    ddp.register_comm_hook(None, hook)
+    return ddp
+
+
+def _sync_costs(sizes: list[tuple[int, torch.dtype]], steps: int) -> dict[str, float]:
+    buckets = [torch.zeros(numel, dtype=dtype) for numel, dtype in sizes]
+
+    def synchronize() -> None:
+        for work in [dist.all_reduce(bucket, async_op=True) for bucket in buckets]:
+            work.wait()
+
+    synchronize()
+    dist.barrier()
+    begin, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        synchronize()
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    num_bytes = sum(bucket.numel() * bucket.element_size() for bucket in buckets)
+    return {"sync": seconds / steps, "transfer_cpu": cpu / steps, "bytes": num_bytes, "buckets": len(buckets)}
+
+
+def measure(command: Mapping[str, Any], gate: Callable[[], None]) -> Measured:
+    """Do what a command asks for. ``gate`` waits for the other processes of a side-by-side run."""
+    jobs, units, method = SETS[command["set"]], command["units"], command["method"]
+    if command.get("jobs"):
+        jobs = {name: jobs[name] for name in command["jobs"]}
+    cap_mb = command.get("cap_mb")
+    wrap = wrap_with(cap_mb)
+    if method == "ddp":
+        return one_after_another(jobs, units, wrap)
+    if method == "no overlap":
+        return one_after_another(jobs, units, wrap_with(1e6))  # one bucket: it leaves when backward is over
+    if method == "side by side":
+        return one_job(jobs, units, wrap, command["job"], gate)
+    if method == "lock step":
+        with lock_step():
+            return together(jobs, units, wrap, **command.get("options", {}))
+    if method == "motet":
+        return together(jobs, units, wrap, **command.get("options", {}))
+    if method == "costs":
+        return solo_costs(jobs, units, cap_mb)
+    raise ValueError(f"no method {method!r}")

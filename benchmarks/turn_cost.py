@@ -1,0 +1,96 @@
+"""What does a turn cost? Sixteen jobs of about two milliseconds a step, one worker, against the same under plain DDP.
+
+    python benchmarks/turn_cost.py            # about a minute
+    python benchmarks/turn_cost.py --profile  # where the time goes, by function
+
+With one worker nothing travels: what the run takes longer than the loops one after another is what Motet does in a
+turn (exchanging the global state, switching, starting the sync, landing it, choosing the next job). The order is
+given: determining one is done a few times a run, not every turn, and `benchmarks/unequal_jobs.py` measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import statistics
+import sys
+import time
+from pathlib import Path
+
+JOB_SET = "sixteen tiny"
+
+
+def measure(steps: int, repeats: int, job_set: str) -> dict[str, object]:
+    """Return milliseconds a turn, over the plain loops, by the wall clock and by the processor's."""
+    from methods import measure as run
+    from sets import SETS
+
+    num_jobs = len(SETS[job_set])
+    rows = []
+    for _ in range(repeats):
+        command = {"set": job_set, "units": steps, "options": {"order": "round-robin"}}
+        plain, motet = (run({"method": method, **command}, lambda: None) for method in ("ddp", "motet"))
+        turns = num_jobs * steps
+        rows.append(
+            {
+                "plain_ms": (plain.end - plain.begin) / turns * 1e3,
+                "motet_ms": (motet.end - motet.begin) / turns * 1e3,
+                "plain_cpu_ms": plain.cpu_seconds / turns * 1e3,
+                "motet_cpu_ms": motet.cpu_seconds / turns * 1e3,
+            }
+        )
+        rows[-1]["turn_ms"] = rows[-1]["motet_ms"] - rows[-1]["plain_ms"]
+        rows[-1]["turn_cpu_ms"] = rows[-1]["motet_cpu_ms"] - rows[-1]["plain_cpu_ms"]
+    return {key: spread([row[key] for row in rows]) for key in rows[0]} | {"jobs": num_jobs, "steps": steps}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median with the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def profile(steps: int, job_set: str) -> None:
+    """Print what the main thread spends its time on, without the loops' own work."""
+    from methods import measure as run
+
+    profiler = cProfile.Profile(time.thread_time)  # of the main thread, whatever else the machine does
+    profiler.enable()
+    run({"method": "motet", "set": job_set, "units": steps, "options": {"order": "round-robin"}}, lambda: None)
+    profiler.disable()
+    pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(45)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--set", default=JOB_SET)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if options.profile:
+        profile(options.steps, options.set)
+        return
+    figures = measure(options.steps, options.repeats, options.set)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            print(f"{key:>14}  {value['median']:.3f}   (quartiles {value['low']:.3f} to {value['high']:.3f})")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
