@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from motet.errors import CheckpointError, UsageError
-from motet.jobs import Job, JobSpec, Script, _ending, _read_report, check_specs, load_jobs_file
-from motet.jobs_check import problem_of
+from motet.jobs import Job, JobSpec, Script, check_specs, load_jobs_file
+from motet.jobs.check import _ending, _read_report
+from motet.jobs.check_child import problem_of
 
 FUNCTIONS = """
 def train(width, depth=2, *, lr=0.1):

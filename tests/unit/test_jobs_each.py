@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from motet.errors import UsageError
-from motet.jobs_each import specs_from_each
-from motet.jobs_spec import JobSpec
+from motet.jobs.each import specs_from_each
+from motet.jobs.spec import JobSpec
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from motet.errors import UsageError
-from motet.jobs_file import load_jobs_file
-from motet.jobs_spec import JobSpec
+from motet.jobs.file import load_jobs_file
+from motet.jobs.spec import JobSpec
 
 Load = Callable[[str], list[JobSpec]]
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from motet.errors import UsageError
-from motet.jobs_each import specs_from_each
-from motet.jobs_file import load_jobs_file
-from motet.jobs_names import is_name
-from motet.jobs_spec import JobSpec
+from motet.jobs.each import specs_from_each
+from motet.jobs.file import load_jobs_file
+from motet.jobs.names import is_name
+from motet.jobs.spec import JobSpec
 
 NUM_CASES = 400  # of each of the four kinds below
 many = settings(max_examples=NUM_CASES, deadline=None, suppress_health_check=list(HealthCheck), database=None)

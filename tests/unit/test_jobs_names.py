@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from motet.errors import UsageError
-from motet.jobs_names import MAX_NAME_LENGTH, check_name, is_name, joined, label, part, unused
+from motet.jobs.names import MAX_NAME_LENGTH, check_name, is_name, joined, label, part, unused
 
 
 @pytest.mark.parametrize("name", ["a", "0", "lr0.1-width=128", "A.b_c+d", "x" * MAX_NAME_LENGTH])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from motet.jobs_script import JobExit, Script
+from motet.jobs.script import JobExit, Script
 
 Write = Callable[[str], Path]
 

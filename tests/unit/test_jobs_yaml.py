@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from motet.errors import UsageError
-from motet.jobs_yaml import Mapped, parse_yaml, plain
+from motet.jobs.yaml_text import Mapped, parse_yaml, plain
 
 
 def value_of(text: str) -> object:

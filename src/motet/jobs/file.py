@@ -16,7 +16,7 @@
 - In a sweep each list is a list of values to vary (for a value that is a list itself: a list of lists), and there is
   a job for each combination. Its name is made of what varies, such as ``lr0.001-width128``; among several sweeps
   also of what differs between them, and of the script's or function's name where that does.
-- What unquoted words mean, and which are refused: `motet.jobs_yaml`.
+- What unquoted words mean, and which are refused: `motet.jobs.yaml_text`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import os
 from pathlib import Path
 
 from motet.errors import UsageError
-from motet.jobs_entry import Source, is_empty, read_entry, to_spec
-from motet.jobs_names import check_name
-from motet.jobs_spec import JobSpec
-from motet.jobs_sweep import sweep_specs
-from motet.jobs_yaml import Tree, parse_yaml
+from motet.jobs.entry import Source, is_empty, read_entry, to_spec
+from motet.jobs.names import check_name
+from motet.jobs.spec import JobSpec
+from motet.jobs.sweep import sweep_specs
+from motet.jobs.yaml_text import Tree, parse_yaml
 from motet.suggest import did_you_mean
 
 _KEYS = ("jobs", "sweep")

@@ -1,8 +1,4 @@
-"""Jobs: what to train. Described in a jobs file, on the command line or in Python, and checked before it starts.
-
-This module gathers what the others need; the parts, from bottom to top: `jobs_names`, `jobs_script`, `jobs_spec`,
-`jobs_yaml`, `jobs_entry`, `jobs_sweep`, `jobs_file`, `jobs_each`, and `jobs_check`, which runs in a child process.
-"""
+"""Import each function, match its arguments and compile each script, in one short-lived child process."""
 
 from __future__ import annotations
 
@@ -18,22 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from motet.errors import UsageError
-from motet.jobs_each import specs_from_each
-from motet.jobs_file import load_jobs_file
-from motet.jobs_names import check_name
-from motet.jobs_script import JobExit, Script
-from motet.jobs_spec import Job, JobSpec
-
-__all__ = [
-    "Job",
-    "JobExit",
-    "JobSpec",
-    "Script",
-    "check_name",
-    "check_specs",
-    "load_jobs_file",
-    "specs_from_each",
-]
+from motet.jobs.spec import JobSpec
 
 _CHECK_TIMEOUT_SECONDS = 300.0
 _MOST_NAMED = 3
@@ -65,7 +46,7 @@ def check_specs(specs: Sequence[JobSpec], *, timeout_seconds: float = _CHECK_TIM
 def _run_child(request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_seconds: float) -> int | None:
     """Return the child's exit status, or None if it took too long. Files, not pipes: a grandchild cannot hold them."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "motet.jobs_check"],
+        [sys.executable, "-m", "motet.jobs.check_child"],
         stdin=request,
         stdout=report,
         stderr=noise,

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from motet.errors import UsageError
-from motet.jobs_entry import Entry, Source, is_empty, read_entry, to_spec
-from motet.jobs_names import joined, label, part, unused
-from motet.jobs_spec import JobSpec
-from motet.jobs_yaml import Listing, Mapped, Tree, plain
+from motet.jobs.entry import Entry, Source, is_empty, read_entry, to_spec
+from motet.jobs.names import joined, label, part, unused
+from motet.jobs.spec import JobSpec
+from motet.jobs.yaml_text import Listing, Mapped, Tree, plain
 from motet.suggest import shown
 
 MAX_SWEEP_JOBS = 1000

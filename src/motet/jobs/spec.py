@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from motet.errors import CheckpointError, UsageError
-from motet.jobs_names import check_name
-from motet.jobs_script import Script
+from motet.jobs.names import check_name
+from motet.jobs.script import Script
 from motet.suggest import did_you_mean, shown
 
 Kind = Literal["call", "script"]

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from motet.errors import UsageError
-from motet.jobs_names import is_name, joined, label, part
-from motet.jobs_spec import JobSpec, find_script
+from motet.jobs.names import is_name, joined, label, part
+from motet.jobs.spec import JobSpec, find_script
 
 _FLAG = re.compile(r"--?[^\W\d]|--\w")  # "-1" and "-.5" are values
 

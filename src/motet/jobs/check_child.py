@@ -1,7 +1,7 @@
 """The short-lived child of `motet.jobs.check_specs`: imports functions, compiles scripts, trains nothing.
 
-Run as ``python -m motet.jobs_check`` with specs as JSON on its standard input. It writes a line of JSON before and
-after each spec, so that the parent knows which one ended the interpreter. What imported modules print goes to the
+Run as ``python -m motet.jobs.check_child`` with specs as JSON on its standard input. It writes a line of JSON before
+and after each spec, so that the parent knows which one ended the interpreter. What imported modules print goes to the
 standard error.
 """
 
@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from motet.jobs_script import Script
-from motet.jobs_spec import JobSpec, import_target
+from motet.jobs.script import Script
+from motet.jobs.spec import JobSpec, import_target
 from motet.suggest import did_you_mean
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from motet.jobs_script import Script
+from motet.jobs.script import Script
 
 
 def parameters_of(call: Callable[[], object]) -> dict[str, object]:

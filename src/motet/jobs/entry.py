@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from motet.errors import UsageError
-from motet.jobs_names import label
-from motet.jobs_spec import JobSpec, Kind, check_target, check_turns, find_script
-from motet.jobs_yaml import Listing, Mapped, Scalar, Tree, plain
+from motet.jobs.names import label
+from motet.jobs.spec import JobSpec, Kind, check_target, check_turns, find_script
+from motet.jobs.yaml_text import Listing, Mapped, Scalar, Tree, plain
 from motet.suggest import did_you_mean, shown
 
 _KEYS = ("call", "with", "script", "args", "turns")

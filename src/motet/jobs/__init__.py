@@ -1,0 +1,25 @@
+"""Jobs: what to train. Described in a jobs file, on the command line or in Python, and checked before it starts.
+
+From bottom to top: `names`, `script`, `spec`, `yaml_text`, `entry`, `sweep`, `file`, `each`, `parameters`; `check`
+looks at what they give with the help of `check_child`, which runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+from motet.jobs.check import check_specs
+from motet.jobs.each import specs_from_each
+from motet.jobs.file import load_jobs_file
+from motet.jobs.names import check_name
+from motet.jobs.script import JobExit, Script
+from motet.jobs.spec import Job, JobSpec
+
+__all__ = [
+    "Job",
+    "JobExit",
+    "JobSpec",
+    "Script",
+    "check_name",
+    "check_specs",
+    "load_jobs_file",
+    "specs_from_each",
+]
