@@ -59,6 +59,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
     )
     parser.add_argument("--plan", metavar="FILE", help="keep to the order of a plan that motet plan --save wrote")
+    parser.add_argument(
+        "--sync", choices=("all-reduce", "aggregate"), default="all-reduce", help="how gradients are averaged"
+    )
+    parser.add_argument(
+        "--aggregators",
+        metavar="0,2",
+        help="with --sync aggregate: the workers that sum (default: each in turn); or "
+        "dedicated: the last worker sums, and does nothing else",
+    )
     parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
@@ -104,7 +113,22 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_specs(specs)
-    return {**description, **safety}
+    return {**description, **safety, **_sync_of(options)}
+
+
+def _sync_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how gradients are averaged, as a part of the description."""
+    if options.sync == "all-reduce":
+        if options.aggregators is not None:
+            raise UsageError("--aggregators goes with --sync aggregate; an all-reduce has none")
+        return {}
+    given = options.aggregators
+    if given is None or given == "dedicated":
+        return {"sync": "aggregate", "aggregators": given}
+    try:
+        return {"sync": "aggregate", "aggregators": [int(word) for word in given.split(",")]}
+    except ValueError:
+        raise UsageError(f"--aggregators takes numbers of workers, as in 0,2, or dedicated; not {given!r}") from None
 
 
 def specs_of(options: argparse.Namespace) -> list[JobSpec]:

@@ -19,18 +19,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from motet.errors import MotetError, UnsupportedError, UsageError
+from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
 from motet.jobs import Job, JobSpec
 from motet.parcel import unpack
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+    from motet.aggregation import Aggregation
     from motet.observe import Progress
+    from motet.workers import Workers
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
 DEFAULT_TIMEOUT_SECONDS = 1800.0
@@ -113,9 +118,17 @@ def _write_results(run_dir: RunDir, results: Results) -> None:
 
 def _run(run_dir: RunDir, description: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> Results:
     """Build the jobs and let the pipeline run them."""
+    from motet.aggregation import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
     from motet.running import NO_RULES, Rules, Show, run
 
+    sync = description.get("sync", "all-reduce")
+    aggregators = description.get("aggregators")
+    if aggregators == "dedicated":
+        store, aside = set_one_aside()
+        if aside:
+            return _aggregate_only(store)
+        sync, aggregators = partial(_served, store), None
     stop_at = description.get("stop_at_unix_time")
     rules = Rules(
         stop_after_seconds=None if stop_at is None else max(0.0, stop_at - time.time()),
@@ -146,8 +159,27 @@ def _run(run_dir: RunDir, description: Mapping[str, Any], calls: Mapping[str, Ca
         observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path)],
         timeout_seconds=description.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS),
         rules=rules,
+        sync=sync,
+        aggregators=aggregators,
         show=show,
     )
+
+
+def _served(store: Store, workers: Workers) -> Aggregation:
+    from motet.aggregation import ServedAggregation
+
+    return ServedAggregation(workers.worker, workers.num_workers, store)
+
+
+def _aggregate_only(store: Store) -> Results:
+    """Sum gradients for the others until they have ended; they decide about stops."""
+    from motet.aggregation import serve
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if not serve(store, int(os.environ["WORLD_SIZE"]) - 1):
+        raise WorkerLostError("The worker that only aggregates lost the connection to another worker.")
+    return Results(jobs={}, num_workers=int(os.environ["WORLD_SIZE"]) - 1, wall_seconds=0.0)
 
 
 def _profile(run_dir: RunDir, jobs: Sequence[Job], options: Mapping[str, Any]) -> Results:

@@ -87,6 +87,7 @@ class JobGradients:
         self.job = job
         self.depth = 0
         self.lane: dist.ProcessGroup | None = None
+        self.aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None  # instead of an all-reduce
         self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
         self.num_ddp = 0
         self._stopwatch = stopwatch
@@ -148,6 +149,9 @@ class JobGradients:
             self._keep(model, bucket, buffer, None, future)
             return _completed(buffer)
         self._scale(model, bucket, buffer)
+        if deferred and self.aggregate is not None:
+            self._keep(model, bucket, buffer, None, self.aggregate(buffer))
+            return _completed(buffer)
         work = dist.all_reduce(buffer, group=group, async_op=True)
         assert work is not None
         if not deferred:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from motet.accounts import Accounts
+from motet.aggregation import Aggregation
 from motet.agreement import STOP, STOP_NOW, Agreements, Ended
 from motet.buffers import BufferSync
 from motet.clocks import Link, Stopwatch
@@ -40,7 +41,7 @@ from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Script
-from motet.jobs_parameters import parameters_of
+from motet.jobs.parameters import parameters_of
 from motet.nonfinite import answer_to
 from motet.order import Cursor
 from motet.planning import Change, Planning, Sync
@@ -79,10 +80,12 @@ class Pipeline:
         end_job: Callable[[str], None],
         tell: Callable[[str], None],
         blocking_buffers: bool = False,
+        aggregation: Aggregation | None = None,
         safety: Safety | None = None,
     ) -> None:
         self._source = source
         self._planning = planning
+        self._aggregation = aggregation
         self._cursor = Cursor(planning.order)
         self._at_once = at_once
         self._workers = workers
@@ -132,6 +135,8 @@ class Pipeline:
             except GangError as error:
                 self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise
+            finally:
+                self._buffers.close()
         wall_seconds = time.perf_counter() - self._begin
         self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
         notices = tuple(f"job '{job}' {text}" if job else text for job, text in self._notices)
@@ -172,6 +177,8 @@ class Pipeline:
             self._follow(self._planning.joined(spec.name, self._live))
             gradients = JobGradients(spec.name, self._stopwatch, self._link, self._exposed)
             gradients.lane = self._workers.take_lane()
+            if self._aggregation is not None:
+                gradients.aggregate = self._aggregation.lane(gradients.lane)
             handle = JobHandle(
                 spec.name,
                 self._job_dir(spec.name),

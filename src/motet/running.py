@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from motet import resuming
+from motet.aggregation import Aggregation
 from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
 from motet.job_output import JobOutput
@@ -55,6 +56,9 @@ class Rules:
 NO_RULES = Rules()
 
 
+Sync = Literal["all-reduce", "aggregate"] | Callable[[Workers], Aggregation]
+
+
 def run(
     jobs: Mapping[str, Callable[[], object]] | Sequence[Job],
     *,
@@ -64,6 +68,8 @@ def run(
     observers: Sequence[Observer] = (),
     verbose: bool = False,
     buffers: Literal["overlapped", "blocking"] = "overlapped",
+    sync: Sync = "all-reduce",
+    aggregators: Sequence[int] | None = None,
     timeout_seconds: float = 1800.0,
     resume: bool = False,
     rules: Rules = NO_RULES,
@@ -77,7 +83,8 @@ def run(
     the workers it finds (and a process group that is there already); called by itself it is a single worker.
     ``run_dir``: where logs, results and checkpoints go. With ``resume`` it may hold this run already, which then goes
     on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
-    started again resume in any case. ``rules``: when the run, or a job of it, ends early.
+    started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
+    worker sums gradients and sends the sums back, each in turn or those of ``aggregators`` (`motet.aggregation`).
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
@@ -99,6 +106,8 @@ def run(
         show=show,
         resume=resume,
         rules=rules,
+        sync=sync,
+        aggregators=aggregators,
     )
 
 
@@ -167,18 +176,22 @@ def _run(
     show: Show | None,
     resume: bool = False,
     rules: Rules = NO_RULES,
+    sync: Sync = "all-reduce",
+    aggregators: Sequence[int] | None = None,
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
-    state_dir = run_dir.state_dir if isinstance(run_dir, RunDir) else None
-    workers = Workers.join(timeout_seconds=timeout_seconds, state_dir=state_dir)
+    workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = False
     try:
         folder = _common_run_dir(workers, run_dir, resume) if isinstance(run_dir, (str, Path)) else run_dir
+        if folder is not None:
+            workers.watch.write_down_in(folder.state_path(workers.worker))
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
         tell = show.tell if show else output.tell
         try:
+            aggregation = _aggregation(workers, sync, aggregators)
             source = make_source(workers)
         except UsageError:
             orderly = True
@@ -201,15 +214,31 @@ def _run(
             end_job=output.end,
             tell=tell,
             blocking_buffers=buffers == "blocking",
+            aggregation=aggregation,
             safety=_safety(workers, folder, standing, rules, tell),
         )
         results = pipeline.run()
+        if aggregation is not None:
+            aggregation.close()
         orderly = True
         jobs = {**standing.ended, **results.jobs}
         ordered = [*names, *(name for name in jobs if name not in names)]
         return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
     finally:
         workers.leave(orderly=orderly)
+
+
+def _aggregation(workers: Workers, sync: Sync, aggregators: Sequence[int] | None) -> Aggregation | None:
+    """Return who aggregates; None for an all-reduce."""
+    if callable(sync):
+        return sync(workers)
+    if sync not in ("all-reduce", "aggregate"):
+        raise UsageError(f"sync is 'all-reduce' or 'aggregate', not {sync!r}")
+    if sync == "all-reduce":
+        if aggregators is not None:
+            raise UsageError('aggregators go with sync="aggregate" (--sync aggregate); an all-reduce has none')
+        return None
+    return Aggregation(workers.worker, workers.num_workers, aggregators)
 
 
 def _standing(workers: Workers, folder: RunDir, names: Sequence[str], rules: Rules) -> resuming.Standing:
