@@ -21,6 +21,7 @@ from motet.errors import UnsupportedError
 from motet.gradients import DeferredDDP
 from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
+from motet.turns_expected import turns_expected
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
 _REFUSED_OPTIONS = {
@@ -98,6 +99,8 @@ class JobSeams:
         if not gradients.in_flight:
             return
         self._buffers.after_backward(job)
+        if job.num_synced == 0 and job.num_turns is None and (turns := turns_expected(sys._getframe())) is not None:
+            job.handle.expect(turns)
         if self._turns.may_end():
             self._turns.end()
             return

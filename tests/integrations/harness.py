@@ -22,7 +22,7 @@ from tests.distributed.identity import differences, seed_everything
 
 import motet
 import motet.seams
-from motet.events import Event, TurnEnded
+from motet.events import Event, JobStarted, TurnEnded
 from motet.results import Results
 
 FRAMEWORKS = ("lightning", "accelerate", "transformers")
@@ -82,14 +82,17 @@ def _reset_accelerate() -> None:
 
 
 class TurnsTaken:
-    """An observer that keeps the order in which turns were taken."""
+    """An observer that keeps the order in which turns were taken, and how many were expected of each job."""
 
     def __init__(self) -> None:
         self.taken: list[str] = []
+        self.expected: dict[str, int | None] = {}
 
     def observe(self, event: Event) -> None:
         if isinstance(event, TurnEnded):
             self.taken.append(event.job)
+        elif isinstance(event, JobStarted):
+            self.expected[event.job] = event.turns
 
 
 _alone: dict[str, Any] = {}
@@ -107,8 +110,8 @@ def alone(name: str, folder: Path) -> Any:
     return _alone[name]
 
 
-def together(jobs: dict[str, str], folder: Path, **options: Any) -> tuple[Results, list[str]]:
-    """Train loops under Motet, each in a folder of its own; return the results and the order of turns."""
+def together(jobs: dict[str, str], folder: Path, **options: Any) -> tuple[Results, TurnsTaken]:
+    """Train loops under Motet, each in a folder of its own; return the results and what was seen."""
     places = {job: folder / "together" / job for job in jobs}
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ def together(jobs: dict[str, str], folder: Path, **options: Any) -> tuple[Result
     os.environ.update(torchrun_environment())
     seed_everything()
     try:
-        return motet.run(calls, observers=[turns], **options), turns.taken
+        return motet.run(calls, observers=[turns], **options), turns
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -133,7 +136,7 @@ def must_equal_alone(names: Sequence[str], *, folder: str, fails: Sequence[int] 
     jobs = {f"job{number}": name for number, name in enumerate(names)}
     failing = {f"job{number}" for number in fails}
     expected = {job: alone(name, place) for job, name in jobs.items() if job not in failing}
-    results, taken = together(jobs, place)
+    results, seen = together(jobs, place)
     found: list[str] = []
     for job in jobs:
         if job in failing:
@@ -145,7 +148,8 @@ def must_equal_alone(names: Sequence[str], *, folder: str, fails: Sequence[int] 
     assert motet.seams._installed is None
     return {
         "turns": [results[job].turns for job in jobs],
-        "alternations": sum(one != other for one, other in itertools.pairwise(taken)),
+        "alternations": sum(one != other for one, other in itertools.pairwise(seen.taken)),
+        "expected": [seen.expected[job] for job in jobs],
         "notices": list(results.notices),
         "errors": [results[job].error for job in jobs],
     }

@@ -20,20 +20,21 @@ def test_two_trainers(equal_alone: EqualAlone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("feature", "turns"),
+    ("feature", "turns", "expected"),
     [
-        ("accumulate", 4),
-        ("bf16", 8),
-        ("clip&tqdm", 8),
-        ("manual", 16),
-        ("seeded", 8),
-        ("steps", 6),
-        ("stop_early", 8),
+        ("accumulate", 4, 4),
+        ("bf16", 8, 8),
+        ("clip&tqdm", 8, 8),
+        ("manual", 16, None),
+        ("seeded", 8, 8),
+        ("steps", 6, 6),
+        ("stop_early", 8, 20),
     ],
 )
-def test_trainer(equal_alone: EqualAlone, feature: str, turns: int) -> None:
+def test_trainer(equal_alone: EqualAlone, feature: str, turns: int, expected: int | None) -> None:
     told = equal_alone(f"{TRAINER}?{feature}", PLAIN)
     assert told["turns"] == [turns, 8]
+    assert told["expected"] == [expected, None], "read from the trainer"
     assert told["notices"] == []
     assert told["alternations"] >= min(2 * turns, 16) - 1, "the turns end where its backward returns"
 
