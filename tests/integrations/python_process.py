@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,16 +22,35 @@ sys.meta_path.insert(0, Blocked())
 
 def run_python(code: str, *, without: Sequence[str] = (), folder: Path | None = None) -> str:
     """Run ``code`` and return what it printed on stdout; AssertionError with its stderr if it failed."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TORCHELASTIC", "PET_"))}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", (BLOCK.format(blocked=set(without)) if without else "") + code],
         capture_output=True,
         text=True,
-        env=environment,
+        env=_environment(),
         cwd=folder,
         timeout=120,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+def torchrun(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a program on two workers as torchrun does, on loopback; return what they printed on stdout."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments],
+        capture_output=True,
+        text=True,
+        env={**_environment(), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **(environment or {})},
+        cwd=ROOT,
+        timeout=150,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    return ended.stdout
+
+
+def _environment() -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TORCHELASTIC", "PET_"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    return environment

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from tests.integrations.python_process import run_python
+from tests.integrations.python_process import run_python, torchrun
 
 from motet.testing import Gang
 
@@ -124,3 +124,11 @@ def test_without_optuna_the_message_says_what_to_install() -> None:
     )
     assert told.startswith("True")
     assert "pip install 'motet[optuna]'" in told
+
+
+def test_the_example(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    storage = f"sqlite:///{tmp_path}/search.db"
+    told = torchrun("examples/optuna_search.py", "--storage", storage, "--trials", "5")
+    assert "5 trials" in told
+    assert "best: accuracy 0." in told

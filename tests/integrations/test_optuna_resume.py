@@ -10,32 +10,40 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
+from tests.integrations import optuna_searches  # noqa: E402
+from tests.integrations.python_process import torchrun  # noqa: E402
+
 from motet.integrations import optuna_requeue  # noqa: E402
 from motet.testing import Gang  # noqa: E402
 
 HOME = "tests.integrations.optuna_searches:"
 
 
-@pytest.mark.parametrize(("kind", "worker"), [("sqlite", 0), ("journal", 1)])
-def test_a_search_goes_on_after_a_worker_was_killed(
-    new_gang: Callable[[int], Gang], tmp_path: Path, kind: str, worker: int
-) -> None:
+def test_a_search_goes_on_after_a_worker_was_killed(new_gang: Callable[[int], Gang], tmp_path: Path) -> None:
     gang = new_gang(2)
-    outcomes = gang.attempt(HOME + "killed_at", kind, tmp_path, worker, 3)
-    assert outcomes[worker].status == -9
-    (stored, jobs), _ = gang.run(HOME + "killed_at", kind, tmp_path, worker, 3)
-    complete = {trial[0]: trial for trial in stored if trial[1] == "COMPLETE"}
-    lost = {trial[0]: trial for trial in stored if trial[1] == "FAIL"}
+    outcomes = gang.attempt(HOME + "killed_at", "journal", tmp_path, 1, 3)
+    assert outcomes[1].status == -9
+    gang.run(HOME + "killed_at", "journal", tmp_path, 1, 3)
+    must_be_whole(optuna_searches.study_at("journal", tmp_path), tmp_path)
+
+
+def test_torchrun_starts_a_search_again_whose_worker_0_was_killed(tmp_path: Path) -> None:
+    torchrun("--max-restarts=1", "tests/integrations/optuna_program.py", str(tmp_path))
+    must_be_whole(optuna_searches.study_at("sqlite", tmp_path), tmp_path)
+
+
+def must_be_whole(study: optuna.Study, folder: Path) -> None:
+    """Check that all six trials are complete, none of them twice, and the lost ones ran again with their parameters."""
+    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    lost = [trial for trial in study.trials if trial.state.name == "FAIL"]
     assert len(complete) == 6, "in all, over both searches"
+    assert len(study.trials) == 6 + len(lost)
+    assert 3 in [trial.number for trial in lost]
     assert 1 <= len(lost) <= 2, "those that were in flight"
-    assert 3 in lost
-    assert len(stored) == 6 + len(lost)
-    assert set(jobs.values()) == {"finished"}
-    # Each lost trial was run again once, with its own parameters.
-    learning_rates = Counter(trial[2]["lr"] for trial in complete.values())
-    assert all(learning_rates[trial[2]["lr"]] == 1 for trial in lost.values())
-    ran = Counter((tmp_path / "ran-0").read_text().split())
-    assert all(ran[str(number)] == 1 for number in complete), "no trial that is complete ran twice"
+    learning_rates = Counter(trial.params["lr"] for trial in complete)
+    assert all(learning_rates[trial.params["lr"]] == 1 for trial in lost if trial.params)
+    ran = Counter((folder / "ran-0").read_text().split())
+    assert all(ran[str(trial.number)] == 1 for trial in complete), "no trial that is complete ran twice"
 
 
 def test_a_trial_that_kills_every_run_is_not_queued_for_ever() -> None:
