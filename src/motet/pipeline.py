@@ -323,6 +323,7 @@ class Pipeline:
                 outcome.status,
                 job.num_synced,
                 job.gradients.num_collectives,
+                outcome.error,
             )
         )
         self._watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
