@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tests.distributed import identity
 from tests.distributed.identity import Record
-from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net
+from tests.distributed.jobs_plain import STEPS, batch, net
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -45,7 +45,7 @@ def _train(model: Any, parameters: Any, backend: str, sizes: list[int]) -> Recor
 
 def compiled_ddp(backend: str = "aot_eager", width: int = 32) -> Record:
     """The DDP module compiled, as torch's documentation has it."""
-    ddp = DDP(Block(width), bucket_cap_mb=SMALL_BUCKETS)
+    ddp = DDP(Block(width))
     return _train(torch.compile(ddp, backend=backend), ddp.parameters(), backend, [12] * STEPS)
 
 

@@ -63,7 +63,7 @@ LOOPS = {
     "jobs_models:two_dtypes": Expected(),
     "jobs_models:complex_numbers": Expected(),
     "jobs_models:averaged": Expected(),
-    "jobs_models:copied": Expected(),  # the copy synchronizes as under plain DDP
+    "jobs_models:copied": Expected(2 * STEPS),
     "jobs_models:one_after_the_other": Expected(),
     "jobs_buffers:every_moment": Expected(),
     "jobs_buffers:never_looked_at": Expected(),

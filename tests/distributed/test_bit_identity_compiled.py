@@ -36,21 +36,21 @@ def test_three_jobs_compile_the_same_model_at_several_widths(
     gangs: Callable[[int], Gang], num_workers: int, backend: str
 ) -> None:
     loops = {
-        f"width {width}": ("jobs_compiled:compiled_ddp", {"backend": backend, "width": width}) for width in (16, 24, 33)
+        f"width-{width}": ("jobs_compiled:compiled_ddp", {"backend": backend, "width": width}) for width in (16, 24, 33)
     }
     run(gangs(num_workers), loops)
 
 
 def test_more_widths_than_dynamo_compiles_for_one_function(gangs: Callable[[int], Gang]) -> None:
-    loops = {f"width {w}": ("jobs_compiled:compiled_inside", {"width": w}) for w in range(10, 20)}
+    loops = {f"width-{w}": ("jobs_compiled:compiled_inside", {"width": w}) for w in range(10, 20)}
     run(gangs(2), loops)
 
 
 def test_recompilations_of_one_job_beside_those_of_another(gangs: Callable[[int], Gang]) -> None:
-    loops = {f"width {w}": ("jobs_compiled:compiled_method", {"width": w}) for w in (16, 32)}
+    loops = {f"width-{w}": ("jobs_compiled:compiled_method", {"width": w}) for w in (16, 32)}
     run(gangs(2), loops)
 
 
 def test_a_function_compiled_on_import_and_used_by_several_jobs(gangs: Callable[[int], Gang]) -> None:
-    loops = {f"width {w}": ("jobs_compiled:compiled_function", {"width": w}) for w in (16, 32, 40)}
+    loops = {f"width-{w}": ("jobs_compiled:compiled_function", {"width": w}) for w in (16, 32, 40)}
     run(gangs(2), loops)

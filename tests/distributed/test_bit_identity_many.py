@@ -31,7 +31,7 @@ FIVE = {
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_eight_jobs_at_once(gangs: Callable[[int], Gang], num_workers: int) -> None:
-    for worker in gangs(num_workers).run(IDENTITY, EIGHT):
+    for worker in gangs(num_workers).run(IDENTITY, EIGHT, order="round-robin"):
         assert worker["taken"][: len(EIGHT)] == list(EIGHT)
         assert worker["turns"]["gan"] == worker["turns"]["surgery"] == 2 * worker["turns"]["plain"]
 
@@ -50,7 +50,7 @@ def test_two_at_once_of_five(gangs: Callable[[int], Gang], num_workers: int) -> 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_jobs_of_different_lengths(gangs: Callable[[int], Gang], num_workers: int) -> None:
     names = {"long": "jobs_plain:longer", "short": "jobs_plain:shorter", "middle": "jobs_plain:plain"}
-    for worker in gangs(num_workers).run(IDENTITY, names):
+    for worker in gangs(num_workers).run(IDENTITY, names, order="round-robin"):
         assert worker["turns"] == {"long": 18, "short": 1, "middle": 6}
         assert set(worker["taken"][-10:]) == {"long"}
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -65,15 +66,22 @@ class Outcome:
 class Gang:
     """Worker processes that stay between calls, joined by a gloo process group on loopback.
 
-    They start with the first call, one intra-op thread each. After a call that did not return on all workers the next
-    one gets new workers, because nobody knows what the process group is left with.
+    They start with the first call, one intra-op thread each, and find the environment that torchrun would give them.
+    With ``joined=False`` they make the process group themselves, as scripts do. After a call that did not return on
+    all workers the next one gets new workers, because nobody knows what the process group is left with.
     """
 
     def __init__(
-        self, num_workers: int, *, timeout_seconds: float = 60.0, environment: Mapping[str, str] | None = None
+        self,
+        num_workers: int,
+        *,
+        joined: bool = True,
+        timeout_seconds: float = 60.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.num_workers = num_workers
         self.timeout_seconds = timeout_seconds
+        self._joined = joined
         self._environment = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo", **(environment or {})}
         self._processes: list[context.ForkServerProcess] = []
         self._connections: list[connection.Connection] = []
@@ -152,7 +160,8 @@ class Gang:
         store_port, store_process, store_connection = port.recv(), self._processes.pop(), self._connections.pop()
         for worker in range(self.num_workers):
             path = str(Path(self._folder.name) / str(worker))
-            self._start_process(_serve, path, self._environment, worker, self.num_workers, store_port)
+            environment = {**_torchrun_environment(worker, self.num_workers, store_port), **self._environment}
+            self._start_process(_serve, path, environment, self._joined)
         begin = time.monotonic()
         outcomes = self._gather(begin, _START_SECONDS, "the start of the gang")
         self._processes.append(store_process)
@@ -282,9 +291,14 @@ def _host_store(end: connection.Connection, path: str, environment: Mapping[str,
     os._exit(0)
 
 
-def _serve(
-    end: connection.Connection, path: str, environment: Mapping[str, str], worker: int, num_workers: int, port: int
-) -> None:
+def _torchrun_environment(worker: int, num_workers: int, port: int) -> dict[str, str]:
+    ranks = {"RANK": worker, "LOCAL_RANK": worker, "GROUP_RANK": 0, "ROLE_RANK": worker}
+    sizes = {"WORLD_SIZE": num_workers, "LOCAL_WORLD_SIZE": num_workers, "GROUP_WORLD_SIZE": 1}
+    store = {"MASTER_ADDR": _LOOPBACK, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    return {key: str(value) for key, value in {**ranks, **sizes, **store, "TORCHELASTIC_RESTART_COUNT": 0}.items()}
+
+
+def _serve(end: connection.Connection, path: str, environment: Mapping[str, str], joined: bool) -> None:
     """Join the group, then run what comes; a worker's whole life."""
     _begin_process(path, environment)
     import torch
@@ -292,8 +306,9 @@ def _serve(
 
     def join() -> None:
         torch.set_num_threads(1)
-        store = dist.TCPStore(_LOOPBACK, port, is_master=False)  # type: ignore[attr-defined]
-        dist.init_process_group("gloo", store=store, rank=worker, world_size=num_workers)
+        multiprocessing.set_start_method(None, force=True)  # the forkserver is our choice, not the test's
+        if joined:
+            dist.init_process_group("gloo")
 
     answer = _attempt(join, (), {})
     with contextlib.suppress(EOFError, OSError):
