@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol, cast
@@ -33,7 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 from motet.errors import UnsupportedError, UsageError
 
 _TIMEOUT = timedelta(days=7)  # the job's own wait is sliced and watched; this one only must not come first
-_SLICE = timedelta(seconds=1)
+_POLL_SECONDS = 0.02
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.int64)
 _MOST_SIZES = 32
 _UP, _DOWN, _HEAD = 0, 1, 2  # tags; messages between two workers with the same tag keep their order
@@ -138,10 +139,9 @@ def serve(store: Store, num_workers: int) -> bool:
     """
     lanes: list[_ServedLane] = []
     while not any(lane.lost for lane in lanes):
-        try:
-            store.wait([_key(len(lanes))], _SLICE)
-        except dist.DistStoreError:
-            continue  # nothing new
+        if not store.check([_key(len(lanes))]):
+            time.sleep(_POLL_SECONDS)
+            continue
         if store.get(_key(len(lanes))).decode() == _OVER:
             for lane in lanes:
                 lane.join()

@@ -119,7 +119,7 @@ def loop(seed: int, steps: int, width: int = 8, slow: float = 0.0, slow_worker: 
     return Record().ended(model, optimizer)
 
 
-def jittery_run(steps: int, slow: float, slow_worker: int | None) -> dict[str, Any]:
+def jittery_run(steps: int, slow: float, slow_worker: int | None, **options: Any) -> dict[str, Any]:
     """Train three jobs under changing orders; return the turns taken and the changes of the order."""
     jobs = {"a": (1, steps), "b": (2, steps // 2), "c": (3, steps * 2)}
     expected = {name: run_alone(partial(loop, *given)) for name, given in jobs.items()}
@@ -127,7 +127,7 @@ def jittery_run(steps: int, slow: float, slow_worker: int | None) -> dict[str, A
     with planned_by(Restless):
         seed_everything()
         slowed = {name: partial(loop, *given, slow=slow, slow_worker=slow_worker) for name, given in jobs.items()}
-        results = run(slowed, observers=[changes])
+        results = run(slowed, observers=[changes], **options)
     found = [place for name in jobs for place in differences(results[name].result, expected[name], name)]
     assert not found, found[:10]
     return {"taken": changes.taken, "changed": changes.changed}
