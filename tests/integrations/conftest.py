@@ -17,7 +17,7 @@ NUM_WORKERS = 2
 @pytest.fixture(scope="session")
 def framework_gang() -> Iterator[Gang]:
     """Return the gang. Frameworks take seconds to import: its workers do it once."""
-    with Gang(NUM_WORKERS, timeout_seconds=240, environment={"OMP_NUM_THREADS": "1", "CI": ""}) as gang:
+    with Gang(NUM_WORKERS, timeout_seconds=120, environment={"OMP_NUM_THREADS": "1", "CI": ""}) as gang:
         yield gang
 
 

@@ -103,7 +103,7 @@ def alone(name: str, folder: Path) -> Any:
     if name not in _alone:
         assert motet.seams._installed is None
         place = folder / "alone" / str(len(_alone))
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         with fresh_process():
             seed_everything()
             _alone[name] = find(name, place)()
