@@ -20,7 +20,7 @@ def test_two_trainers(equal_alone: EqualAlone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("feature", "turns"), [("accumulate&smooth", 8), ("bf16", 8), ("generate", 8), ("stop_early", 4)]
+    ("feature", "turns"), [("accumulate&smooth", 8), ("bf16", 8), ("generate", 8), ("stop_early", 6)]
 )
 def test_trainer(equal_alone: EqualAlone, feature: str, turns: int) -> None:
     told = equal_alone(f"{TRAINER}?{feature}", PLAIN)
