@@ -233,6 +233,7 @@ class Cursor:
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        self._names = frozenset(order.turns)
         self._position = 0
 
     @property
@@ -249,7 +250,7 @@ class Cursor:
         if not live:
             raise ValueError("no job is live: there is no next turn")
         turns = self._order.turns
-        strangers = sorted(set(live).difference(turns))
+        strangers = () if self._names.issuperset(live) else sorted(set(live) - self._names)
         assert not strangers, f"live but not in the order {self._order}: {', '.join(strangers)}"
         for step in range(len(turns)):
             place = (self._position + step) % len(turns)
@@ -261,4 +262,5 @@ class Cursor:
     def change(self, order: Order) -> None:
         """Follow ``order`` from its beginning. Call it at an agreed point: after the same turn on every worker."""
         self._order = order
+        self._names = frozenset(order.turns)
         self._position = 0
