@@ -26,6 +26,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 
 from motet.clocks import Link, Stopwatch
+from motet.device_time import DeviceClock, Travel
 from motet.errors import UnsupportedError
 
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
@@ -62,6 +63,7 @@ class Turnaround:
     num_bytes: int = 0
     num_collectives: int = 0
     launches: list[tuple[float, int]] = field(default_factory=list)
+    travels: list[Travel] = field(default_factory=list)  # of buckets on a device, in place of all times above
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +80,11 @@ class DeferredDDP:
     held_views: set[int] = field(default_factory=set)
     completed: dict[int, tuple[Tensor, torch.futures.Future[Tensor]]] = field(default_factory=dict)
 
+    def let_go(self) -> None:
+        """Let go of the model's buckets: it is gone, or its job has ended."""
+        self.views.clear()
+        self.completed.clear()
+
 
 class JobGradients:
     """All gradients of one job that are in flight, whichever of its DDP models they belong to.
@@ -86,8 +93,16 @@ class JobGradients:
     only then somebody ends the turn. A backward that does not come through the seam waits as under plain DDP.
     """
 
-    def __init__(self, job: str, stopwatch: Stopwatch, link: Link, on_exposed: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        job: str,
+        stopwatch: Stopwatch,
+        link: Link,
+        on_exposed: Callable[[bool], None],
+        clock: DeviceClock | None = None,
+    ) -> None:
         self.job = job
+        self.device_lane: dist.ProcessGroup | None = None  # for gradients on a device, where `lane` is not
         self.depth = 0
         self.lane: dist.ProcessGroup | None = None
         self.aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None  # instead of an all-reduce
@@ -96,6 +111,7 @@ class JobGradients:
         self._stopwatch = stopwatch
         self._link = link
         self._on_exposed = on_exposed
+        self._clock = clock or DeviceClock()
         self._travelling: list[Travelling] = []
         self._turn = Turnaround()
         self._models: list[DeferredDDP] = []
@@ -143,7 +159,7 @@ class JobGradients:
     def _send(self, model: DeferredDDP, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         buffer = bucket.buffer()
         deferred = self.depth > 0 and self.lane is not None and buffer.layout == torch.strided
-        group = self.lane if deferred else model.group
+        group = self._lane(buffer) if deferred else model.group
         if model.user_hook is not None:
             state, hook = model.user_hook
             future = hook(state, bucket)
@@ -165,6 +181,10 @@ class JobGradients:
             return first
         self._keep(model, bucket, buffer, work, work.get_future())
         return self._completed(model, bucket, buffer)
+
+    def _lane(self, buffer: Tensor) -> dist.ProcessGroup | None:
+        """Return the group that a bucket travels on (ADR 0020)."""
+        return self.lane if buffer.device.type == "cpu" or self.device_lane is None else self.device_lane
 
     def _completed(self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor) -> torch.futures.Future[Tensor]:
         """Return a completed future of the bucket: the same one as long as it is the same memory, on the CPU."""
@@ -291,8 +311,7 @@ class JobGradients:
         assert not self._travelling
         self.lane = None
         for model in self._models:
-            model.views.clear()
-            model.completed.clear()
+            model.let_go()
 
     def _begin_turn(self) -> Turnaround:
         self._travelling.clear()

@@ -158,7 +158,7 @@ class JobSeams:
             batched_grad_copy=ddp.batched_grad_copy,
         )
         self._models[ddp] = model
-        weakref.finalize(ddp, model.views.clear).atexit = False  # they hold the memory of its buckets
+        weakref.finalize(ddp, model.let_go).atexit = False
         _register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
         self._buffers.attach(job, model, ddp)
 
