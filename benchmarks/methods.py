@@ -26,6 +26,7 @@ import motet
 from motet import running
 from motet.jobs import Job
 from motet.pipeline import Pipeline
+from motet.profiling import profile
 from motet.turns import RunningJob
 
 
@@ -155,6 +156,15 @@ def lock_step() -> Iterator[None]:
         running.Pipeline = original  # type: ignore[misc]
 
 
+def profiled(jobs: Mapping[str, BenchJob], wrap: Wrap, **options: Any) -> Measured:
+    """What ``motet plan`` measures, as ``parts``; the loops are stopped after a few turns."""
+    listed = [Job(name, loop_of(job, 10**6, wrap=wrap)) for name, job in jobs.items()]
+    found, results = profile(listed, **options)
+    if found is None:
+        raise RuntimeError(f"a job failed:\n{[job.error for job in results.jobs.values()]}")
+    return Measured(begin=0.0, parts=found.to_json())
+
+
 def solo_costs(jobs: Mapping[str, BenchJob], units: int, cap_mb: float | None) -> Measured:
     """What each job's step costs alone: computing with no network; its buckets' sync with nothing else to do.
 
@@ -225,6 +235,8 @@ def measure(command: Mapping[str, Any], gate: Callable[[], None]) -> Measured:
             return together(jobs, units, wrap, **command.get("options", {}))
     if method == "motet":
         return together(jobs, units, wrap, **command.get("options", {}))
+    if method == "profile":
+        return profiled(jobs, wrap, **command.get("options", {}))
     if method == "costs":
         return solo_costs(jobs, units, cap_mb)
     raise ValueError(f"no method {method!r}")

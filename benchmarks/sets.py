@@ -44,6 +44,24 @@ SETS: dict[str, dict[str, BenchJob]] = {
         "images": BenchJob("images:conv_net", steps=2),
         "wide images": BenchJob("images:conv_net", {"width": 192, "num_blocks": 2}, steps=1),
     },
+    # Few turns with much to send, many with little: what travels and what computes take about as long in all.
+    "unequal": {
+        "embedding": BenchJob("recommender:recommender", {"num_users": 60_000, "num_items": 30_000}, steps=1),
+        "conv": BenchJob("images:conv_net", {"width": 16, "num_blocks": 4, "batch": 96}, steps=10),
+    },
+    # Never looked at while the simulation was made (benchmarks/validate_simulation.py).
+    "unseen trio": {
+        "narrow": BenchJob("language:transformer", _NARROW, steps=2),
+        "items": BenchJob("recommender:recommender", {"num_users": 10_000, "num_items": 10_000}, steps=3),
+        "images": BenchJob("images:conv_net", {"width": 64, "num_blocks": 3}, steps=4),
+    },
+    "unseen five": {
+        **{
+            f"small{seed}": BenchJob("language:transformer", {**_SMALL, "seed": seed}, steps=seed) for seed in (1, 2, 3)
+        },
+        "recommender": BenchJob("recommender:recommender", {"num_users": 30_000, "num_items": 5_000}, steps=1),
+        "images": BenchJob("images:conv_net", {"width": 96, "num_blocks": 2}, steps=3),
+    },
     "one alone": {"transformer": BenchJob("language:transformer", _MEDIUM)},
     # For the cost of a turn.
     "sixteen tiny": {f"tiny{seed}": BenchJob("tiny:tiny", {"seed": seed}) for seed in range(16)},

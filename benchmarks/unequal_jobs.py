@@ -1,0 +1,148 @@
+"""What does determining the order gain for jobs that are unequal? Two such jobs, on a shaped link.
+
+    sudo python benchmarks/unequal_jobs.py                 # five repeats, about 5 minutes
+    sudo python benchmarks/unequal_jobs.py --repeats 1 --units 10
+
+An embedding-heavy job takes few turns, each with much to send; a job of few parameters takes ten times as many, each
+with much to compute; over the whole run, what travels takes about as long as what computes. In alternation: a round
+robin, and what ``motet run`` does by itself (a round robin until the costs are known, then an order from them).
+Everything from the first turn on is counted, the profile included. All weights must be the same, bit for bit, and
+those of plain DDP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+JOB_SET = "unequal"
+WAYS = ("plain", "round-robin", "determined")
+
+
+def digest(model: Any) -> str:
+    """Return a fingerprint of a model's weights and buffers."""
+    seen = hashlib.sha256()
+    for name, value in model.module.state_dict().items():
+        seen.update(name.encode())
+        seen.update(value.contiguous().numpy().tobytes())
+    return seen.hexdigest()[:16]
+
+
+def work(way: str, units: int) -> dict[str, Any]:
+    """Train the jobs on this worker in one way; return seconds, fingerprints and changes of the order."""
+    import torch
+    import torch.distributed as dist
+    from jobs.loop import WARM_STEPS
+    from methods import loop_of
+    from sets import SETS
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
+
+    import motet
+    from motet.events import Event, OrderChanged
+    from motet.jobs import Job
+
+    class Changes:
+        def __init__(self) -> None:
+            self.reasons: list[str] = []
+
+        def observe(self, event: Event) -> None:
+            if isinstance(event, OrderChanged):
+                self.reasons.append(f"{event.reason}: {','.join(event.order)}")
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    models: dict[str, nn.Module] = {}
+
+    def wrap_as(name: str) -> Any:
+        def wrap(model: nn.Module) -> nn.Module:
+            models[name] = DistributedDataParallel(model)
+            return models[name]
+
+        return wrap
+
+    loops = {name: loop_of(job, units, wrap=wrap_as(name)) for name, job in SETS[JOB_SET].items()}
+    turns = {name: WARM_STEPS + job.steps * units for name, job in SETS[JOB_SET].items()}
+    changes, efficiency, figures = Changes(), None, {}
+    dist.barrier()
+    begin = time.perf_counter()
+    if way == "plain":
+        for loop in loops.values():
+            loop()
+    else:
+        jobs = [Job(name, loop, turns[name]) for name, loop in loops.items()]
+        results = motet.run(jobs, order="round-robin" if way == "round-robin" else None, observers=[changes])
+        assert all(job.status == "finished" for job in results.jobs.values()), results
+        efficiency = results.efficiency
+        figures = {name: [job.compute_seconds, job.sync_seconds] for name, job in results.jobs.items()}
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": seconds,
+        "weights": {name: digest(model) for name, model in models.items()},
+        "changes": changes.reasons,
+        "efficiency": efficiency,
+        "figures": figures,
+    }
+
+
+def measure(net: Any, way: str, units: int) -> dict[str, Any]:
+    """Start both workers, each on a core of its own, and return what they found."""
+    cores = sorted(os.sched_getaffinity(0))
+    workers = []
+    for worker in range(2):
+        pinned = ["taskset", "-c", str(cores[worker % len(cores)])]
+        command = [*pinned, sys.executable, __file__, "--worker", way, "--units", str(units)]
+        env = {**net.torchrun_env(worker), "OMP_NUM_THREADS": "1"}
+        workers.append(net.popen(worker, command, env=env, stdout=subprocess.PIPE, text=True))
+    told = [json.loads(worker.communicate(timeout=900)[0].splitlines()[-1]) for worker in workers]
+    assert told[0]["weights"] == told[1]["weights"], "the workers' weights differ"
+    assert [change.split(":")[0] for change in told[0]["changes"]] == [c.split(":")[0] for c in told[1]["changes"]]
+    return {**told[0], "seconds": max(one["seconds"] for one in told)}
+
+
+def main() -> None:
+    """Measure in alternation and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rate", default="300mbit")
+    parser.add_argument(
+        "--units", type=int, default=30, help="turns of the embedding-heavy job; ten times of the other"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="a file for all that was measured")
+    parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(work(options.worker, options.units)))
+        sys.stdout.flush()
+        os._exit(0)
+    from motet.shaped_links import shaped_links
+
+    rows: list[dict[str, Any]] = []
+    with shaped_links(2, rate=options.rate) as net:
+        for _ in range(options.repeats):
+            for way in WAYS:
+                rows.append({"way": way, **measure(net, way, options.units)})
+                row = rows[-1]
+                sys.stderr.write(f"{way}: {row['seconds']:.2f} s {row['efficiency']} {row['figures']}\n")
+                sys.stderr.writelines(f"  {change}\n" for change in row["changes"])
+    weights = {json.dumps(row["weights"]) for row in rows}
+    assert len(weights) == 1, f"the weights depend on the way: {weights}"
+    seconds = {way: statistics.median(row["seconds"] for row in rows if row["way"] == way) for way in WAYS}
+    print(f"{options.rate}, {options.units} turns and {10 * options.units}; the same weights {len(rows)} times")
+    for way in WAYS:
+        print(f"  {way:12} {seconds[way]:7.2f} s")
+    print(f"  determined is {seconds['round-robin'] / seconds['determined']:.2f} times as fast as a round robin")
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
