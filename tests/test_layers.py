@@ -14,11 +14,11 @@ LAYERS = [
     # the standard library alone
     "errors suggest order simulate clockwork alternatives planning plan events results run_dir",
     "jobs resuming",
-    "output isolation clocks contradiction watch workers agreement interruption handle",
+    "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
     "gradients buffers seams turns job_seams job_output job_source "
-    "accounts aggregation compression checkpoint nonfinite saving pipeline running profiling",
+    "accounts bookkeeping memory offload aggregation compression checkpoint nonfinite saving pipeline running profiling",
     "observe integrations",
-    "parcel entry launch launching",
+    "parcel notebook entry launch launching",
     "cli",
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer.split()}

@@ -17,9 +17,10 @@ from motet.cli_report import build_quietly
 from motet.cli_safety import add_safety_options, safety_of
 from motet.cli_table import results_table
 from motet.errors import MotetError, UsageError
+from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import JobSpec, check_specs, load_jobs_file, specs_from_each
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
-from motet.launch_outcome import conclude, exit_status
+from motet.launch_outcome import conclude, exit_status, what_workers_told
 from motet.launch_workers import run_workers
 from motet.launching import describe_run
 from motet.order import parse_order
@@ -71,6 +72,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
+    parser.add_argument(
+        "--tracker", action="append", metavar="NAME", help=f"write a run for each job to {', '.join(NAMES)}; repeatable"
+    )
     add_safety_options(parser)
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
@@ -112,8 +116,9 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     )
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
+    check_trackers(options.tracker or [])
     check_specs(specs)
-    return {**description, **safety, **_sync_of(options)}
+    return {**description, **safety, **_sync_of(options), "trackers": options.tracker or []}
 
 
 def _sync_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -149,7 +154,12 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     run_dir = RunDir.create(options.run_dir, description)
     say(options, f"run directory {shown(run_dir.path)}")
     with run_dir.held():
-        outcome = run_workers(options, [str(run_dir.path)], say=lambda text: say(options, text))
+        outcome = run_workers(
+            options,
+            [str(run_dir.path)],
+            say=lambda text: say(options, text),
+            explain=lambda: what_workers_told(run_dir),
+        )
         return report(run_dir, *conclude(outcome, run_dir), refused=entry.REFUSED in outcome.exits.values())
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
 from motet.jobs import Job, JobSpec
+from motet.notebook_status import StatusFile
 from motet.parcel import unpack
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
     from motet.aggregation import Aggregation
+    from motet.integrations.trackers import Tracker
     from motet.observe import Progress
     from motet.workers import Workers
 
@@ -91,9 +93,12 @@ def work(
     try:
         run_dir, writes = find()
         run_dir.error_path(worker()).unlink(missing_ok=True)
-        results = _run(run_dir, {**run_dir.description, **changes}, calls())
+        description = {**run_dir.description, **changes}
+        trackers = _trackers(run_dir, description)
+        results = _run(run_dir, description, calls(), trackers)
         if writes:
             _write_results(run_dir, results)
+            _attach_report(run_dir, trackers)
     except MotetError as error:
         refused = isinstance(error, UsageError | UnsupportedError)
         _tell(error, run_dir if launched else None, everyone=not refused)
@@ -116,7 +121,35 @@ def _write_results(run_dir: RunDir, results: Results) -> None:
         sys.stderr.write(f"motet: results.json could not be written: {error}\n")
 
 
-def _run(run_dir: RunDir, description: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> Results:
+def _trackers(run_dir: RunDir, description: Mapping[str, Any]) -> list[Tracker]:
+    """Return the trackers that were asked for by name."""
+    if not description.get("trackers"):
+        return []
+    from motet.integrations.trackers import named_tracker
+
+    return [named_tracker(name, run_dir.path, description["id"]) for name in description["trackers"]]
+
+
+def _attach_report(run_dir: RunDir, trackers: Sequence[Tracker]) -> None:
+    """Give the trackers the report, on worker 0."""
+    if not trackers or worker() != 0:
+        return
+    from motet.observe import build_report
+
+    try:
+        report = build_report(run_dir.path)
+        for tracker in trackers:
+            tracker.attach_report(report)
+    except Exception as error:  # a tracker harms nobody
+        sys.stderr.write(f"motet: a tracker did not take the report ({type(error).__name__}: {error})\n")
+
+
+def _run(
+    run_dir: RunDir,
+    description: Mapping[str, Any],
+    calls: Mapping[str, Callable[[], object]],
+    trackers: Sequence[Tracker],
+) -> Results:
     """Build the jobs and let the pipeline run them."""
     from motet.aggregation import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
@@ -149,6 +182,7 @@ def _run(run_dir: RunDir, description: Mapping[str, Any], calls: Mapping[str, Ca
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
     progress = Progress(quiet=bool(description.get("quiet")))
+    status = [StatusFile(run_dir.path)] if description.get("status_file") else []
     show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
     return run(
         jobs,
@@ -156,7 +190,7 @@ def _run(run_dir: RunDir, description: Mapping[str, Any], calls: Mapping[str, Ca
         at_once=description.get("at_once"),
         run_dir=run_dir,
         verbose=bool(description.get("verbose")),
-        observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path)],
+        observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path), *status, *trackers],
         timeout_seconds=description.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS),
         rules=rules,
         sync=sync,
@@ -248,7 +282,8 @@ def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:
     """Leave ``error`` for the launcher, or print it: from every worker, or from worker 0 alone."""
     if run_dir is not None:
         try:
-            write_whole(run_dir.error_path(worker()), json.dumps({"type": type(error).__name__, "text": str(error)}))
+            word = {"type": type(error).__name__, "text": str(error), "turns": dict(getattr(error, "turns", {}))}
+            write_whole(run_dir.error_path(worker()), json.dumps(word))
             return
         except OSError:
             pass  # a full disk: say it here

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from motet.errors import UsageError
+from motet.integrations.trackers import check_trackers
 from motet.jobs import Job, JobSpec, check_specs
 from motet.launch_outcome import conclude
+from motet.notebook import in_notebook, show_report, shown_inline
 from motet.order import parse_order
 from motet.parcel import pack
 from motet.results import Results
@@ -38,13 +40,15 @@ def launch(
     max_restarts: int = 0,
     verbose: bool = False,
     quiet: bool = False,
+    trackers: Sequence[str] = (),
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
     For programs and notebooks; `motet.run` is for code that torchrun has started already. A job is a callable
     without arguments (`functools.partial` gives it some) that the workers can import, or a `JobSpec`. A program calls
     this below ``if __name__ == "__main__":``, since the workers import the program. Functions that were defined in a
-    notebook need the package ``cloudpickle``.
+    notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
+    ``trackers``: names, as ``motet run --tracker`` takes them.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -69,30 +73,39 @@ def launch(
     options = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
     options.nnodes, options.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
     check_torchrun_options(options)
+    check_trackers(trackers)
     parcel = pack(calls)
     check_specs(specs)
+    inline = in_notebook() and not quiet
     by_name = {spec.name: spec.to_json() for spec in specs}
     python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None}
     directory = RunDir.create(
         run_dir,
-        describe_run(
+        {"trackers": list(trackers), "status_file": inline}
+        | describe_run(
             [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
             order=list(parsed.turns) if parsed else None,
             at_once=at_once,
             verbose=verbose,
-            quiet=quiet,
+            quiet=quiet or inline,
         ),
     )
-    with tempfile.TemporaryDirectory(prefix="motet-") as private:
+    with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
         path = Path(private, "parcel")
         path.write_bytes(parcel)
         outcome = run_workers(options, [str(directory.path), f"--parcel={path}"], say=_say)
     results, error = conclude(outcome, directory)
+    if inline:
+        show_report(directory.path)
     if outcome.stopped_by is not None:
         signal.raise_signal(outcome.stopped_by)  # to the program, whose own handlers are back in place
     if error is not None:
         raise error
     return _with_results_loaded(results, directory)
+
+
+def _shown(run_dir: RunDir, inline: bool) -> contextlib.AbstractContextManager[None]:
+    return shown_inline(run_dir.path) if inline else contextlib.nullcontext()
 
 
 def _with_results_loaded(results: Results, run_dir: RunDir) -> Results:

@@ -93,6 +93,7 @@ class RunningJob:
             self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
         finally:
             self._call = _ended
+            isolation.end_runs(failed=self.outcome is None or self.outcome.status == "failed")
 
     def _result(self) -> object:
         try:
@@ -118,7 +119,7 @@ def _ended() -> None:
 def _tell(error: BaseException) -> str:
     """Return the traceback from the job's own first line on; our frames above it help nobody."""
     entry = error.__traceback__
-    if entry is not None and entry.tb_next is not None:
+    while entry is not None and entry.tb_frame.f_code.co_filename == __file__ and entry.tb_next is not None:
         entry = entry.tb_next
     return "".join(traceback.format_exception(type(error), error, entry))
 

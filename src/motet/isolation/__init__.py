@@ -32,11 +32,22 @@ and those that frameworks configure; locale, decimal; ``torch._dynamo`` settings
 
 from __future__ import annotations
 
-from motet.isolation import frameworks, interpreter, loggers, random_generators, scripts, torch_flags
+from motet.isolation import frameworks, interpreter, loggers, random_generators, scripts, torch_flags, trackers
 from motet.isolation.registry import Saved, exchange, put_all, register, registered, take_all, unregister
 from motet.isolation.scripts import prepare_script
+from motet.isolation.trackers import end_runs
 
-__all__ = ["Saved", "exchange", "prepare_script", "put_all", "register", "registered", "take_all", "unregister"]
+__all__ = [
+    "Saved",
+    "end_runs",
+    "exchange",
+    "prepare_script",
+    "put_all",
+    "register",
+    "registered",
+    "take_all",
+    "unregister",
+]
 
-for _family in (torch_flags, random_generators, scripts, interpreter, loggers, frameworks):
+for _family in (torch_flags, random_generators, scripts, interpreter, loggers, frameworks, trackers):
     _family.register_entries()
