@@ -127,6 +127,11 @@ class JobGradients:
         return [model for model in self._models if model in self._sent]
 
     @property
+    def travels(self) -> list[Travel]:
+        """The buckets of the current turn that travel from and to a device."""
+        return self._turn.travels
+
+    @property
     def num_collectives(self) -> int:
         """How many buckets the current turn has sent off."""
         return self._turn.num_collectives
@@ -237,7 +242,6 @@ class JobGradients:
         if not self._travelling:
             turn.launched, turn.waited_at_launch = now, self._stopwatch.waited_seconds(now)
         self._sent.add(model)
-        share = self._link.begin(now)
         num_bytes = buffer.numel() * buffer.element_size()
         turn.num_bytes += num_bytes
         turn.num_collectives += 1
@@ -250,6 +254,10 @@ class JobGradients:
         else:
             land = self._landing(model, bucket, buffer, lambda: _hook_result(future))
             self._travelling.append(Travelling(done, future.wait, land))
+        if buffer.device.type != "cpu":
+            self._follow_on_device(turn, self._travelling[-1], future, buffer.device, num_bytes)
+            return
+        share = self._link.begin(now)
 
         def arrived(_: object) -> None:  # runs on a thread of the process group
             moment = time.perf_counter()
@@ -258,6 +266,34 @@ class JobGradients:
             turn.hidden_seconds = moment - turn.launched
             turn.hidden_seconds -= self._stopwatch.waited_seconds(moment) - turn.waited_at_launch
             done.set()
+
+        future.add_done_callback(arrived)
+
+    def _follow_on_device(
+        self,
+        turn: Turnaround,
+        travelling: Travelling,
+        future: torch.futures.Future[Any],
+        device: torch.device,
+        num_bytes: int,
+    ) -> None:
+        """Note when a bucket leaves and arrives in the device's time.
+
+        NCCL's future is complete as soon as the collective is in its stream: then a wait orders a stream and holds
+        up nobody, and an event behind it tells when the bucket is there. Gloo's is completed by a thread of its own,
+        once the sums are on their way back to the device; a wait holds up the host until then.
+        """
+        self._clock.use(device)
+        travel = Travel(self._clock.now(), num_bytes)
+        turn.travels.append(travel)
+        if future.done():
+            travel.completed = self._clock.behind(travelling.wait)
+            travelling.done.set()
+            return
+
+        def arrived(_: object) -> None:
+            travel.completed = self._clock.host_now()
+            travelling.done.set()
 
         future.add_done_callback(arrived)
 

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from motet.accounts import Accounts
 from motet.aggregation import Aggregation
 from motet.agreement import STOP, STOP_NOW, Agreements, Ended
+from motet.bookkeeping import Bookkeeping
 from motet.buffers import BufferSync
-from motet.clocks import Link, Stopwatch
 from motet.contradiction import Item
-from motet.errors import GangError
+from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.events import (
     Event,
     JobEnded,
@@ -32,10 +32,8 @@ from motet.events import (
     ParametersSet,
     RunEnded,
     RunStarted,
-    SyncEnded,
-    TurnEnded,
 )
-from motet.gradients import JobGradients, Travelling, Turnaround
+from motet.gradients import JobGradients, Travelling
 from motet.handle import JobHandle
 from motet.interruption import Interruption
 from motet.job_seams import JobSeams
@@ -44,7 +42,7 @@ from motet.jobs import Script
 from motet.jobs.parameters import parameters_of
 from motet.nonfinite import answer_to
 from motet.order import Cursor
-from motet.planning import Change, Planning, Sync
+from motet.planning import Change, Planning
 from motet.results import Results
 from motet.saving import Safety, Saving
 from motet.seams import installed
@@ -99,17 +97,17 @@ class Pipeline:
         self._safety = safety or Safety()
         self._interruption = Interruption(self._safety.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
-        self._stopwatch, self._link = Stopwatch(), Link()
         self._turns = Turns()
         self._buffers = BufferSync(workers, blocking=blocking_buffers)
         self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
         self._live: dict[str, RunningJob] = {}
         self._accounts = Accounts()
+        self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
+        self._last_synced = ("", 0)
         self._notices: dict[tuple[str | None, str], None] = {}
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
         self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
-        self._given_up: dict[str, tuple[float, float]] = {}  # computing and link seconds of turns given up
         self._slot = 0
         self._begin = time.perf_counter()
 
@@ -133,7 +131,9 @@ class Pipeline:
                 stops = self._saving.stopping
                 self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
             except GangError as error:
-                self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
+                error.turns = dict(self._watch.launched)
+                if not isinstance(error, WorkerFailedError):  # then the one who failed has told
+                    self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise
             finally:
                 self._buffers.close()
@@ -151,6 +151,7 @@ class Pipeline:
         self._take_turn(job, throw=to_raise)
         if isinstance(to_raise, JobStopped) and job.outcome is None:
             job.give_up(to_raise.outcome())  # the loop has swallowed it
+        self._books.slot_over(self._slot)
         if job.outcome is not None:
             self._turns.touched()
             self._conclude(job)
@@ -175,8 +176,10 @@ class Pipeline:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
         while len(self._live) < self._at_once and (spec := self._source.next_job()) is not None:
             self._follow(self._planning.joined(spec.name, self._live))
-            gradients = JobGradients(spec.name, self._stopwatch, self._link, self._exposed)
+            books = self._books
+            gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, books.clock)
             gradients.lane = self._workers.take_lane()
+            gradients.device_lane = self._workers.device_lane
             if self._aggregation is not None:
                 gradients.aggregate = self._aggregation.lane(gradients.lane)
             handle = JobHandle(
@@ -222,11 +225,11 @@ class Pipeline:
             self._watch.turn_ended(job.name, job.num_synced)
         on_nan = self._safety.on_nan
         models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
-        wait_begin = time.perf_counter()
-        self._stopwatch.wait_begins()
+        wait_begin = self._books.wait_begins()
         figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
-        self._stopwatch.wait_ends()
-        self._account(job, job.num_synced, wait_begin, figures)
+        self._last_synced = (job.name, job.num_synced)
+        self._agreements.note(job.name, job.num_synced, job.gradients.signature)
+        self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
         if models and (to_raise := answer_to(on_nan, job.name, job.num_synced, models)) is not None:
             if self._turns.current is not None:
                 raise to_raise
@@ -247,50 +250,34 @@ class Pipeline:
     def _lost(self, error: GangError) -> None:
         self._gang_error = error  # the wait may be inside a job's turn, whose loop may catch it
 
-    def _account(self, job: RunningJob, turn: int, wait_begin: float, figures: Turnaround) -> None:
-        hidden = self._accounts.synced(job.name, figures)
-        travel = figures.completed - figures.launched
-        sync = Sync(travel, figures.link_seconds, figures.num_bytes, tuple(figures.launches))
-        self._planning.synced(job.name, sync)
-        self._agreements.note(job.name, turn, job.gradients.signature)
-        self._observe(
-            SyncEnded(
-                time=time.perf_counter(),
-                job=job.name,
-                turn=turn,
-                launched=figures.launched,
-                completed=figures.completed,
-                wait_begin=wait_begin,
-                hidden_seconds=hidden,
-                num_bytes=figures.num_bytes,
-                num_collectives=figures.num_collectives,
-            )
-        )
+    def _wait_device(self, arrived: Callable[[], bool]) -> None:
+        """Wait until the device has done what the host is too far ahead of, or what is to be told of."""
+        try:
+            self._workers.wait_arrived(Item("gradients", *self._last_synced), arrived)
+        except GangError as error:
+            self._lost(error)
+            raise
 
     def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
         turn = job.turn
         self._watch.at("computing", job.name, turn)
-        begin, waited = time.perf_counter(), self._stopwatch.total_seconds
-        busy = self._link.busy_seconds(begin)
+        begun = self._books.turn_begins()
         self._turns.take(job, throw=throw)
-        end = time.perf_counter()
+        over = self._books.turn_is_over(begun)
         self._watch.at("between turns")
         if self._gang_error is not None:
             raise self._gang_error
-        waited = self._stopwatch.total_seconds - waited
-        self._accounts.computed(job.name, end - begin - waited)
-        synchronizing = job.gradients.in_flight and job.outcome is None
-        # What came before the turn was given up belongs to it as well.
-        computed, busy = self._given_up.pop(job.name, (0.0, 0.0)), self._link.busy_seconds(end) - busy
-        seconds, busy = computed[0] + end - begin - waited, computed[1] + busy
+        ended = job.outcome is not None
+        synchronizing = job.gradients.in_flight and not ended
         if synchronizing:
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
-            self._planning.computed(job.name, end - seconds, seconds, busy)
-        elif job.outcome is None:
-            self._given_up[job.name] = seconds, busy
+        elif not ended:
             self._agreements.note(job.name, turn, -1)
-        self._observe(TurnEnded(time=end, job=job.name, turn=turn, begin=begin, synchronizing=synchronizing))
+        travels = job.gradients.travels if synchronizing else ()
+        self._books.turn_ended(
+            self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
+        )
 
     def _yielder(self, name: str) -> Callable[[], bool]:
         def give_up_turn() -> bool:
@@ -311,21 +298,19 @@ class Pipeline:
         del self._live[job.name]
         told = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
         self._watch.ended[job.name] = told
+        failure = f"worker {self._workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
         if outcome.error is not None:
-            self._watch.tell_failure(
-                f"worker {self._workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
-            )
+            self._watch.tell_failure(failure)
             self._safety.charge(job.name, job.turn, outcome.error)
-        self._agreements.all_ended_alike(
-            Ended(
-                job.name,
-                self._source.names.index(job.name),
-                outcome.status,
-                job.num_synced,
-                job.gradients.num_collectives,
-                outcome.error,
-            )
-        )
+        index, num_left = self._source.names.index(job.name), job.gradients.num_collectives
+        try:
+            self._agreements.all_ended_alike(Ended(job.name, index, outcome.status, job.num_synced, num_left))
+        except GangError as error:
+            if outcome.error is None or isinstance(error, DivergenceError):
+                raise
+            # Whatever became of the others: this worker knows why the gang ends.
+            text = f"Worker {self._workers.worker} met an error that the other workers did not meet:\n{failure}"
+            raise WorkerFailedError(text) from error
         self._watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
         if outcome.error is not None:
             self._watch.take_back_failure()
@@ -343,6 +328,7 @@ class Pipeline:
             self._notice_once(job.name, NO_DDP)
         if outcome.error is not None:
             self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
+        self._books.flush()
         self._accounts.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error)
         result = self._accounts.finished[job.name]
         self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))

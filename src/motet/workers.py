@@ -2,6 +2,13 @@
 
 `Workers.join` finds the process group that is already there, or makes one from the torchrun environment, or (with no
 launcher at all) a group of one. Everything collective that is not gradients is here.
+
+Order of issue. Collectives meet by the order in which each worker issues them on a group; nothing else tells them
+apart. All that is issued from the main thread (or from autograd's, while the main thread waits for it) follows the
+order of the turns, which is data and the same everywhere. With gloo each job's gradients have a group of their own, a
+lane, so that they wait for nobody else's. With NCCL, whose kernels of several communicators can block each other on
+a device, everything on the device goes through one: the group of all workers (`device_lane`; ADR 0020). What the
+workers tell each other travels by gloo on the CPU in any case, and waits for no device.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from motet.contradiction import Item
+from motet.devices import chosen_here, has_device_backend, one_communicator
 from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
 from motet.watch import Watch
 
@@ -56,7 +64,9 @@ class Workers:
         self._num_sayings = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
-        self._control: dist.ProcessGroup | None = _new_group()
+        config = dist.get_backend_config()
+        self._shared = one_communicator(config)
+        self._control: dist.ProcessGroup | None = _new_group("gloo" if has_device_backend(config) else None)
         self._num_agreements = 0
         self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)
 
@@ -154,13 +164,27 @@ class Workers:
         """Return a process group for one job's gradients. Collective: all workers at the same place."""
         if self._free_lanes:
             return self._free_lanes.pop()
-        lane = _new_group()
+        lane = _new_group("gloo" if self._shared else None)
         self._lanes.append(lane)
         return lane
+
+    @property
+    def device_lane(self) -> dist.ProcessGroup | None:
+        """The group that everything on a device travels on; None where each job's own lane carries that, too."""
+        return dist.group.WORLD if self._shared else None
 
     def return_lane(self, lane: dist.ProcessGroup) -> None:
         """Take back a lane on which nothing travels any more."""
         self._free_lanes.append(lane)
+
+    def wait_arrived(self, item: Item, arrived: Callable[[], bool]) -> None:
+        """Block, in slices, until a device has come by. Raises as `wait` does."""
+        begin, pause = time.monotonic(), 0.00002
+        with self.watch.waiting_for(item):
+            while not arrived():
+                self._raise_if_hopeless(item, time.monotonic() - begin)
+                time.sleep(pause)
+                pause = min(1.5 * pause, 0.001)
 
     def start_agreement(self, values: Sequence[float], job: str | None = None) -> Pending:
         """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
@@ -222,14 +246,17 @@ class Workers:
         )
 
 
-def _new_group() -> dist.ProcessGroup:
-    group = dist.new_group(timeout=GROUP_TIMEOUT)
+def _new_group(backend: str | None) -> dist.ProcessGroup:
+    group = dist.new_group(timeout=GROUP_TIMEOUT, backend=backend)
     assert isinstance(group, dist.ProcessGroup)
     return group
 
 
 def _initialize() -> None:
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    choice = chosen_here()
+    backend = choice.backend
+    if choice.device is not None:
+        torch.accelerator.set_device_index(choice.device)  # as scripts do: before anything touches a device
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=GROUP_TIMEOUT)
