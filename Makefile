@@ -4,14 +4,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,demo,bench
+EXTRAS := dev,demo,bench,docs
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check docs format bench clean
 
 help:
 	@echo "make demo    train three different models at once on two workers"
 	@echo "make test    run the tests"
-	@echo "make check   run the linters, the type checker and the test of the layers"
+	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
+	@echo "make docs    build the docs into site/, with every warning an error"
 	@echo "make format  format the code"
 	@echo "make bench   run the benchmarks"
 	@echo "make clean   remove what make and the tests made"
@@ -36,6 +37,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(MAKE) --no-print-directory docs
+
+# The variable silences an announcement of Material's; not --quiet, which hides warnings from --strict as well.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -45,5 +51,5 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,190 @@
+"""Draw `images/timeline.svg` from two real runs on a shaped link: one after another, and together.
+
+::
+
+    sudo .venv/bin/python docs/make_timeline.py [--rate 300mbit] [--turns 6]
+
+The demo's transformer and recommender train on two workers, a core each, joined by a link that is held to the rate
+(network namespaces: needs root). First with ``at_once=1``, where nothing hides a job's gradients but its own backward,
+as under plain DDP; then together, a turn of each by turns. Drawn are as many turns of each job in either run, from
+worker 0's trace; what starting the second job took is left out. Writes the medians of the turns beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+JOBS = ("transformer", "recommender")
+LEFT_OUT = 8  # turns at the beginning, in which buckets are rebuilt and memory is allocated
+INK, PALE = ("#1f6fb4", "#c7620a"), ("#8fbfe6", "#f3b27a")
+Spans = list[tuple[int, str, float, float]]  # job, "compute" or "sync", begin and end in seconds
+
+
+def work(at_once: int, num_turns: int, run_dir: str) -> None:
+    """Be one worker of a run."""
+    os.sched_setaffinity(0, {int(os.environ["RANK"]) % (os.cpu_count() or 1)})
+    import motet
+    from motet.demo import byte_gpt, recommender
+    from motet.observe import TraceRecorder
+
+    steps = LEFT_OUT + num_turns + 2
+    calls = {
+        "transformer": functools.partial(byte_gpt, num_steps=steps),
+        "recommender": functools.partial(recommender, num_steps=steps),
+    }
+    # One lane a job, a turn each: what is drawn must not depend on what the planner finds.
+    motet.run(calls, at_once=at_once, order="round-robin", observers=[TraceRecorder(Path(run_dir))])
+
+
+def measure(at_once: int, num_turns: int, rate: str, folder: Path) -> Path:
+    """Train on two workers that a link of ``rate`` joins; return the folder with the trace."""
+    from motet.shaped_links import shaped_links
+
+    place = folder / f"at-once-{at_once}"
+    place.mkdir()
+    with shaped_links(2, rate=rate) as net:
+        command = [sys.executable, __file__, "--work", str(at_once), "--turns", str(num_turns), "--folder", str(place)]
+        log = (place / "log").open("w")
+        workers = [
+            net.popen(w, command, env={**net.torchrun_env(w), "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+            for w in range(2)
+        ]
+        if any(worker.wait() for worker in workers):
+            sys.exit((place / "log").read_text())
+    return place
+
+
+def spans_of(place: Path, num_turns: int, *, together: bool) -> Spans:
+    """Return what worker 0 did in ``num_turns`` turns of each job, from second 0 on."""
+    from motet.observe.parts import read_trace
+
+    turns = read_trace(place).of_worker(0)[0].turns
+    spans: Spans = []
+    moment = 0.0
+    for group in [JOBS] if together else [(job,) for job in JOBS]:
+        chosen = [t for t in turns if t.job in group and LEFT_OUT < t.turn <= LEFT_OUT + num_turns]
+        begin = min(turn.begin for turn in chosen)
+        for turn in chosen:
+            assert turn.launched is not None
+            assert turn.completed is not None
+            job = JOBS.index(turn.job)
+            spans.append((job, "compute", turn.begin - begin + moment, turn.end - begin + moment))
+            spans.append((job, "sync", turn.launched - begin + moment, turn.completed - begin + moment))
+        moment = max(span[3] for span in spans)
+    return spans
+
+
+def draw(runs: Sequence[tuple[str, Spans]], caption: str) -> str:
+    """Return the picture: for each run what the worker computes and what travels, below each other on one axis."""
+    width, left, right, row, gap = 880, 96, 20, 26, 40
+    longest = max(end for _, spans in runs for *_, end in spans)
+    scale = (width - left - right) / longest
+    parts, y = [], 74.0
+    for job, name in enumerate(JOBS):
+        x = left + 130 * job
+        parts.append(f'<rect x="{x}" y="22" width="14" height="14" rx="2" fill="{INK[job]}"/>')
+        parts.append(f'<text x="{x + 20}" y="34">{name}</text>')
+    for title, spans in runs:
+        took = max(end for *_, end in spans)
+        parts.append(f'<text x="{left}" y="{y - 8:.0f}" class="title">{title}: {took:.2f} s</text>')
+        for number, (kind, label) in enumerate((("compute", "compute"), ("sync", "network"))):
+            top = y + number * (row + 4)
+            parts.append(f'<text x="{left - 10}" y="{top + 18:.0f}" text-anchor="end">{label}</text>')
+            parts.append(f'<rect x="{left}" y="{top:.0f}" width="{took * scale:.1f}" height="{row}" class="idle"/>')
+            # Two jobs' gradients may travel at once: each has half of the row.
+            for job, _, begin, end in (span for span in spans if span[1] == kind):
+                height = row if kind == "compute" else row / 2
+                place = top + (row / 2 * job if kind == "sync" else 0)
+                x, wide = left + begin * scale, max(0.8, (end - begin) * scale)
+                parts.append(
+                    f'<rect x="{x:.1f}" y="{place:.0f}" width="{wide:.1f}" height="{height:.0f}" fill="{INK[job]}" '
+                    f'stroke="{PALE[job]}" stroke-width="0.6"/>'
+                )
+        y += 2 * row + 4 + gap
+    step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if longest / s <= 12)
+    axis = y - gap + 10
+    for tick in range(int(longest / step) + 1):
+        x = left + tick * step * scale
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{axis:.0f}" y2="{axis + 5:.0f}" class="axis"/>')
+        parts.append(f'<text x="{x:.1f}" y="{axis + 19:.0f}" text-anchor="middle">{tick * step:g}</text>')
+    parts.append(f'<text x="{width - right}" y="{axis + 37:.0f}" text-anchor="end">seconds</text>')
+    parts.append(f'<text x="{left}" y="{axis + 37:.0f}" class="small">{caption}</text>')
+    height = axis + 50
+    style = (
+        "text{font:13px system-ui,sans-serif;fill:#222}.title{font-weight:600}.small{font-size:11px}.card{fill:#fff}"
+        ".idle{fill:#e9e9ec}.axis{stroke:#888}@media(prefers-color-scheme:dark){text{fill:#e6e6e6}"
+        ".card{fill:#1d2027}.idle{fill:#31353f}}"
+    )
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" role="img" '
+        f'aria-label="{"; ".join(f"{title}: {max(e for *_, e in s):.2f} s" for title, s in runs)}">\n'
+        f'<style>{style}</style>\n<rect class="card" width="{width}" height="{height:.0f}" rx="8"/>\n{body}\n</svg>\n'
+    )
+
+
+def medians(spans: Spans) -> dict[str, dict[str, float]]:
+    """Return the median seconds of a turn of each job."""
+    return {
+        name: {
+            kind: round(statistics.median(e - b for j, k, b, e in spans if (j, k) == (job, kind)), 4)
+            for kind in ("compute", "sync")
+        }
+        for job, name in enumerate(JOBS)
+    }
+
+
+def machine() -> str:
+    """Return the processor's name and how many there are."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    """Measure and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", default="300mbit")
+    parser.add_argument("--turns", type=int, default=6, help="turns of each job that are drawn")
+    parser.add_argument("--folder", help="where the runs are kept (default: nowhere)")
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work is not None:
+        work(options.work, options.turns, options.folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.folder or temporary)
+        solo = spans_of(measure(1, options.turns, options.rate, folder), options.turns, together=False)
+        both = spans_of(measure(2, options.turns, options.rate, folder), options.turns, together=True)
+    date = datetime.date.today().isoformat()
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+    about = f"{options.turns} turns of each model, 2 workers, a core each, link of {options.rate}; measured {date}"
+    images = Path(__file__).parent / "images"
+    images.joinpath("timeline.svg").write_text(draw([("One after another", solo), ("Together", both)], about))
+    record = {
+        "command": f"python docs/make_timeline.py --rate {options.rate} --turns {options.turns}",
+        "date": date,
+        "commit": commit,
+        "machine": machine(),
+        "load": os.getloadavg()[1],
+        "seconds": {"one after another": max(s[3] for s in solo), "together": max(s[3] for s in both)},
+        "medians": {"one after another": medians(solo), "together": medians(both)},
+    }
+    images.joinpath("timeline.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
