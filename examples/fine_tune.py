@@ -1,4 +1,4 @@
-"""Fine-tune a small Transformer with Hugging Face's Trainer: is a string of brackets balanced?
+"""Fine-tune a small Transformer with Hugging Face's Trainer: has a string more round or more square brackets?
 
 torchrun --nproc-per-node=2 fine_tune.py --model bert --steps 60
 
@@ -22,34 +22,20 @@ SIZES = {
 
 
 class Brackets(Dataset):
-    """Balanced strings of brackets, and the same with one bracket turned into another."""
+    """Random strings of 11 brackets."""
 
     def __init__(self, size, seed):
         chance = random.Random(seed)
-        self.rows = [self.make(chance) for _ in range(size)]
-
-    @staticmethod
-    def make(chance):
-        closing, text = [], ""
-        while len(text) < 12:
-            if closing and (len(text) + len(closing) >= 12 or chance.random() < 0.5):
-                text += closing.pop()
-            else:
-                opening = chance.choice("([")
-                closing.append(")" if opening == "(" else "]")
-                text += opening
-        balanced = chance.random() < 0.5
-        if not balanced:
-            place = chance.randrange(len(text))
-            text = text[:place] + chance.choice([c for c in "()[]" if c != text[place]]) + text[place + 1 :]
-        return [TOKENS["cls"], *(TOKENS[c] for c in text)], int(balanced)
+        self.texts = ["".join(chance.choices("()[]", k=11)) for _ in range(size)]
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.texts)
 
     def __getitem__(self, index):
-        tokens, label = self.rows[index]
-        return {"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": label}
+        text = self.texts[index]
+        more_round = sum(c in "()" for c in text) > len(text) / 2
+        tokens = [TOKENS["cls"], *(TOKENS[c] for c in text)]
+        return {"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": int(more_round)}
 
 
 def accuracy(prediction):
@@ -65,7 +51,8 @@ def main():
     args = parser.parse_args()
 
     set_seed(0)
-    config = AutoConfig.for_model(args.model, vocab_size=6, pad_token_id=0, num_labels=2, **SIZES[args.model])
+    size = {"vocab_size": 6, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, **SIZES[args.model]}
+    config = AutoConfig.for_model(args.model, num_labels=2, **size)
     trainer = Trainer(
         model=AutoModelForSequenceClassification.from_config(config),
         args=TrainingArguments(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -59,6 +61,9 @@ class JobOutput:
         self._open[job] = (out, err, log)
         loggers.redirect((sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), out, err)
         sys.stdout, sys.stderr = out, err
+        if shown and sys.__stderr__ is not None and sys.__stderr__.isatty():
+            # Bars and tables have to fit beside the name. (The environment is the job's own, too.)
+            os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns - len(prefix), 40))
 
     def _instead(self, owner: str, number: int) -> TextIO | None:
         """Return who gets what is written to ``owner``'s stream now, if not ``owner``.

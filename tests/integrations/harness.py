@@ -153,3 +153,10 @@ def must_equal_alone(names: Sequence[str], *, folder: str, fails: Sequence[int] 
         "notices": list(results.notices),
         "errors": [results[job].error for job in jobs],
     }
+
+
+def end_of(name: str, neighbour: str, *, folder: str) -> dict[str, Any]:
+    """Train a loop beside another one; return how both ended."""
+    results, _ = together({"one": name, "other": neighbour}, Path(folder))
+    assert motet.seams._installed is None
+    return {job: (result.status, result.error, result.result) for job, result in results.jobs.items()}

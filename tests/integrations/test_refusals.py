@@ -1,0 +1,58 @@
+"""What Motet cannot train is refused at its start, with what to use instead; the others train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from motet.testing import Gang
+
+
+@pytest.fixture
+def ends(framework_gang: Gang, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Return what trains two loops together and tells how each ended, by worker."""
+
+    def run(one: str, other: str) -> list[dict[str, Any]]:
+        return framework_gang.run("tests.integrations.harness:end_of", one, other, folder=str(tmp_path))
+
+    return run
+
+
+Ends = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.mark.parametrize(
+    ("loop", "what"),
+    [
+        ("fully_sharded", "FSDP"),
+        ("tensor_parallel", "tensor parallelism"),
+        ("deepspeed", "DeepSpeed"),
+    ],
+)
+def test_refused_with_what_to_use_instead(ends: Ends, loop: str, what: str) -> None:
+    for told in ends(f"loops_refused:{loop}", "loops_plain:train"):
+        assert told["one"][0] == "failed"
+        assert f"UnsupportedError: job 'one': {what}" in told["one"][1]
+        assert 'strategy="ddp"' in told["one"][1]
+        assert told["other"][0] == "finished"
+
+
+def test_tpus_are_refused(ends: Ends) -> None:
+    told = ends("loops_refused:tpu", "loops_plain:train")[0]
+    assert "asks for xla, but the workers of this run are joined by" in told["one"][1]
+    assert told["other"][0] == "finished"
+
+
+def test_handlers_of_stop_signals_are_each_jobs_own(ends: Ends) -> None:
+    name = "loops_refused:handlers"
+    for told in ends(name, name):
+        assert told["one"] == told["other"] == ("finished", None, [True, True, True, True, "default_int_handler"])
+
+
+def test_a_stop_signal_is_the_runs(ends: Ends) -> None:
+    name = "loops_refused:stopped"
+    for told in ends(name, name):
+        assert [told["one"][0], told["other"][0]] == ["stopped", "stopped"]
