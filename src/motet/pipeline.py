@@ -130,8 +130,10 @@ class Pipeline:
                     self._take_slot()
                 stops = self._saving.stopping
                 self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
-            except GangError as error:
-                error.turns = dict(self._watch.launched)
+            except BaseException as error:
+                self._watch.tell_left(f"worker {self._workers.worker} has left the run: {error}")
+                if isinstance(error, GangError):
+                    error.turns = dict(self._watch.launched)
                 if not isinstance(error, WorkerFailedError):  # then the one who failed has told
                     self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise

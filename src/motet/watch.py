@@ -149,6 +149,12 @@ class Watch:
             with contextlib.suppress(Exception):  # the store may be gone with its host; the error is told here anyway
                 self._store.set(f"{_KEY}/failed/{self.worker}", text)
 
+    def tell_left(self, text: str) -> None:
+        """Leave word that this worker has left the run, though its process may live on: nobody need wait for it."""
+        if self._store is not None and self.num_workers > 1:
+            with contextlib.suppress(Exception):
+                self._store.set(f"{_KEY}/left/{self.worker}", text)
+
     def take_back_failure(self) -> None:
         """Withdraw what `tell_failure` left: all workers met it alike, so it ended its job only."""
         if self._store is not None and self.num_workers > 1:
@@ -157,12 +163,15 @@ class Watch:
 
     def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
         """Return what other workers left with `tell_failure`, waiting a little for it if asked."""
+        return self._words("failed", within_seconds)
+
+    def _words(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
         found: dict[int, str] = {}
         deadline = time.monotonic() + within_seconds
         with contextlib.suppress(Exception):
             while self._store is not None and not found:
                 for other in range(self.num_workers):
-                    key = f"{_KEY}/failed/{other}"
+                    key = f"{_KEY}/{kind}/{other}"
                     if other != self.worker and self._store.check([key]):
                         found[other] = self._store.get(key).decode()
                 if time.monotonic() >= deadline:
@@ -199,8 +208,8 @@ class Watch:
         circle = find_circle(stable, certain=still < self._certainty_seconds)
         if circle and mine.item is not None:
             self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
-        elif failed := self.failures():
-            self._give_up(_failed(failed))
+        elif mine.item is not None and (left := self._words("left")):
+            self._give_up(_failed(self.failures() or left))
         elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
             self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
 
