@@ -40,4 +40,4 @@ def skip_without(name: str) -> None:
     needed |= {"loops_accelerate": "accelerate", "loops_hugging_face": "transformers"}
     module = needed.get(name.partition(":")[0])
     if module is not None and find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install -c constraints.txt -e '.[frameworks]'")
+        pytest.skip(f"{module} is not installed: pip install -c constraints.txt -e '.[lightning,huggingface]'")
