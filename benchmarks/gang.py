@@ -80,7 +80,8 @@ class Gang:
         self.links = links
         self._environment = environment
         self._groups: list[list[Process]] = []
-        self.main = self.start_group()
+        self._main: list[Process] = []
+        self._beside: list[list[Process]] = []
 
     @property
     def core_each(self) -> bool:
@@ -116,17 +117,18 @@ class Gang:
 
     def measure(self, method: str, job_set: str, units: int, **options: Any) -> Figures:
         """Have the workers run a set by one method; return what they measured together."""
-        command = {"method": method, "set": job_set, "units": units, **options}
-        for process in self.main:
-            process.send(command)
-        return _joined([process.answer() for process in self.main])
+        if not self._main:
+            self._main = self.start_group()
+        for process in self._main:
+            process.send({"method": method, "set": job_set, "units": units, **options})
+        return _joined([process.answer() for process in self._main])
 
     def measure_side_by_side(self, job_set: str, names: list[str], units: int, **options: Any) -> Figures:
         """Run each job of a set in processes of its own, all at the same time."""
-        while len(self._groups) < len(names) + 1:
-            self.start_group()
+        while len(self._beside) < len(names):
+            self._beside.append(self.start_group())
         processes: list[Process] = []
-        for group, name in zip(self._groups[1:], names, strict=False):
+        for group, name in zip(self._beside, names, strict=False):
             for process in group:
                 process.send({"method": "side by side", "set": job_set, "units": units, "job": name, **options})
                 processes.append(process)
@@ -135,6 +137,10 @@ class Gang:
         for process in processes:
             process.send({})
         return _joined([process.answer() for process in processes])
+
+    def pids_of(self, worker: int) -> list[int]:
+        """Return the numbers of all processes of one worker."""
+        return [group[worker].pid for group in self._groups]
 
     def close(self) -> None:
         """End all processes."""

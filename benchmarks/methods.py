@@ -185,7 +185,7 @@ def solo_costs(jobs: Mapping[str, BenchJob], units: int, cap_mb: float | None) -
 
 
 def _without_network(sizes: dict[int, tuple[int, torch.dtype]], cap_mb: float | None, model: nn.Module) -> nn.Module:
-    def hook(_: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def hook(_, bucket):  # type: ignore[no-untyped-def]  # DDP does not understand annotations that are text
         buffer = bucket.buffer()
         if bucket.index() == 0:
             sizes.clear()
@@ -195,7 +195,7 @@ def _without_network(sizes: dict[int, tuple[int, torch.dtype]], cap_mb: float | 
         future.set_result(buffer)
         return future
 
-    ddp = wrap_with(cap_mb, broadcast_buffers=False)(model)
+    ddp = wrap_with(cap_mb, forward_sync_buffers=False)(model)
     ddp.register_comm_hook(None, hook)
     return ddp
 
