@@ -30,14 +30,13 @@ _LENGTH = 8
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended on this worker. ``num_left``: buckets that were still under way; ``error``: a traceback."""
+    """How a job ended on this worker. ``num_left``: buckets that were still under way."""
 
     job: str
     index: int
     status: str
     num_synced: int
     num_left: int
-    error: str | None = None
 
 
 class Agreements:
@@ -138,8 +137,6 @@ class Agreements:
         failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == 1.0]
         if 0 < len(failed) < len(gathered):
             errors = self._workers.watch.failures(within_seconds=1.0)
-            if ended.error is not None:
-                errors[self._workers.worker] = f"worker {self._workers.worker}:\n{ended.error}"
             raise WorkerFailedError(
                 f"Job '{ended.job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{told}"
                 + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)

@@ -18,7 +18,7 @@ from motet.cli_table import results_table
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec, check_specs
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
-from motet.launch_outcome import conclude, exit_status
+from motet.launch_outcome import conclude, exit_status, what_workers_told
 from motet.launch_workers import run_workers
 from motet.results import Results
 from motet.run_dir import RunDir
@@ -138,7 +138,12 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
     for name in left:
         _say_where(options, run_dir, name)
     arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
-    outcome = run_workers(options, arguments, say=lambda text: cli_run.say(options, text))
+    outcome = run_workers(
+        options,
+        arguments,
+        say=lambda text: cli_run.say(options, text),
+        explain=lambda: what_workers_told(run_dir),
+    )
     refused = entry.REFUSED in outcome.exits.values()
     return cli_run.report(run_dir, *conclude(outcome, run_dir), refused=refused)
 

@@ -16,6 +16,11 @@
 A message says the cause, what was given, and the remedy.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class MotetError(Exception):
     """Root of all errors that Motet raises on purpose."""
@@ -38,7 +43,12 @@ class NonFiniteError(MotetError):
 
 
 class GangError(MotetError):
-    """Something went wrong between the workers: the run ends on all of them."""
+    """Something went wrong between the workers: the run ends on all of them.
+
+    ``turns``: how many turns of each job this worker had sent off by then, as far as is known.
+    """
+
+    turns: Mapping[str, int] = MappingProxyType({})
 
 
 class DivergenceError(GangError):

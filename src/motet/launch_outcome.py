@@ -79,7 +79,7 @@ def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
     lost = [worker for worker, status in outcome.exits.items() if status < 0 and worker not in outcome.killed]
     broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in told]
     lines = [_ending(outcome, run_dir, worker) for worker in lost or ([] if told else broken)]
-    lines += dict.fromkeys(str(told[worker]) for worker in sorted(told)[: 1 if lost else None])
+    lines += _without_echoes([str(told[worker]) for worker in sorted(told)[: 1 if lost else None]])
     lines += [
         f"worker {worker} did not end by itself and was ended{_doing(run_dir, worker)}"
         for worker in sorted(outcome.killed)
@@ -90,13 +90,29 @@ def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
     return kind("\n".join(lines))
 
 
+def what_workers_told(run_dir: RunDir) -> str:
+    """Return the errors that the workers of the last attempt left, as one text; empty if they could not."""
+    paths = sorted(run_dir.state_dir.glob("error-*"))
+    told = [_told(run_dir, int(path.name.removeprefix("error-"))) for path in paths if path.name[6:].isdigit()]
+    return "\n".join(_without_echoes([str(error) for error in told if error is not None])).strip()
+
+
+def _without_echoes(texts: list[str]) -> list[str]:
+    """Return each text once, and none that holds another one: workers tell each other what they met."""
+    different = list(dict.fromkeys(texts))
+    return [text for text in different if not any(other in text for other in different if other != text)]
+
+
 def _told(run_dir: RunDir, worker: int) -> MotetError | None:
     """Return the error that ``worker`` left for the launcher, if it could."""
     try:
         word = json.loads(run_dir.error_path(worker).read_text(encoding="utf-8"))
         kind = getattr(errors, word["type"], MotetError)
-        return kind(word["text"]) if isinstance(kind, type) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        error = kind(str(word["text"])) if isinstance(kind, type) and issubclass(kind, MotetError) else None
+        if isinstance(error, GangError):
+            error.turns = {str(job): int(turn) for job, turn in word.get("turns", {}).items()}
+        return error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -126,6 +142,9 @@ def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
     for worker in range(outcome.num_workers):
         if (state := run_dir.read_state(worker)) is not None:
             turns[state.job] = max(turns.get(state.job, 0), state.turn)
+        if isinstance(told := _told(run_dir, worker), GangError):
+            for job, turn in told.turns.items():
+                turns[job] = max(turns.get(job, 0), turn)
     for data in run_dir.description.get("jobs", []):
         name = data["name"]
         ended = None

@@ -30,11 +30,12 @@ def run_workers(
     *,
     program: str = "motet.entry",
     say: Callable[[str], None] = lambda text: None,
+    explain: Callable[[], str] = str,
 ) -> Outcome:
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
     Ctrl-C, SIGTERM and SIGHUP ask the workers to end; the second one, or 25 seconds, ends them. When this returns or
-    raises, none of their processes is left. ``say`` is told about restarts.
+    raises, none of their processes is left. ``say`` is told about restarts, with what ``explain`` knows of the reason.
     """
     check_torchrun_options(options)
     begun = time.monotonic()
@@ -43,7 +44,8 @@ def run_workers(
 
         def before_restart(agent: Agent) -> None:
             how = "; ".join(how_it_ended(worker, status) for worker, status in agent.exits.items() if status)
-            say(f"{how or 'machines joined or left'}; all workers start again")
+            why = explain()
+            say(f"{how or 'machines joined or left'}; all workers start again" + (f" ({why})" if why else ""))
 
         agent = Agent(spec, config, before_restart)
         try:

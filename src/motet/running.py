@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ def _run(
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
+    begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = False
     try:
@@ -202,7 +204,8 @@ def _run(
             source.leave_out(standing.ended)
         if not source.names:
             orderly = True
-            return Results(jobs=dict(standing.ended), num_workers=workers.num_workers, wall_seconds=0.0)
+            wall_seconds = time.perf_counter() - begin
+            return Results(dict(standing.ended), num_workers=workers.num_workers, wall_seconds=wall_seconds)
         pipeline = Pipeline(
             source,
             order if isinstance(order, Planning) else Planning(order, source.names),

@@ -339,13 +339,18 @@ def never_at_a_save_point(place: str, patience_seconds: float) -> dict[str, Any]
         interruption.PATIENCE_SECONDS = before
 
 
+def limited(place: str, seconds: float) -> dict[str, Any]:
+    """Run a job that would go on for hours, for so many seconds."""
+    rules = Rules(stop_after_seconds=seconds)
+    return told(together(place, {"saves": partial(by_steps, Plan(), num_steps=10**6)}, rules=rules))
+
+
 def many_waiting(place: str) -> dict[str, Any]:
     """Ask to stop before most jobs have begun."""
     plan = Plan(2, ask_to_stop, 0)
     jobs: dict[str, Callable[[], Any]] = {"first": partial(by_steps, plan, num_steps=10**9)}
     jobs |= {f"job-{number}": partial(by_steps, Plan(), number) for number in range(12)}
-    first = told(together(place, jobs, order=["first"] * 60 + [name for name in jobs if name != "first"]))
-    return first
+    return told(together(place, jobs, order=["first"] * 60 + [name for name in jobs if name != "first"]))
 
 
 def hard_end(place: str, step: int) -> None:

@@ -1,0 +1,91 @@
+"""Loops for whole commands: each saves checkpoints and can go wrong at a step, in one of many ways."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import motet
+
+THIS_WORKER = {"raise-alone", "short", "unsynchronized", "other-shape", "stall", "kill", "oom-alone"}
+
+
+def loop(
+    what: str = "",
+    at: int = 10,
+    steps: int = 30,
+    seed: int = 1,
+    every: int | None = 5,
+    pause: float = 0.0,
+    worker: int = 1,
+    tell: str | None = None,
+    width: int = 16,
+    once: str | None = None,
+) -> dict[str, Any]:
+    """Train; at step ``at`` let ``what`` happen (on ``worker``), and write ``tell`` when three steps are done."""
+    torch.manual_seed(seed + dist.get_rank())
+    layers = [nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 2)]
+    model = DistributedDataParallel(nn.Sequential(*layers))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    job = motet.current_job()
+    start = 0 if every is None else job.checkpoint(model=model, optimizer=optimizer, every_turns=every)
+    print("begins after", int(start))
+    for step in range(start, steps):
+        if pause:
+            time.sleep(pause)
+        here = step == at and (what not in THIS_WORKER or dist.get_rank() == worker)
+        if here and once is not None:
+            here = not Path(once).exists()
+            Path(once).touch()
+        if here and what == "short":
+            break
+        if here:
+            _happen(what, model)
+        optimizer.zero_grad()
+        loss = model(torch.randn(4, 8)).square().mean()
+        if here and what == "unsynchronized":
+            with model.no_sync():
+                model(torch.randn(4, 8)).square().mean().backward()
+            continue
+        loss.backward()
+        optimizer.step()
+        job.log(loss=loss.item())
+        job.save_point()
+        if tell is not None and step == start + 2 and dist.get_rank() == 0:
+            Path(tell).write_text("ready")
+    return {"weights": digest(model.module), "random": float(torch.rand(1))}
+
+
+def digest(module: nn.Module) -> str:
+    """Return a word that two models share only if they are equal to the bit."""
+    sums = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        sums.update(tensor.numpy().tobytes())
+    return sums.hexdigest()
+
+
+def _happen(what: str, model: nn.Module) -> None:
+    if what in ("raise", "raise-alone"):
+        raise ValueError("no such layer")
+    if what in ("oom", "oom-alone"):
+        torch.empty(1 << 50)
+    if what in ("kill", "stall"):
+        os.kill(os.getpid(), signal.SIGKILL if what == "kill" else signal.SIGSTOP)
+    if what == "sleep":
+        Path("sleeps").touch()
+        time.sleep(1000)
+    if what == "nan":
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+    if what == "other-shape":
+        extra = DistributedDataParallel(nn.Linear(3, 5))
+        extra(torch.ones(2, 3)).sum().backward()
