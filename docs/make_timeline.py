@@ -197,12 +197,12 @@ def record(options: argparse.Namespace, solo: list[Spans], both: list[Spans]) ->
     images.joinpath("timeline.json").write_text(json.dumps(figures, indent=2) + "\n")
     ratio = seconds_of(one) / seconds_of(other)
     note = (
-        f"Drawn are {options.turns} turns of each of the demo's transformer and recommender on worker 0, of two workers "
-        f"with a core each, joined by a link of {options.rate}: {seconds_of(one):.2f} s one after another (as under plain "
-        f"DDP, each backward overlapping its own gradients), {seconds_of(other):.2f} s together, {ratio:.2f} times as "
-        f"fast. Each is the median of {options.repeat} runs in alternation, on {date}, commit {commit}, {machine()}; the "
-        f"machine's load was {figures['load']}: others worked on it, so the picture shows how it goes, not how much it "
-        f"gains. Command: `{command}`. All figures: `docs/images/timeline.json`.\n"
+        f"Drawn are {options.turns} turns of each of the demo's transformer and recommender on worker 0, of two "
+        f"workers with a core each, joined by a link of {options.rate}: {seconds_of(one):.2f} s one after another (as "
+        f"under plain DDP, each backward overlapping its own gradients), {seconds_of(other):.2f} s together, "
+        f"{ratio:.2f} times as fast. Each is the median of {options.repeat} runs in alternation, on {date}, commit "
+        f"{commit}, {machine()}; the machine's load was {figures['load']}: others worked on it, so the picture shows "
+        f"how it goes, not how much it gains. Command: `{command}`. All figures: `docs/images/timeline.json`.\n"
     )
     images.joinpath("timeline-note.txt").write_text(note)
     print(json.dumps(figures, indent=2))
