@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,15 @@ class Accounts:
         ledger.num_bytes += figures.num_bytes
         return hidden
 
-    def ended(self, job: str, status: Status, turns: int, result: Any, error: str | None) -> None:
+    def ended(
+        self,
+        job: str,
+        status: Status,
+        turns: int,
+        result: Any,
+        error: str | None,
+        memory: Mapping[str, Any] | None = None,
+    ) -> None:
         """Note what came of a job."""
         ledger = self.ledgers[job]
         self.finished[job] = JobResult(
@@ -57,6 +65,7 @@ class Accounts:
             hidden_seconds=ledger.hidden_seconds,
             result=result,
             error=error,
+            memory=memory,
         )
 
     def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:

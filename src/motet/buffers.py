@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -36,6 +38,15 @@ _HEADER_BYTES = 16
 Mark = list[tuple[Tensor, int]]
 
 
+class Unread(NamedTuple):
+    """A header on its way from a device to the host, which does not wait for it; what it should hold."""
+
+    header: Tensor
+    arrived: torch.Event
+    expected: tuple[int, int]
+    turn: int
+
+
 @dataclass(eq=False)
 class BufferState:
     """The buffers of one DDP model: what is on its way, and when they were last alike on all workers."""
@@ -50,6 +61,7 @@ class BufferState:
     done: threading.Event = field(default_factory=threading.Event)
     num_staged: int = 0
     num_blocking: int = 0
+    unread: deque[Unread] = field(default_factory=deque)
 
 
 class BufferSync:
@@ -89,11 +101,16 @@ class BufferSync:
         assert state.header is not None
         state.num_staged += 1
         with torch.no_grad():
-            state.header.copy_(torch.tensor([state.num_staged, state.num_blocking]))
+            if state.header.device.type == "cpu":
+                state.header.copy_(torch.tensor([state.num_staged, state.num_blocking]))
+            else:  # a copy from the host's memory would wait for the device
+                state.header[0].fill_(state.num_staged)
+                state.header[1].fill_(state.num_blocking)
             torch._foreach_copy_(state.views, buffers)
         state.staged = mark
         state.done = threading.Event()
-        work = dist.broadcast(state.staging, src=0, group=self._group, async_op=True)
+        lane = self._group if state.staging.device.type == "cpu" else self._workers.device_lane or self._group
+        work = dist.broadcast(state.staging, src=0, group=lane, async_op=True)
         assert work is not None
         work.get_future().add_done_callback(lambda _, done=state.done: done.set())
         state.work = work
@@ -128,10 +145,24 @@ class BufferSync:
 
     def _check(self, job: RunningJob, state: BufferState) -> None:
         assert state.header is not None
-        staged, blocking = state.header.tolist()
-        if (staged, blocking) != (state.num_staged, state.num_blocking):
+        expected = (state.num_staged, state.num_blocking)
+        if state.header.device.type == "cpu":
+            self._compare(job, state.header, expected, job.turn)
+            return
+        told = torch.empty(2, dtype=torch.int64, pin_memory=True)
+        told.copy_(state.header, non_blocking=True)
+        arrived = torch.Event(state.header.device)
+        arrived.record(torch.accelerator.current_stream(state.header.device))
+        state.unread.append(Unread(told, arrived, expected, job.turn))
+        while state.unread and state.unread[0].arrived.query():
+            read = state.unread.popleft()
+            self._compare(job, read.header, read.expected, read.turn)
+
+    def _compare(self, job: RunningJob, header: Tensor, expected: tuple[int, int], turn: int) -> None:
+        staged, blocking = header.tolist()
+        if (staged, blocking) != expected:
             raise DivergenceError(
-                f"Job '{job.name}', turn {job.turn}: worker {self._workers.worker} and worker 0 do not agree on when "
+                f"Job '{job.name}', turn {turn}: worker {self._workers.worker} and worker 0 do not agree on when "
                 "the model's buffers changed. Buffers were written on some workers only, between two forwards; "
                 'write them on all workers, or run with buffers="blocking" (--buffers blocking).'
             )
@@ -150,6 +181,9 @@ class BufferSync:
         """Forget a job that has ended, once nothing of it travels any more."""
         for state in self._states.pop(job.name, {}).values():
             self._settle(job, state)
+            for read in state.unread:
+                read.arrived.synchronize()
+                self._compare(job, read.header, read.expected, read.turn)
 
 
 def _mark(ddp: DistributedDataParallel) -> Mark:

@@ -96,6 +96,7 @@ class DeviceClock:
 
     def __init__(self, host: Callable[[], float] = time.perf_counter) -> None:
         self._host = host
+        self.device: torch.device | None = None  # the one whose moments these are
         self._streams: Streams | None = None
         self._base: Event | None = None
         self._base_seconds = 0.0
@@ -113,7 +114,7 @@ class DeviceClock:
             while not base.query():
                 time.sleep(0)
             self._base, self._base_seconds = base, self._host()
-            self._streams = streams
+            self._streams, self.device = streams, device
 
     def now(self) -> Moment:
         """Return the moment at which the device will have done what was asked of it so far."""

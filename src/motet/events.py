@@ -83,6 +83,18 @@ class ParametersSet:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryMeasured:
+    """What a job holds on this worker, as far as was seen by now. ``activations_bytes`` is None on a CPU."""
+
+    time: float
+    job: str
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class OrderChanged:
     """From here on the turns follow ``order``, on every worker alike."""
 
@@ -126,6 +138,7 @@ Event = (
     | SyncEnded
     | MetricsLogged
     | ParametersSet
+    | MemoryMeasured
     | OrderChanged
     | Notice
     | JobEnded

@@ -127,6 +127,11 @@ class JobGradients:
         return [model for model in self._models if model in self._sent]
 
     @property
+    def models(self) -> list[DeferredDDP]:
+        """All DDP models that the job has built."""
+        return self._models
+
+    @property
     def travels(self) -> list[Travel]:
         """The buckets of the current turn that travel from and to a device."""
         return self._turn.travels

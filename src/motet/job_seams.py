@@ -131,6 +131,13 @@ class JobSeams:
         original(ddp, *args, **kwargs)
         self._adopt(job, ddp, static_graph=bool(given.get("static_graph")))
 
+    def build_optimizer(self, original: Call, optimizer: torch.optim.Optimizer, /, *args: Any, **kwargs: Any) -> None:
+        """Take note of an optimizer: its state is a part of what the job holds."""
+        original(optimizer, *args, **kwargs)
+        job = self._turns.running_here()
+        if job is not None:
+            job.optimizers.add(optimizer)
+
     def restore_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Restore a copied or unpickled DDP model, whose gradients are deferred as well."""
         original(ddp, *args, **kwargs)

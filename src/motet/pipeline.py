@@ -7,6 +7,7 @@ slot; no worker ever decides by its own clock.
 
 from __future__ import annotations
 
+import copy
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -35,10 +36,11 @@ from motet.events import (
 )
 from motet.gradients import JobGradients, Travelling
 from motet.handle import JobHandle
+from motet.housing import AtOnce, Housing, OffloadWhat
 from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.job_source import JobSource
-from motet.jobs import Script
+from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
 from motet.nonfinite import answer_to
 from motet.order import Cursor
@@ -70,7 +72,7 @@ class Pipeline:
         self,
         source: JobSource,
         planning: Planning,
-        at_once: int,
+        at_once: AtOnce,
         workers: Workers,
         observers: Sequence[Observer],
         job_dir: Callable[[str], Path | None],
@@ -80,12 +82,12 @@ class Pipeline:
         blocking_buffers: bool = False,
         aggregation: Aggregation | None = None,
         safety: Safety | None = None,
+        offload: OffloadWhat = "nothing",
     ) -> None:
         self._source = source
         self._planning = planning
         self._aggregation = aggregation
         self._cursor = Cursor(planning.order)
-        self._at_once = at_once
         self._workers = workers
         self._watch = workers.watch
         self._agreements = Agreements(workers)
@@ -97,13 +99,17 @@ class Pipeline:
         self._safety = safety or Safety()
         self._interruption = Interruption(self._safety.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
-        self._turns = Turns()
-        self._buffers = BufferSync(workers, blocking=blocking_buffers)
-        self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
-        self._live: dict[str, RunningJob] = {}
         self._accounts = Accounts()
         self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
         self._last_synced = ("", 0)
+        self._turns = Turns()
+        self._buffers = BufferSync(workers, blocking=blocking_buffers)
+        self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
+        self._housing = Housing(
+            workers, at_once, offload, self._books.clock, self._seams, self._observe, self._notice_once
+        )
+        self._spec: Job | None = None  # the next job, for which there is no room yet
+        self._live: dict[str, RunningJob] = {}
         self._notices: dict[tuple[str | None, str], None] = {}
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
@@ -154,6 +160,8 @@ class Pipeline:
         if isinstance(to_raise, JobStopped) and job.outcome is None:
             job.give_up(to_raise.outcome())  # the loop has swallowed it
         self._books.slot_over(self._slot)
+        if self._housing.asks_again(job):
+            self._admit()
         if job.outcome is not None:
             self._turns.touched()
             self._conclude(job)
@@ -176,7 +184,11 @@ class Pipeline:
 
     def _admit(self) -> None:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
-        while len(self._live) < self._at_once and (spec := self._source.next_job()) is not None:
+        while (spec := self._spec or self._source.next_job()) is not None:
+            self._spec = spec
+            if not self._housing.has_room(self._live):
+                return
+            self._spec = None
             self._follow(self._planning.joined(spec.name, self._live))
             books = self._books
             gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, books.clock)
@@ -196,6 +208,7 @@ class Pipeline:
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
             self._saving.attach(job)
+            self._housing.admitted(job)
             if spec.name in self._safety.starting_again:
                 self._notice_once(spec.name, STARTS_AGAIN)
             self._turns.admit(job, script=spec.call.path if isinstance(spec.call, Script) else None)
@@ -222,6 +235,7 @@ class Pipeline:
         """Block until the gradients of the job's last turn have landed; nothing to do for a job that has none."""
         if not job.gradients.in_flight:
             return
+        self._housing.before_landing(job)
         if self._turns.current is not None:  # the job waits in the middle of its turn
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
@@ -262,6 +276,7 @@ class Pipeline:
 
     def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
         turn = job.turn
+        self._housing.before_turn(job, self._next_after(job))
         self._watch.at("computing", job.name, turn)
         begun = self._books.turn_begins()
         self._turns.take(job, throw=throw)
@@ -280,6 +295,11 @@ class Pipeline:
         self._books.turn_ended(
             self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
         )
+        self._housing.after_turn(job, self._next_after(job), self._live)
+
+    def _next_after(self, job: RunningJob) -> str | None:
+        """Return the job whose turn comes next, as far as can be said now."""
+        return copy.copy(self._cursor).next(self._live) if self._live else None
 
     def _yielder(self, name: str) -> Callable[[], bool]:
         def give_up_turn() -> bool:
@@ -326,12 +346,15 @@ class Pipeline:
         for group in job.groups:
             dist.destroy_process_group(group)
         self._end_job(job.name)
+        self._housing.ended(job.name)
         if outcome.status == "finished" and job.gradients.num_ddp == 0:
             self._notice_once(job.name, NO_DDP)
         if outcome.error is not None:
             self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
         self._books.flush()
-        self._accounts.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error)
+        self._accounts.ended(
+            job.name, outcome.status, job.num_synced, outcome.result, outcome.error, self._housing.of(job.name)
+        )
         result = self._accounts.finished[job.name]
         self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))
         self._source.job_ended(job.name, result)
@@ -349,7 +372,9 @@ class Pipeline:
         """Begin no more jobs, and let those that save checkpoints end at their next save point."""
         self._saving.stopping = True
         self._interruption.settled()
-        for name in self._source.stop():
+        waiting = [] if self._spec is None else [self._spec.name]
+        self._spec = None
+        for name in (*waiting, *self._source.stop()):
             self._accounts.ended(name, "stopped", 0, None, None)
 
     def _stop_at_once(self, names: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ class JobResult:
     """What came of one job.
 
     ``compute_seconds``, ``sync_seconds`` and ``hidden_seconds`` are sums over the job's turns on this worker:
-    computing, gradients travelling, and travelling while this worker computed something.
+    computing, gradients travelling, and travelling while this worker computed something. ``memory``: what the job
+    held on this worker at most, in bytes (`motet.memory.Footprint`), or None where it ended before it was measured.
     """
 
     status: Status
@@ -24,6 +25,7 @@ class JobResult:
     hidden_seconds: float
     result: Any = None
     error: str | None = None
+    memory: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

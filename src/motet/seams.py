@@ -36,6 +36,9 @@ class Seams(Protocol):
     def restore_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel.__setstate__``: a model that was copied or unpickled."""
 
+    def build_optimizer(self, original: Call, optimizer: torch.optim.Optimizer, /, *args: Any, **kwargs: Any) -> None:
+        """``Optimizer.__init__``, which every optimizer calls."""
+
     def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel.register_comm_hook``."""
 
@@ -239,6 +242,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
     return [
         through(seams.build_ddp, ddp, "__init__"),
         through(seams.restore_ddp, ddp, "__setstate__"),
+        through(seams.build_optimizer, torch.optim.Optimizer, "__init__"),
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),

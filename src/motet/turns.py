@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class RunningJob:
         self.num_turns: int | None = None  # how many it will be, if the job has said
         self.outcome: Outcome | None = None
         self.groups: list[dist.ProcessGroup] = []
+        self.optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self.compile_region = -1
         self.num_backwards = 0  # with those that did not synchronize
         self.prepare: Callable[[], None] = lambda: None
