@@ -1,0 +1,156 @@
+"""Loops that fail, end early, or go another way on one worker; and what runs them in workers and tells the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from tests.distributed.identity import Record, TurnsTaken, alone, differences, find, seed_everything
+from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+import motet.workers
+from motet.running import run
+from motet.testing import Fault, with_fault
+from motet.watch import Watch
+
+OTHERS = {"plain": "jobs_plain:several_buckets", "batchnorm": "jobs_buffers:every_moment"}
+
+
+class PlannedError(RuntimeError):
+    """What these loops raise on purpose."""
+
+
+def loop(
+    place: str = "",
+    worker: int | None = None,
+    step: int = 3,
+    steps: int = STEPS,
+    ends_after: int | None = None,
+    talks: bool = False,
+    skips: bool = False,
+    speaks_alone: bool = False,
+) -> Record:
+    """Train, and at ``place`` in ``step`` raise on ``worker`` (None: on all); or differ there in another way.
+
+    ``ends_after``: the loop ends after so many steps on ``worker``; ``talks``: all reduce the loss in each step;
+    ``skips``: ``worker`` does not synchronize in ``step``; ``speaks_alone``: it calls a collective nobody else calls.
+    """
+    here = worker in (None, dist.get_rank())
+
+    def fault(now: str, number: int) -> None:
+        if here and now == place and number == step:
+            raise PlannedError(f"planned at {place}, step {number}")
+
+    fault("start", step)
+    ddp = DDP(net(depth=3), bucket_cap_mb=SMALL_BUCKETS)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+    record = Record()
+    for number in range(1, steps + 1):
+        if here and ends_after is not None and number > ends_after:
+            break
+        x, y = batch()
+        fault("forward", number)
+        with ddp.no_sync() if skips and here and number == step else nullcontext():
+            loss = F.cross_entropy(ddp(x), y)
+        hook = ddp.module[2].weight.register_hook(lambda gradient, number=number: fault("backward", number))
+        if speaks_alone and here and number == step:
+            dist.barrier()
+        optimizer.zero_grad()
+        loss.backward()
+        fault("after backward", number)
+        hook.remove()
+        if talks:
+            dist.all_reduce(loss.detach())
+        optimizer.step()
+        record.look(loss)
+    fault("last line", step)
+    return record.ended(ddp, optimizer)
+
+
+def endless(swallow: str = "", cleaned: str = "") -> None:
+    """Train until somebody ends it; ``swallow``: which exceptions are caught in the loop."""
+    ddp = DDP(net())
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.01)
+    caught: type[BaseException] = {"": ArithmeticError, "some": Exception, "all": BaseException}[swallow]
+    try:
+        while True:
+            try:
+                x, y = batch()
+                optimizer.zero_grad()
+                F.cross_entropy(ddp(x), y).backward()
+                optimizer.step()
+            except caught:
+                pass
+    finally:
+        if cleaned:
+            with open(f"{cleaned}-{dist.get_rank()}", "w") as file:
+                file.write("cleaned")
+
+
+def be_quick() -> None:
+    """Let the watch become suspicious and certain sooner than in earnest: the tests' time is worth more."""
+    motet.workers.Watch = partial(Watch, suspicion_seconds=0.5, certainty_seconds=3.0)  # type: ignore[misc, assignment]
+
+
+def beside_others(arguments: dict[str, Any], quick: bool = True, **options: Any) -> dict[str, Any]:
+    """Run the loop that fails between others; tell how it ended, and where the others differ from themselves alone."""
+    expected = {job: alone(name) for job, name in OTHERS.items()}
+    seed_everything()
+    if quick:
+        be_quick()
+    turns = TurnsTaken()
+    jobs: dict[str, Callable[[], Any]] = {"plain": find(OTHERS["plain"]), "faulty": partial(loop, **arguments)}
+    jobs["batchnorm"] = find(OTHERS["batchnorm"])
+    results = run(jobs, observers=[turns], **options)
+    found = [f for job in OTHERS for f in differences(results[job].result, expected[job], job)]
+    return {
+        "status": {job: results[job].status for job in jobs},
+        "turns": {job: results[job].turns for job in jobs},
+        "error": results["faulty"].error,
+        "differences": found,
+        "taken": turns.taken,
+    }
+
+
+def with_a_fault(kind: Any, worker: int, step: int, quick: bool = True, **options: Any) -> dict[str, Any]:
+    """Run two loops, and let something happen to the process of ``worker`` in one of them."""
+    if quick:
+        be_quick()
+    seed_everything()
+    faulty = with_fault(partial(loop, steps=40), Fault(kind, worker, step))
+    results = run({"other": partial(loop, steps=40), "faulty": faulty}, **options)
+    return {job: results[job].status for job in results.jobs}
+
+
+def until_stopped(kind: Any, worker: int, swallow: str = "", cleaned: str = "", **options: Any) -> dict[str, Any]:
+    """Run a short loop and endless ones, one of which sends its worker a signal."""
+    turns = TurnsTaken()
+    faulty = with_fault(partial(endless, swallow, cleaned), Fault(kind, worker, 40))
+    jobs = {"short": partial(loop, steps=3), "faulty": faulty, "other": endless, "last": partial(loop, steps=3)}
+    results = run(jobs, observers=[turns], **options)
+    return {
+        "status": {job: results[job].status for job in jobs},
+        "turns": {job: results[job].turns for job in jobs},
+        "taken": turns.taken,
+    }
+
+
+def same_name_other_place(worker: int) -> dict[str, Any]:
+    """Run a loop that all workers leave by an exception, but ``worker`` a turn later."""
+    return beside_others({"place": "forward", "step": 4 if dist.get_rank() == worker else 3})
+
+
+def stands_still(worker: int) -> dict[str, Any]:
+    """Run two loops in one of which ``worker`` does nothing any more; the others wait three seconds for it."""
+    return with_a_fault("hang", worker, 3, timeout_seconds=3.0)
+
+
+def dies_with_loaders(worker: int) -> None:
+    """Run a loop whose worker dies while processes of its own load data, which hold its connections open."""
+    run({"faulty": with_fault(find("jobs_collectives:loader_workers"), Fault("kill", worker, 3))})
