@@ -241,8 +241,12 @@ def killed_at(kind: str, folder: Path, worker: int, at: int) -> Any:
             file.write(f"{trial.number}\n")
         lr = trial.suggest_float("lr", 1e-3, 1e-1, log=True)
         if first and trial.number == at and dist.get_rank() == worker:
-            (folder / "killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+
+            def report(value: float, step: int) -> None:
+                (folder / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            trial.report = report  # type: ignore[method-assign]
         objective(trial, steps=3)
         return lr
 

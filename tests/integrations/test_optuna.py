@@ -113,19 +113,6 @@ def test_one_worker_alone_needs_no_launcher() -> None:
     assert told.split() == ["4", "True"]
 
 
-def test_without_optuna_the_message_says_what_to_install() -> None:
-    told = run_python(
-        "from motet.errors import UsageError\n"
-        "try:\n"
-        "    import motet.integrations.optuna\n"
-        "except UsageError as error:\n"
-        "    print(isinstance(error, ImportError), error)\n",
-        without=["optuna"],
-    )
-    assert told.startswith("True")
-    assert "pip install 'motet[optuna]'" in told
-
-
 def test_the_example(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     storage = f"sqlite:///{tmp_path}/search.db"

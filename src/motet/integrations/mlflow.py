@@ -18,6 +18,8 @@ except ImportError as error:
 
     raise missing("mlflow", "mlflow", error) from None
 
+SEND_EVERY_SECONDS = 2.0
+MOST_UNSENT = 500  # of MLflow's own limit of 1000 in one request
 _STATUSES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "stopped": "KILLED"}
 
 
@@ -41,6 +43,8 @@ class MLflow(Tracker):
         self._experiment = ""
         self._parent = ""
         self._runs: dict[str, str] = {}
+        self._unsent: dict[str, list[Metric]] = {}
+        self._sent: dict[str, float] = {}
 
     @classmethod
     def in_run_dir(cls, run_dir: Path, run: str) -> MLflow:
@@ -56,6 +60,7 @@ class MLflow(Tracker):
 
     def begin_job(self, job: str) -> None:
         """Find or make the job's run."""
+        self._unsent[job], self._sent[job] = [], 0.0
         self._runs[job] = self._run(job, job, {"mlflow.parentRunId": self._parent})
 
     def _run(self, job: str, name: str, tags: dict[str, str]) -> str:
@@ -72,13 +77,21 @@ class MLflow(Tracker):
         self._client.log_batch(self._runs[job], params=[Param(name, str(plain(v))) for name, v in values.items()])
 
     def metrics(self, job: str, turn: int, unix_time: float, values: Mapping[str, float]) -> None:
-        """Log them with the turn as the step."""
+        """Log them with the turn as the step. They leave together every two seconds: a request would hold up a turn."""
         milliseconds = round(unix_time * 1000)
-        metrics = [Metric(name, value, milliseconds, turn) for name, value in values.items()]
-        self._client.log_batch(self._runs[job], metrics=metrics)
+        self._unsent[job] += [Metric(name, value, milliseconds, turn) for name, value in values.items()]
+        if unix_time - self._sent[job] > SEND_EVERY_SECONDS or len(self._unsent[job]) >= MOST_UNSENT:
+            self._sent[job] = unix_time
+            self._send(job)
+
+    def _send(self, job: str) -> None:
+        unsent, self._unsent[job] = self._unsent[job], []
+        for begin in range(0, len(unsent), MOST_UNSENT):
+            self._client.log_batch(self._runs[job], metrics=unsent[begin : begin + MOST_UNSENT])
 
     def end_job(self, job: str, status: str, turns: int) -> None:
         """End the job's run; a pruned or stopped one counts as killed, and the tag says which."""
+        self._send(job)
         run = self._runs.pop(job)
         self._client.set_tag(run, "motet.status", status)
         self._client.log_batch(run, metrics=[Metric("turns", turns, round(time.time() * 1000), turns)])
