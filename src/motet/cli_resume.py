@@ -77,7 +77,8 @@ def _check(run_dir: RunDir) -> None:
     kinds: dict[str, tuple[type, ...]] = {
         "directory": (str,),
         "order": (list, type(None)),
-        "at_once": (int, type(None)),
+        "at_once": (int, str, type(None)),
+        "offload": (str,),
         "timeout_seconds": (int, float),
         "max_job_failures": (int,),
         "on_nan": (str,),

@@ -69,7 +69,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="with --sync aggregate: the workers that sum (default: each in turn); or "
         "dedicated: the last worker sums, and does nothing else",
     )
-    parser.add_argument("--at-once", type=int, metavar="N", help="at most N jobs in flight; the others wait")
+    parser.add_argument(
+        "--at-once",
+        type=_number_or_auto,
+        metavar="N",
+        help="at most N jobs in flight, or auto: as many as fit in memory; the others wait",
+    )
+    parser.add_argument(
+        "--offload",
+        choices=("nothing", "idle"),
+        default="nothing",
+        help="idle: what a job holds on a device rests in the host's memory while others compute",
+    )
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     parser.add_argument(
@@ -118,7 +129,14 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_trackers(options.tracker or [])
     check_specs(specs)
-    return {**description, **safety, **_sync_of(options), "trackers": options.tracker or []}
+    return {**description, **safety, **_sync_of(options), "offload": options.offload, "trackers": options.tracker or []}
+
+
+def _number_or_auto(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a number, or auto, not {text!r}") from None
 
 
 def _sync_of(options: argparse.Namespace) -> dict[str, Any]:

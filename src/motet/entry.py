@@ -195,6 +195,7 @@ def _run(
         rules=rules,
         sync=sync,
         aggregators=aggregators,
+        offload=description.get("offload", "nothing"),
         show=show,
     )
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
@@ -35,7 +35,7 @@ def launch(
     *,
     nproc_per_node: int | str = 1,
     order: str | Sequence[str] | None = None,
-    at_once: int | None = None,
+    at_once: int | Literal["auto"] | None = None,
     run_dir: Path | str | None = None,
     max_restarts: int = 0,
     verbose: bool = False,
@@ -157,7 +157,7 @@ def describe_run(
     jobs: Sequence[Mapping[str, Any]],
     *,
     order: Sequence[str] | None = None,
-    at_once: int | None = None,
+    at_once: int | Literal["auto"] | None = None,
     verbose: bool = False,
     quiet: bool = False,
     command: Sequence[str] | None = None,
@@ -166,8 +166,8 @@ def describe_run(
     import numpy
     import torch
 
-    if at_once is not None and at_once < 1:
-        raise UsageError(f"at least one job must be in flight at a time, not {at_once} (--at-once)")
+    if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):
+        raise UsageError(f"at least one job must be in flight at a time, or auto, not {at_once!r} (--at-once)")
     return {
         "command": list(command if command is not None else sys.argv),
         "directory": os.getcwd(),

@@ -17,6 +17,7 @@ from motet import resuming
 from motet.aggregation import Aggregation
 from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
+from motet.housing import AtOnce, OffloadWhat
 from motet.job_output import JobOutput
 from motet.job_source import JobSource, ListedJobs
 from motet.jobs import Job
@@ -64,13 +65,14 @@ def run(
     jobs: Mapping[str, Callable[[], object]] | Sequence[Job],
     *,
     order: str | Sequence[str] | None = None,
-    at_once: int | None = None,
+    at_once: AtOnce | None = None,
     run_dir: RunDir | Path | str | None = None,
     observers: Sequence[Observer] = (),
     verbose: bool = False,
     buffers: Literal["overlapped", "blocking"] = "overlapped",
     sync: Sync = "all-reduce",
     aggregators: Sequence[int] | None = None,
+    offload: OffloadWhat = "nothing",
     timeout_seconds: float = 1800.0,
     resume: bool = False,
     rules: Rules = NO_RULES,
@@ -80,8 +82,9 @@ def run(
 
     ``jobs``: callables without arguments, by name, or `Job` records. ``order``: a cyclic sequence of names
     (``"a,b,a,c"``, or ``"round-robin"``) to keep to; by default it is determined from what the jobs' turns cost.
-    ``at_once``: how many are in flight together; the others join as earlier ones end. Called under torchrun it uses
-    the workers it finds (and a process group that is there already); called by itself it is a single worker.
+    ``at_once``: how many are in flight together; the others join as earlier ones end; ``"auto"``: as many as fit in
+    memory. ``offload="idle"``: what a job holds rests in the host's memory while others compute on the device.
+    Called under torchrun it uses the workers it finds (and a process group that is there already); called by itself it is a single worker.
     ``run_dir``: where logs, results and checkpoints go. With ``resume`` it may hold this run already, which then goes
     on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
@@ -93,8 +96,10 @@ def run(
     listed = _listed(jobs)
     names = [job.name for job in listed]
     parsed = None if order is None else parse_order(order, names)
-    if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
-        raise UsageError(f"at_once takes a number of jobs, at least 1; it was given {at_once!r}")
+    if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):
+        raise UsageError(f"at_once takes a number of jobs, at least 1, or 'auto'; it was given {at_once!r}")
+    if isinstance(offload, str) and offload not in ("nothing", "idle"):
+        raise UsageError(f"offload is 'nothing' or 'idle', not {offload!r}")
     return _run(
         lambda workers: ListedJobs(listed),
         parsed,
@@ -109,6 +114,7 @@ def run(
         rules=rules,
         sync=sync,
         aggregators=aggregators,
+        offload=offload,
     )
 
 
@@ -167,7 +173,7 @@ def run_planned(
 def _run(
     make_source: Callable[[Workers], JobSource],
     order: Order | Planning | None,
-    at_once: int,
+    at_once: AtOnce,
     *,
     run_dir: RunDir | Path | str | None,
     observers: Sequence[Observer],
@@ -179,6 +185,7 @@ def _run(
     rules: Rules = NO_RULES,
     sync: Sync = "all-reduce",
     aggregators: Sequence[int] | None = None,
+    offload: OffloadWhat = "nothing",
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
@@ -219,6 +226,7 @@ def _run(
             blocking_buffers=buffers == "blocking",
             aggregation=aggregation,
             safety=_safety(workers, folder, standing, rules, tell),
+            offload=offload,
         )
         results = pipeline.run()
         if aggregation is not None:
