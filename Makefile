@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,demo,bench,docs,lightning,huggingface
+EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
 
 .PHONY: help demo test check docs format bench clean
 
