@@ -277,7 +277,7 @@ def is_measured(turn: int) -> bool:
     """Whether this turn of a job is measured: the 1st, 3rd, 6th, 12th, 24th, ..."""
     if turn in (FIRST_TURN, SETTLED_TURN):
         return True
-    return turn % SETTLED_TURN == 0 and (turn // SETTLED_TURN) & (turn // SETTLED_TURN - 1) == 0
+    return turn > 0 and turn % SETTLED_TURN == 0 and (turn // SETTLED_TURN) & (turn // SETTLED_TURN - 1) == 0
 
 
 def fits(available: Sequence[float], needs: Sequence[float], totals: Sequence[float]) -> bool:

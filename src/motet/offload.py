@@ -180,7 +180,8 @@ class Offload:
             if tensor.device.type != self.transfers.device_type or tensor.layout != torch.strided:
                 continue
             storage = tensor.untyped_storage()
-            if storage.nbytes() >= SMALLEST_BYTES and storage.resizable():
+            shared = tensor.device.type == "cpu" and storage.is_shared()  # with another process
+            if storage.nbytes() >= SMALLEST_BYTES and storage.resizable() and not shared:
                 found[storage._cdata] = storage
         return list(found.values())
 

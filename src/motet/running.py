@@ -84,7 +84,8 @@ def run(
     (``"a,b,a,c"``, or ``"round-robin"``) to keep to; by default it is determined from what the jobs' turns cost.
     ``at_once``: how many are in flight together; the others join as earlier ones end; ``"auto"``: as many as fit in
     memory. ``offload="idle"``: what a job holds rests in the host's memory while others compute on the device.
-    Called under torchrun it uses the workers it finds (and a process group that is there already); called by itself it is a single worker.
+    Called under torchrun it uses the workers it finds (and a process group that is there already); called by itself
+    it is a single worker.
     ``run_dir``: where logs, results and checkpoints go. With ``resume`` it may hold this run already, which then goes
     on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
