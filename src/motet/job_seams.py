@@ -21,6 +21,7 @@ from motet.errors import UnsupportedError
 from motet.gradients import DeferredDDP
 from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
+from motet.turns_exit import ExitHooks
 from motet.turns_expected import turns_expected
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
@@ -68,6 +69,7 @@ class JobSeams:
         self._models: weakref.WeakKeyDictionary[DistributedDataParallel, DeferredDDP] = weakref.WeakKeyDictionary()
         self._regions = itertools.count(1_000_000)
         self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
+        self._exit_hooks = ExitHooks()
 
     def backward(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Run a backward; if it was the job's outermost and gradients are on their way, the turn ends here."""
@@ -163,6 +165,7 @@ class JobSeams:
             gradient_as_bucket_view=ddp.gradient_as_bucket_view,
             may_skip_parameters=ddp.find_unused_parameters or static_graph,
             batched_grad_copy=ddp.batched_grad_copy,
+            has_complex=any(parameter.is_complex() for parameter in ddp.parameters()),
         )
         self._models[ddp] = model
         weakref.finalize(ddp, model.let_go).atexit = False
@@ -189,6 +192,10 @@ class JobSeams:
             )
         if model.user_hook is not None:
             raise RuntimeError("register_comm_hook or register_builtin_comm_hook can only be called once.")
+        if model.packer is not None:
+            self._notice(
+                job.name, "registers a communication hook of its own, so compress does not apply to that model."
+            )
         model.user_hook = (state, hook)
         ddp._comm_hooks.append((hook, state))
 
@@ -273,6 +280,30 @@ class JobSeams:
         if job is None or signalnum not in _STOPS:
             return original(signalnum)
         return self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
+
+    def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
+        """Remember what a job wants to be called at the end of its process."""
+        job = self._turns.running_here()
+        if job is None or not self._exit_hooks.register(job.name, function, *args, **kwargs):
+            original(function, *args, **kwargs)
+        return function
+
+    def unregister_exit(self, original: Call, function: Call, /) -> None:
+        """Forget it."""
+        if (job := self._turns.running_here()) is not None:
+            self._exit_hooks.unregister(job.name, function)
+        original(function)
+
+    def with_exit_hooks(self, job: str, call: Callable[[], object]) -> Callable[[], object]:
+        """Return what calls ``call`` and then, however it ended, what the job registered meanwhile."""
+
+        def whole() -> object:
+            try:
+                return call()
+            finally:
+                self._exit_hooks.run(job)
+
+        return whole
 
     def refuse(self, what: str, instead: str) -> None:
         """Raise inside a job."""

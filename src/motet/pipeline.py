@@ -192,6 +192,7 @@ class Pipeline:
             self._follow(self._planning.joined(spec.name, self._live))
             books = self._books
             gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, books.clock)
+            gradients.compress = spec.compress == "bf16"
             gradients.lane = self._workers.take_lane()
             gradients.device_lane = self._workers.device_lane
             if self._aggregation is not None:
@@ -204,7 +205,8 @@ class Pipeline:
                 self._describer(spec.name),
                 self._yielder(spec.name),
             )
-            job = self._live[spec.name] = RunningJob(spec.name, spec.call, gradients, handle)
+            call = self._seams.with_exit_hooks(spec.name, spec.call)
+            job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
             self._saving.attach(job)

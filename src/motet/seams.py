@@ -8,6 +8,7 @@ patched in their own dictionary for the same reason. What a seam does is up to `
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import inspect
@@ -66,6 +67,12 @@ class Seams(Protocol):
     def getsignal(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``signal.getsignal``."""
 
+    def register_exit(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``atexit.register``."""
+
+    def unregister_exit(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``atexit.unregister``."""
+
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
 
@@ -86,6 +93,8 @@ def installed(seams: Seams) -> Iterator[None]:
             undo.callback(_redirect(function, name))
         for cls, attribute, replacement in _methods(seams):
             undo.callback(_replace(cls, attribute, replacement))
+        for module, attribute, replacement in _built_in(seams):
+            undo.callback(_replace(module, attribute, replacement))
         yield
 
 
@@ -252,7 +261,15 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
     ]
 
 
-def _replace(cls: type, attribute: str, replacement: Call) -> Call:
-    original = cls.__dict__[attribute]
-    setattr(cls, attribute, replacement)
-    return functools.partial(setattr, cls, attribute, original)
+def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
+    # Written in C: there is no code to exchange. Who imported the name before the run is not seen.
+    return [
+        (atexit, "register", functools.partial(seams.register_exit, atexit.register)),
+        (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
+    ]
+
+
+def _replace(owner: type | types.ModuleType, attribute: str, replacement: Call) -> Call:
+    original = owner.__dict__[attribute]
+    setattr(owner, attribute, replacement)
+    return functools.partial(setattr, owner, attribute, original)

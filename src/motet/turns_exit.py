@@ -1,0 +1,52 @@
+"""What a job registers with ``atexit`` runs when the job ends, as at the end of a process of its own.
+
+Trackers finish their runs there, loggers write what they still hold; the process itself lives on for the other jobs,
+and ends without asking anybody. What a library registers while it is being imported stays the process's: other jobs
+may go on using that library.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+Call = Callable[..., Any]
+
+
+class ExitHooks:
+    """The hooks of all jobs of this worker."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[tuple[Call, tuple[Any, ...], dict[str, Any]]]] = {}
+
+    def register(self, job: str, function: Call, /, *args: Any, **kwargs: Any) -> bool:
+        """Remember a hook of ``job``; return False where it is not the job's but a library's."""
+        if _importing():
+            return False
+        self._of.setdefault(job, []).append((function, args, kwargs))
+        return True
+
+    def unregister(self, job: str, function: Call) -> None:
+        """Forget every hook of ``job`` that calls ``function``."""
+        self._of[job] = [hook for hook in self._of.get(job, []) if hook[0] != function]
+
+    def run(self, job: str) -> None:
+        """Call what ``job`` registered, the last first. One that fails is told, as Python does, and the next called."""
+        while hooks := self._of.get(job):
+            function, args, kwargs = hooks.pop()
+            try:
+                function(*args, **kwargs)
+            except Exception:
+                sys.stderr.write(f"Exception ignored in atexit callback {function!r}:\n{traceback.format_exc()}")
+        self._of.pop(job, None)
+
+
+def _importing() -> bool:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

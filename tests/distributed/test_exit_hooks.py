@@ -1,0 +1,69 @@
+"""What jobs register with ``atexit`` runs when they end, in the job's own surroundings."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from pathlib import Path
+
+import pytest
+
+import motet
+from motet.testing import tiny_job
+
+
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_hooks_run_when_the_job_ends() -> None:
+    called: list[tuple[str, str]] = []
+
+    def job(name: str, steps: int) -> None:
+        def hook(word: str) -> None:
+            called.append((motet.current_job().name, word))
+
+        atexit.register(hook, f"{name} first")
+        assert atexit.register(hook, word=f"{name} second") is hook
+        forgotten = lambda: called.append((name, "forgotten"))  # noqa: E731
+        atexit.register(forgotten)
+        tiny_job(steps=steps)
+        atexit.unregister(forgotten)
+        sys.argv = [name]
+
+    def fails() -> None:
+        atexit.register(lambda: called.append(("fails", "in spite of it")))
+        atexit.register(lambda: 1 / 0)
+        raise ValueError("no")
+
+    register = atexit.register
+    results = motet.run({"long": lambda: job("long", 5), "short": lambda: job("short", 2), "fails": fails})
+    assert [job.status for job in results.jobs.values()] == ["finished", "finished", "failed"]
+    assert called == [
+        ("fails", "in spite of it"),
+        ("short", "short second"),
+        ("short", "short first"),
+        ("long", "long second"),
+        ("long", "long first"),
+    ]
+    assert atexit.register is register
+
+
+def test_what_an_import_registers_is_the_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_once.py").write_text(
+        "import atexit\ncalled = []\ndef hook(): called.append(1)\natexit.register(hook)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def job() -> list[int]:
+        import imported_once
+
+        tiny_job(steps=2)
+        return imported_once.called
+
+    assert motet.run({"a": job, "b": job})["b"].result == []
+    import imported_once
+
+    atexit.unregister(imported_once.hook)
