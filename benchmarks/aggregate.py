@@ -3,9 +3,9 @@
     sudo python benchmarks/aggregate.py                     # about 10 minutes
     sudo python benchmarks/aggregate.py --num-workers 2 --repeats 1 --units 5
 
-In alternation, in one run: all-reduce, every worker in turn, and worker 0 alone as the aggregator. An all-reduce sends
-2 (W-1)/W of the bytes over each link. With aggregators in turn, each link carries the same on the average, but one bucket at
-a time goes over few of them; one aggregator's own link carries W-1 times the bytes.
+In alternation, in one run: all-reduce, every worker in turn, and worker 0 alone as the aggregator. An all-reduce and
+aggregators in turn send 2 (W-1)/W of the bytes over each link; one aggregator's own link carries W-1 times the bytes,
+in each direction.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Synchronize by aggregation: gradients go to one worker, which sums them and sends the sums back.
 
-The other way to compute what an all-reduce computes (``--sync aggregate``, ADR 0009). A bucket's aggregator takes in
-what each worker sends and adds it up *by worker number*: ``((g0 + g1) + g2) + ...``. At two workers that is bit for
-bit what gloo's all-reduce gives, because addition commutes; beyond, the last bits differ from those of a ring, which
-adds in another order for each part of a bucket.
+The other way to compute what an all-reduce computes (``--sync aggregate``, ADR 0009). A bucket is cut into chunks. A
+chunk's aggregator takes in what each worker sends and adds it up *by worker number*: ``((g0 + g1) + g2) + ...``. At
+two workers that is bit for bit what gloo's all-reduce gives, because addition commutes; beyond, the last bits differ
+from those of a ring, which adds in another order for each part of a bucket. While a chunk's sums come back, the next
+chunks go out: links carry both ways at once.
 
 Aggregators are all workers in turn, balanced by bytes; or those that the user names; or one worker that does nothing
 else (`serve`). Which one it is follows from what was sent before, so all workers choose alike.
@@ -36,6 +37,8 @@ from motet.errors import UnsupportedError, UsageError
 _TIMEOUT = timedelta(days=7)  # the job's own wait is sliced and watched; this one only must not come first
 _POLL_SECONDS = 0.02
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.int64)
+_CHUNK_BYTES = 1 << 20
+_NUM_AHEAD = 4  # so many chunks may arrive while one is added
 _MOST_SIZES = 32
 _UP, _DOWN, _HEAD = 0, 1, 2  # tags; messages between two workers with the same tag keep their order
 _END = -1
@@ -75,10 +78,10 @@ class Aggregation:
         if group not in self._lanes:
             self._lanes[group] = Lane(group, self._worker, self._num_workers)
         lane = self._lanes[group]
-        return lambda bucket: lane.send(bucket, self.choose(bucket.numel() * bucket.element_size()))
+        return lambda bucket: lane.send(bucket, [self.choose(_num_bytes(chunk)) for chunk in chunks_of(bucket)])
 
     def choose(self, num_bytes: int) -> int:
-        """Return the aggregator of the next bucket: the one with the fewest bytes so far."""
+        """Return the aggregator of the next chunk: the one with the fewest bytes so far."""
         aggregator = min(self._bytes, key=lambda worker: (self._bytes[worker], worker))
         self._bytes[aggregator] += num_bytes
         return aggregator
@@ -105,7 +108,7 @@ class ServedAggregation(Aggregation):
             served = _served_group(self._store, number, self._worker, self._num_workers)
             self._lanes[group] = Lane(served, self._worker, self._num_workers, server=self._num_workers)
         lane = self._lanes[group]
-        return lambda bucket: lane.send(bucket, self._num_workers)
+        return lambda bucket: lane.send(bucket, [self._num_workers] * len(chunks_of(bucket)))
 
     def close(self) -> None:
         """End the threads, and the process that aggregates."""
@@ -164,7 +167,7 @@ class _ServedLane(threading.Thread):
         """Take in, add, and give back."""
         head = torch.empty(2, dtype=torch.int64)
         buckets: dict[tuple[int, int], Tensor] = {}
-        scratch: dict[tuple[torch.dtype, int], list[Tensor]] = {}
+        adder = _Adder(self._group, self._workers, None)
         try:
             while True:
                 self._group.recv([head], 0, _HEAD).wait()
@@ -175,7 +178,7 @@ class _ServedLane(threading.Thread):
                     if len(buckets) >= _MOST_SIZES:
                         buckets.clear()
                     buckets[size, kind] = torch.empty(size, dtype=_DTYPES[kind])
-                add_up(self._group, buckets[size, kind], self._workers, None, scratch)
+                adder.add_up(chunks_of(buckets[size, kind]))
         except RuntimeError:  # a worker is gone: those that compute say so, with the job and the turn
             self.lost = True
 
@@ -198,20 +201,20 @@ class Lane:
     def __init__(self, group: Group, worker: int, num_workers: int, server: int | None = None) -> None:
         self._group, self._worker, self._workers = group, worker, range(num_workers)
         self._server = server
-        self._scratch: dict[tuple[torch.dtype, int], list[Tensor]] = {}
-        self._queue: queue.SimpleQueue[tuple[Tensor, int, Future] | None] = queue.SimpleQueue()
+        self._adder = _Adder(group, self._workers, worker)
+        self._queue: queue.SimpleQueue[tuple[Tensor, Sequence[int], Future] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="motet-aggregation", daemon=True)
         self._thread.start()
 
-    def send(self, bucket: Tensor, aggregator: int) -> Future:
-        """Start to synchronize ``bucket`` in place; does not block."""
+    def send(self, bucket: Tensor, aggregators: Sequence[int]) -> Future:
+        """Start to synchronize ``bucket`` in place, each chunk by its aggregator; does not block."""
         if bucket.device.type != "cpu":
             raise UnsupportedError(
                 f"--sync aggregate synchronizes gradients in main memory; these are on {bucket.device.type}. "
                 "Leave it out: the all-reduce synchronizes them."
             )
         future: Future = torch.futures.Future()
-        self._queue.put((bucket, aggregator, future))
+        self._queue.put((bucket, aggregators, future))
         return future
 
     def close(self) -> None:
@@ -222,9 +225,9 @@ class Lane:
     @torch.no_grad()
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            bucket, aggregator, future = item
+            bucket, aggregators, future = item
             try:
-                self._synchronize(bucket.detach().view(-1), aggregator)
+                self._synchronize(bucket.detach(), aggregators)
             except Exception as error:  # the job's wait raises it
                 told = error if isinstance(error, RuntimeError) else RuntimeError(repr(error))
                 future.set_exception(told)  # type: ignore[arg-type]
@@ -233,66 +236,87 @@ class Lane:
         if self._server is not None and self._worker == 0:
             self._group.send([torch.tensor([_END, 0])], self._server, _HEAD).wait()
 
-    def _synchronize(self, bucket: Tensor, aggregator: int) -> None:
-        if self._server is not None:
-            if self._worker == 0:
-                head = torch.tensor([bucket.numel(), _DTYPES.index(bucket.dtype)])
-                self._group.send([head], self._server, _HEAD).wait()
-            aggregator = self._server
-        if aggregator == self._worker:
-            add_up(self._group, bucket, self._workers, self._worker, self._scratch)
-            return
-        sent = self._group.send([bucket], aggregator, _UP)
-        # Into the same memory: sums come back only after this worker's gradients have arrived.
-        received = self._group.recv([bucket], aggregator, _DOWN)
-        sent.wait()
-        received.wait()
+    def _synchronize(self, bucket: Tensor, aggregators: Sequence[int]) -> None:
+        if self._server is not None and self._worker == 0:
+            head = torch.tensor([bucket.numel(), _DTYPES.index(bucket.dtype)])
+            self._group.send([head], self._server, _HEAD).wait()
+        own: list[Tensor] = []
+        travelling: list[dist.Work] = []
+        for chunk, aggregator in zip(chunks_of(bucket), aggregators, strict=True):
+            if aggregator == self._worker:
+                own.append(chunk)
+                continue
+            travelling.append(self._group.send([chunk], aggregator, _UP))
+            # Into the same memory: sums come back only after this worker's gradients have arrived.
+            travelling.append(self._group.recv([chunk], aggregator, _DOWN))
+        self._adder.add_up(own)
+        for work in travelling:
+            work.wait()
 
 
-def add_up(
-    group: Group,
-    bucket: Tensor,
-    workers: Sequence[int],
-    worker: int | None,
-    scratch: dict[tuple[torch.dtype, int], list[Tensor]],
-) -> None:
-    """Sum a bucket over ``workers``, in their order, and send everybody the sums; they end in ``bucket``.
+class _Adder:
+    """Takes in chunks from all workers, adds, and sends the sums to all.
 
-    ``worker``: the one that adds, if it has gradients of its own, which lie in ``bucket``. ``scratch`` keeps room for
-    each size, the same whatever the number of workers: while one bucket is added, the next one arrives.
+    ``worker``: the one that adds, if it has gradients of its own. The room that is needed does not grow with the
+    number of workers.
     """
-    key = bucket.dtype, bucket.numel()
-    if key not in scratch:
-        if len(scratch) >= _MOST_SIZES:
-            scratch.clear()
-        scratch[key] = [torch.empty_like(bucket) for _ in range(3)]
-    others = [other for other in workers if other != worker]
-    arriving: list[dist.Work] = []
 
-    def begin(number: int) -> None:
-        if number < len(others):
-            arriving.append(group.recv([scratch[key][number % 2]], others[number], _UP))
+    def __init__(self, group: Group, workers: Sequence[int], worker: int | None) -> None:
+        self._group, self._workers, self._worker = group, workers, worker
+        self._others = [other for other in workers if other != worker]
+        self._rooms: dict[torch.dtype, list[Tensor]] = {}
 
-    begin(0)
-    total: Tensor | None = None
-    number = 0
-    for other in workers:
-        if other == worker:
-            if total is not None:
-                _add(total, bucket, bucket)
-            total = bucket
-            continue
-        begin(number + 1)
-        arriving[number].wait()
-        term = scratch[key][number % 2]
-        if total is None:
-            total = bucket if worker is None else scratch[key][2]
-            total.copy_(term)
-        else:
-            _add(total, term, total)
-        number += 1  # `term` has been used: the next but one may arrive there
-    for sent in [group.send([bucket], other, _DOWN) for other in others]:
-        sent.wait()
+    def add_up(self, chunks: Sequence[Tensor]) -> None:
+        """Sum chunks over all workers, in the workers' order; the sums end in the chunks. Blocks."""
+        arriving: list[tuple[dist.Work, Tensor]] = []
+        expected = [(chunk, other) for chunk in chunks for other in self._others]
+
+        def expect(number: int) -> None:
+            if number < len(expected):
+                chunk, other = expected[number]
+                room = self._room(chunk, number % _NUM_AHEAD)
+                arriving.append((self._group.recv([room], other, _UP), room))
+
+        for number in range(_NUM_AHEAD):
+            expect(number)
+        number = 0
+        sent: list[dist.Work] = []
+        for chunk in chunks:
+            total: Tensor | None = None
+            for worker in self._workers:
+                if worker == self._worker:
+                    if total is not None:
+                        _add(total, chunk, chunk)
+                    total = chunk
+                    continue
+                work, term = arriving[number]
+                work.wait()
+                if total is None:
+                    total = chunk if self._worker is None else self._room(chunk, _NUM_AHEAD)
+                    total.copy_(term)
+                else:
+                    _add(total, term, total)
+                expect(number + _NUM_AHEAD)  # where `term` was
+                number += 1
+            sent += [self._group.send([chunk], other, _DOWN) for other in self._others]
+        for work in sent:
+            work.wait()
+
+    def _room(self, chunk: Tensor, number: int) -> Tensor:
+        rooms = self._rooms.get(chunk.dtype)
+        if rooms is None:
+            size = _CHUNK_BYTES // chunk.element_size()
+            rooms = self._rooms[chunk.dtype] = [torch.empty(size, dtype=chunk.dtype) for _ in range(_NUM_AHEAD + 1)]
+        return rooms[number][: chunk.numel()]
+
+
+def chunks_of(bucket: Tensor) -> Sequence[Tensor]:
+    """Return a bucket's chunks, as views."""
+    return torch.split(bucket.view(-1), _CHUNK_BYTES // bucket.element_size())
+
+
+def _num_bytes(chunk: Tensor) -> int:
+    return chunk.numel() * chunk.element_size()
 
 
 def _add(one: Tensor, other: Tensor, out: Tensor) -> None:

@@ -56,6 +56,7 @@ def aggregate(aggregators: list[int] | None) -> dict[str, Any]:
         for dtype, width, view in [
             (torch.float32, 40, False),
             (torch.float32, 300, True),
+            (torch.float32, 100_000, False),  # several chunks
             (torch.float64, 40, True),
             (torch.bfloat16, 40, False),
             (torch.float16, 40, False),
