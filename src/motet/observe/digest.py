@@ -45,6 +45,7 @@ class JobDigest:
     result: str | None
     sums: JobSums
     logged: tuple[Logged, ...]
+    memory: Mapping[str, Any] | None = None  # `motet.memory.Footprint`, as results.json has it
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,7 @@ def _job(
         turns=result.turns if result else own.turns,
         expected_turns=expected if isinstance(expected, int) else None,
         error=result.error if result else None,
+        memory=result.memory if result else None,
         result=shown,
         sums=own,
         logged=tuple(telling or logged),

@@ -23,6 +23,7 @@ from motet.events import (
     Event,
     JobEnded,
     JobStarted,
+    MemoryMeasured,
     MetricsLogged,
     Notice,
     OrderChanged,
@@ -32,7 +33,7 @@ from motet.events import (
     TurnEnded,
 )
 from motet.observe.account import Account, estimate
-from motet.observe.text import clock_text, count_text, share_text, value_text
+from motet.observe.text import bytes_text, clock_text, count_text, share_text, value_text
 
 DRAW_EVERY_SECONDS = 0.25
 DRAWING_SHARE = 0.01  # of the run's time, about
@@ -66,6 +67,7 @@ class _Row:
     seen_turns: int = 0
     seen_time: float | None = None
     ended: bool = False
+    held_bytes: int = 0
 
     def measure(self, now: float) -> None:
         """Let the rate follow the turns since the last look."""
@@ -176,6 +178,9 @@ class Progress:
             row.measure(event.time)
             row.state, row.turns, row.ended = event.status, event.turns, True
             self._say_ended(event)
+        elif isinstance(event, MemoryMeasured):
+            held = event.parameters_bytes + event.gradients_bytes + event.optimizer_bytes
+            self._row(event.job).held_bytes = held + (event.activations_bytes or 0)
         elif isinstance(event, Notice):
             self._say(f"{event.job}: {event.text}" if event.job else event.text, always=True)
         elif isinstance(event, OrderChanged):
@@ -186,6 +191,8 @@ class Progress:
 
     def _say_ended(self, event: JobEnded) -> None:
         text = f"{event.job} {event.status} after {count_text(event.turns, 'turn')}"
+        if held := self._row(event.job).held_bytes:
+            text += f", held {bytes_text(held)}"
         if event.error:
             text += ": " + event.error.strip().splitlines()[-1]
         self._say(text, always=event.status == "failed")

@@ -159,7 +159,7 @@ def _jobs_table(run: RunDigest) -> str:
         '<table class="jobs"><thead><tr><th scope="col">Job</th><th scope="col">How well: before → after</th>'
         '<th scope="col"><span class="unseen">Curve</span></th><th scope="col">Status</th>'
         '<th scope="col" class="number">Turns</th><th scope="col" class="number">Computing</th>'
-        '<th scope="col" class="number">Gradients</th></tr></thead>'
+        '<th scope="col" class="number">Gradients</th><th scope="col" class="number">Memory</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
 
@@ -182,8 +182,20 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
         f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span></td>'
         f'<td class="number">{escape(summary.turns_text(job))}</td>'
         f'<td class="number">{escape(seconds_text(job.sums.compute_seconds))}</td>'
-        f'<td class="number">{escape(bytes_text(size) + " a turn" if size else "–")}</td></tr>'
+        f'<td class="number">{escape(bytes_text(size) + " a turn" if size else "–")}</td>'
+        f'<td class="number">{_memory(job.memory)}</td></tr>'
     )
+
+
+def _memory(held: Mapping[str, Any] | None) -> str:
+    """Return what a job held in all, with its parts on hovering."""
+    parts = {
+        name.removesuffix("_bytes"): size for name, size in (held or {}).items() if name.endswith("_bytes") and size
+    }
+    if not parts:
+        return "–"
+    told = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
+    return f'<span title="{escape(told)}">{escape(bytes_text(sum(parts.values())))}</span>'
 
 
 def _logged(one: Logged) -> str:

@@ -1,0 +1,103 @@
+"""On a device: the same weights as alone, memory given back, records in device time.
+
+One worker on the device's own library (NCCL); two workers that share the device, joined by gloo, whose tensors are on
+the device all the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from tests.distributed.tables import LOOPS
+
+from motet.testing import Gang
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator, and there is none here"),
+]
+
+WORKERS = "tests.gpu.jobs_device"
+# NumPy's arrays and autocast's "cpu" belong to the host; loaders draw on the host's generator; what must be told to
+# the user is tested on the CPU.
+ON_THE_HOST = ("generators", "autocast", "scaler", "loader", "conversation", "saving")
+SPARSE = ("sparse", "embedding")  # NCCL sums no sparse tensors, with or without Motet
+OWN = ["mixed_float16", "mixed_bfloat16", "compiled", "convolutions"]
+LISTED = [
+    name for name, expected in LOOPS.items() if not any(word in name for word in ON_THE_HOST) and not expected.alone
+]
+
+
+@pytest.fixture(scope="module")
+def device_gangs() -> Iterator[Callable[[int], Gang]]:
+    started: dict[int, Gang] = {}
+
+    def gang_of(num_workers: int) -> Gang:
+        environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        return started.setdefault(
+            num_workers, Gang(num_workers, joined=False, timeout_seconds=240, environment=environment)
+        )
+
+    yield gang_of
+    for gang in started.values():
+        gang.close()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("loop", LISTED + OWN)
+def test_same_weights_as_alone(device_gangs: Callable[[int], Gang], loop: str, num_workers: int) -> None:
+    if num_workers == 1 and any(word in loop for word in SPARSE):
+        pytest.skip("NCCL sums no sparse tensors")
+    names = {"loop": loop, "beside": "companion"}
+    options = LOOPS[loop].options if loop in LOOPS else {}
+    backend = None if num_workers == 1 else "gloo"
+    for found in device_gangs(num_workers).run(f"{WORKERS}:same_as_alone", names, backend, **options):
+        assert found == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_same_weights_with_idle_jobs_in_the_hosts_memory(device_gangs: Callable[[int], Gang], num_workers: int) -> None:
+    names = {"a": "jobs_plain:several_buckets", "b": "convolutions", "c": "companion", "d": "mixed_float16"}
+    backend = None if num_workers == 1 else "gloo"
+    for found in device_gangs(num_workers).run(f"{WORKERS}:same_as_alone", names, backend, offload="idle"):
+        assert found == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_job_that_has_ended_leaves_nothing_on_the_device(
+    device_gangs: Callable[[int], Gang], num_workers: int
+) -> None:
+    backend = None if num_workers == 1 else "gloo"
+    for told in device_gangs(num_workers).run(f"{WORKERS}:memory_returns", False, backend):
+        held = told["jobs"]["first"][2]
+        assert held["parameters_bytes"] == 4 * 4 * 2048 * 2048
+        assert held["optimizer_bytes"] >= 2 * held["parameters_bytes"]
+        assert held["activations_bytes"] > 0
+        assert told["after"] == told["before"]
+        assert told["ended"]["first"] - told["before"] < held["parameters_bytes"] // 10  # what the other one holds
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_out_of_memory_ends_one_job_and_gives_its_memory_back(
+    device_gangs: Callable[[int], Gang], num_workers: int
+) -> None:
+    backend = None if num_workers == 1 else "gloo"
+    for told in device_gangs(num_workers).run(f"{WORKERS}:memory_returns", True, backend):
+        status, error, _ = told["jobs"]["first"]
+        assert status == "failed"
+        assert "out of memory" in error
+        assert told["jobs"]["second"][0] == "finished"
+        assert told["after"] == told["before"]
+
+
+def test_records_tell_device_time(device_gangs: Callable[[int], Gang]) -> None:
+    told = device_gangs(1).run(f"{WORKERS}:device_times")[0]
+    spans = sorted(told["turns"])
+    assert all(told["begin"] <= begin <= end <= told["end"] for begin, end in spans)
+    assert all(later[0] >= earlier[1] - 1e-4 for earlier, later in itertools.pairwise(spans))
+    assert all(launched <= completed for launched, completed, _ in told["syncs"])
+    # Turns fill most of the run; had they been timed at the enqueue, they would be over long before the device was.
+    assert sum(end - begin for begin, end in spans) > 0.5 * (told["end"] - told["begin"])
