@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jobs.loop import WARM_STEPS, Wrap, plain_ddp
+from knobs import turned
 from sets import SETS, BenchJob
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -234,7 +235,8 @@ def measure(command: Mapping[str, Any], gate: Callable[[], None]) -> Measured:
         with lock_step():
             return together(jobs, units, wrap, **command.get("options", {}))
     if method == "motet":
-        return together(jobs, units, wrap, **command.get("options", {}))
+        with turned(command.get("knobs", {})):
+            return together(jobs, units, wrap, **command.get("options", {}))
     if method == "profile":
         return profiled(jobs, wrap, **command.get("options", {}))
     if method == "costs":

@@ -42,7 +42,7 @@ SETS: dict[str, dict[str, BenchJob]] = {
         "recommender": BenchJob("recommender:recommender", steps=3),
         "items": BenchJob("recommender:recommender", {"num_users": 10_000, "num_items": 10_000}, steps=1),
         "images": BenchJob("images:conv_net", steps=2),
-        "wide images": BenchJob("images:conv_net", {"width": 192, "num_blocks": 2}, steps=1),
+        "wide-images": BenchJob("images:conv_net", {"width": 192, "num_blocks": 2}, steps=1),
     },
     # Few turns with much to send, many with little: what travels and what computes take about as long in all.
     "unequal": {

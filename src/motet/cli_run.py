@@ -18,7 +18,7 @@ from motet.cli_safety import add_safety_options, safety_of
 from motet.cli_table import results_table
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
-from motet.jobs import JobSpec, check_specs, load_jobs_file, specs_from_each
+from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launch_outcome import conclude, exit_status, what_workers_told
 from motet.launch_workers import run_workers
@@ -68,6 +68,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="0,2",
         help="with --sync aggregate: the workers that sum (default: each in turn); or "
         "dedicated: the last worker sums, and does nothing else",
+    )
+    parser.add_argument(
+        "--compress", choices=COMPRESS, help="bf16: gradients travel as bfloat16, at half the bytes and less precision"
     )
     parser.add_argument(
         "--at-once",
@@ -129,7 +132,8 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_trackers(options.tracker or [])
     check_specs(specs)
-    return {**description, **safety, **_sync_of(options), "offload": options.offload, "trackers": options.tracker or []}
+    others = {"compress": options.compress, "offload": options.offload, "trackers": options.tracker or []}
+    return {**description, **safety, **_sync_of(options), **others}
 
 
 def _number_or_auto(text: str) -> int | str:

@@ -172,7 +172,7 @@ def _run(
     jobs = []
     for data in description["jobs"]:
         if data["name"] in calls:
-            jobs.append(Job(data["name"], calls[data["name"]], data.get("turns")))
+            jobs.append(Job(data["name"], calls[data["name"]], data.get("turns"), data.get("compress")))
         elif data["kind"] == "python":
             raise UsageError(
                 f"job {data['name']!r} is Python code of a program: start it again with motet.launch there"
@@ -195,6 +195,7 @@ def _run(
         rules=rules,
         sync=sync,
         aggregators=aggregators,
+        compress=description.get("compress"),
         offload=description.get("offload", "nothing"),
         show=show,
     )

@@ -26,6 +26,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 
 from motet.clocks import Link, Stopwatch
+from motet.compression import Packer
 from motet.device_time import DeviceClock, Travel
 from motet.errors import UnsupportedError
 
@@ -75,13 +76,17 @@ class DeferredDDP:
     gradient_as_bucket_view: bool
     may_skip_parameters: bool
     batched_grad_copy: bool
+    has_complex: bool = False
     user_hook: tuple[Any, Hook] | None = None
     views: dict[int, tuple[int, list[Tensor], list[Tensor]]] = field(default_factory=dict)
     held_views: set[int] = field(default_factory=set)
     completed: dict[int, tuple[Tensor, torch.futures.Future[Tensor]]] = field(default_factory=dict)
+    packer: Packer | None = None  # gradients travel as bfloat16
 
     def let_go(self) -> None:
         """Let go of the model's buckets: it is gone, or its job has ended."""
+        if self.packer is not None:
+            self.packer.clear()
         self.views.clear()
         self.completed.clear()
 
@@ -106,6 +111,7 @@ class JobGradients:
         self.depth = 0
         self.lane: dist.ProcessGroup | None = None
         self.aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None  # instead of an all-reduce
+        self.compress = False  # gradients travel as bfloat16
         self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
         self.num_ddp = 0
         self._stopwatch = stopwatch
@@ -145,6 +151,8 @@ class JobGradients:
         """Return the communication hook for a DDP model of this job."""
         self._models.append(model)
         self.num_ddp += 1
+        if self.compress and not model.has_complex:
+            model.packer = Packer()
 
         def motet_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
             return self._send(model, bucket)
@@ -175,21 +183,21 @@ class JobGradients:
             future = hook(state, bucket)
             if not deferred:
                 return future
-            self._keep(model, bucket, buffer, None, future)
+            self._keep(model, bucket, buffer, buffer, None, future)
             return _completed(buffer)
-        self._scale(model, bucket, buffer)
+        travels = self._scaled(model, bucket, buffer)
         if deferred and self.aggregate is not None:
-            self._keep(model, bucket, buffer, None, self.aggregate(buffer))
+            self._keep(model, bucket, buffer, travels, None, self.aggregate(travels))
             return _completed(buffer)
         # What dist.all_reduce does to a bucket, without the tenth of a millisecond that it takes to get there.
         assert group is not None
-        work = group.allreduce([buffer], _SUM)
+        work = group.allreduce([travels], _SUM)
         if not deferred:
             if self.lane is not None:
                 self._on_exposed(self.depth == 0)
-            first: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+            first: torch.futures.Future[Tensor] = work.get_future().then(lambda done: _unpacked(buffer, done.value()[0]))
             return first
-        self._keep(model, bucket, buffer, work, work.get_future())
+        self._keep(model, bucket, buffer, travels, work, work.get_future())
         return self._completed(model, bucket, buffer)
 
     def _lane(self, buffer: Tensor) -> dist.ProcessGroup | None:
@@ -206,6 +214,15 @@ class JobGradients:
             if buffer.device.type == "cpu":  # elsewhere a future holds the moment at which it was completed
                 model.completed[bucket.index()] = known
         return known[1]
+
+    def _scaled(self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor) -> Tensor:
+        """Divide the bucket by the number of workers; return what travels: the bucket itself, or smaller."""
+        if model.packer is not None:
+            packed = model.packer.pack(bucket.index(), buffer, model.world_size)
+            if packed is not None:
+                return packed
+        self._scale(model, bucket, buffer)
+        return buffer
 
     def _scale(self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor) -> None:
         """Do to the bucket what DDP's reducer does to it when it has no hook, operation by operation."""
@@ -240,6 +257,7 @@ class JobGradients:
         model: DeferredDDP,
         bucket: GradBucket,
         buffer: Tensor,
+        travels: Tensor,
         work: dist.Work | None,
         future: torch.futures.Future[Any],
     ) -> None:
@@ -247,14 +265,14 @@ class JobGradients:
         if not self._travelling:
             turn.launched, turn.waited_at_launch = now, self._stopwatch.waited_seconds(now)
         self._sent.add(model)
-        num_bytes = buffer.numel() * buffer.element_size()
+        num_bytes = travels.numel() * travels.element_size()
         turn.num_bytes += num_bytes
         turn.num_collectives += 1
         turn.launches.append((now, num_bytes))
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
         done = threading.Event()
         if work is not None:
-            land = self._landing(model, bucket, buffer, lambda: buffer)
+            land = self._landing(model, bucket, buffer, lambda: travels)
             self._travelling.append(Travelling(done, work.wait, land))
         else:
             land = self._landing(model, bucket, buffer, lambda: _hook_result(future))
@@ -394,6 +412,11 @@ def _hook_result(future: torch.futures.Future[Any]) -> Tensor:
             "Return a future of the synchronized bucket, as register_comm_hook documents."
         )
     return value
+
+
+def _unpacked(buffer: Tensor, arrived: Tensor) -> Tensor:
+    """Return the bucket with what arrived for it."""
+    return arrived if arrived.dtype == buffer.dtype else buffer.copy_(arrived)
 
 
 def _copy_unless_same(target: Tensor, source: Tensor) -> None:

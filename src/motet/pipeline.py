@@ -193,6 +193,7 @@ class Pipeline:
             books = self._books
             gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, books.clock)
             gradients.compress = spec.compress == "bf16"
+            gradients.compress = spec.compress == "bf16"
             gradients.lane = self._workers.take_lane()
             gradients.device_lane = self._workers.device_lane
             if self._aggregation is not None:

@@ -20,7 +20,7 @@ from motet.events import Observer
 from motet.housing import AtOnce, OffloadWhat
 from motet.job_output import JobOutput
 from motet.job_source import JobSource, ListedJobs
-from motet.jobs import Job
+from motet.jobs import Compress, Job, check_compress
 from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
 from motet.pipeline import Pipeline
@@ -72,6 +72,7 @@ def run(
     buffers: Literal["overlapped", "blocking"] = "overlapped",
     sync: Sync = "all-reduce",
     aggregators: Sequence[int] | None = None,
+    compress: Compress | None = None,
     offload: OffloadWhat = "nothing",
     timeout_seconds: float = 1800.0,
     resume: bool = False,
@@ -90,11 +91,14 @@ def run(
     on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
     worker sums gradients and sends the sums back, each in turn or those of ``aggregators`` (`motet.aggregation`).
+    ``compress="bf16"``: gradients travel as bfloat16 (`motet.compression`), of jobs that do not say otherwise.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
     """
     listed = _listed(jobs)
+    if check_compress(compress, "motet.run") is not None:
+        listed = [dataclasses.replace(job, compress=job.compress or compress) for job in listed]
     names = [job.name for job in listed]
     parsed = None if order is None else parse_order(order, names)
     if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):

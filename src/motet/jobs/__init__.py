@@ -11,13 +11,16 @@ from motet.jobs.each import specs_from_each
 from motet.jobs.file import load_jobs_file
 from motet.jobs.names import check_name
 from motet.jobs.script import JobExit, Script
-from motet.jobs.spec import Job, JobSpec
+from motet.jobs.spec import COMPRESS, Compress, Job, JobSpec, check_compress
 
 __all__ = [
+    "COMPRESS",
+    "Compress",
     "Job",
     "JobExit",
     "JobSpec",
     "Script",
+    "check_compress",
     "check_name",
     "check_specs",
     "load_jobs_file",

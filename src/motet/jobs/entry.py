@@ -11,11 +11,11 @@ from typing import Any
 
 from motet.errors import UsageError
 from motet.jobs.names import label
-from motet.jobs.spec import JobSpec, Kind, check_target, check_turns, find_script
+from motet.jobs.spec import Compress, JobSpec, Kind, check_compress, check_target, check_turns, find_script
 from motet.jobs.yaml_text import Listing, Mapped, Scalar, Tree, plain
 from motet.suggest import did_you_mean, shown
 
-_KEYS = ("call", "with", "script", "args", "turns")
+_KEYS = ("call", "with", "script", "args", "turns", "compress")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Entry:
     target: str
     arguments: Tree | None
     turns: int | None
+    compress: Compress | None = None
 
     @property
     def label(self) -> str:
@@ -97,7 +98,12 @@ def read_entry(source: Source, tree: Tree, what: str, line: int) -> Entry:
         value = plain(mapping.items["turns"])
         # Nothing after "turns:" is a slip, not "unknown".
         turns = check_turns("nothing" if value is None else value, f"{source.where(mapping.lines['turns'])}: {what}")
-    return Entry(line, kind, found, mapping.items.get(own), turns)
+    compress = None
+    if "compress" in mapping.items:
+        value = plain(mapping.items["compress"])
+        where = f"{source.where(mapping.lines['compress'])}: {what}"
+        compress = check_compress("nothing" if value is None else value, where)
+    return Entry(line, kind, found, mapping.items.get(own), turns, compress)
 
 
 def to_spec(source: Source, name: str, entry: Entry, arguments: Mapping[str, Tree] | None = None) -> JobSpec:
@@ -112,7 +118,8 @@ def to_spec(source: Source, name: str, entry: Entry, arguments: Mapping[str, Tre
         paths = tuple(dict.fromkeys((source.folder, source.current_directory)))
     else:
         resolved = _argv(source, entry.arguments) if arguments is None else _flags(source, arguments)
-    return JobSpec(name, entry.kind, entry.target, resolved, entry.turns, paths, source.where(entry.line))
+    where = source.where(entry.line)
+    return JobSpec(name, entry.kind, entry.target, resolved, entry.turns, paths, where, entry.compress)
 
 
 def _mapping_of(source: Source, entry: Entry) -> Mapping[str, Tree]:

@@ -18,6 +18,9 @@ from motet.jobs.script import Script
 from motet.suggest import did_you_mean, shown
 
 Kind = Literal["call", "script"]
+Compress = Literal["bf16", "none"]
+COMPRESS: tuple[Compress, ...] = ("bf16", "none")
+"""How gradients may travel: as bfloat16, or as they are (whatever the run says)."""
 
 _IDENTIFIER = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _TARGET = re.compile(rf"{_IDENTIFIER}:{_IDENTIFIER}")
@@ -26,17 +29,22 @@ _PLACEHOLDER = re.compile(r"\{(name|job_dir)\}")
 
 @dataclass(frozen=True)
 class Job:
-    """One model's training loop, with a name. ``turns`` is its expected length, if known."""
+    """One model's training loop, with a name. ``turns`` is its expected length, if known.
+
+    ``compress``: how its gradients travel, where that is not as the run says.
+    """
 
     name: str
     call: Callable[[], object]
     turns: int | None = None
+    compress: Compress | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if not callable(self.call):
             raise UsageError(f"job {self.name!r}: {shown(self.call)} is not callable; give a function")
         check_turns(self.turns, f"job {self.name!r}")
+        check_compress(self.compress, f"job {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,12 @@ class JobSpec:
     turns: int | None = None
     paths: tuple[str, ...] = ()
     where: str = ""
+    compress: Compress | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, self.where)
         check_turns(self.turns, self.where or f"job {self.name!r}")
+        check_compress(self.compress, self.where or f"job {self.name!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` turns into an equal spec."""
@@ -103,7 +113,7 @@ class JobSpec:
 
     def job(self) -> Job:
         """Return the `Job` that this spec describes; imports what `callable` imports."""
-        return Job(self.name, self.callable(), self.turns)
+        return Job(self.name, self.callable(), self.turns, self.compress)
 
 
 def check_turns(turns: object, where: str) -> int | None:
@@ -113,6 +123,16 @@ def check_turns(turns: object, where: str) -> int | None:
     if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
         raise UsageError(f"{where}: turns must be a positive integer, not {shown(turns)}")
     return turns
+
+
+def check_compress(value: object, where: str) -> Compress | None:
+    """Return ``value`` if it is None or one of `COMPRESS`, else raise a UsageError."""
+    if value is None:
+        return None
+    for known in COMPRESS:
+        if value == known:
+            return known
+    raise UsageError(f"{where}: compress is {' or '.join(COMPRESS)}, not {shown(value)}{did_you_mean(str(value), COMPRESS)}")
 
 
 def check_target(target: str, where: str) -> str:

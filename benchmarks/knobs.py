@@ -1,0 +1,88 @@
+"""What Motet decides for its users, made adjustable, so that the decisions can be measured. See `what_it_takes.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+
+from motet import agreement, workers
+
+_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def turned(knobs: Mapping[str, Any]) -> Iterator[None]:
+    """Run Motet with other decisions inside the block: ``lanes``, ``gloo_threads``, ``agree_every``."""
+    with contextlib.ExitStack() as stack:
+        for name, value in knobs.items():
+            stack.enter_context(
+                {"lanes": _lanes, "gloo_threads": _gloo_threads, "agree_every": _agree_every}[name](value)
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def _lanes(number: int) -> Iterator[None]:
+    """Share so many lanes among all jobs, by turns."""
+    take_lane = workers.Workers.take_lane
+    lanes: list[dist.ProcessGroup] = []
+    taken = itertools.count()
+
+    def take(self: workers.Workers) -> dist.ProcessGroup:
+        if len(lanes) < number:
+            lanes.append(take_lane(self))
+        return lanes[next(taken) % number]
+
+    with _replaced(workers.Workers, "take_lane", take), _replaced(workers.Workers, "return_lane", lambda *_: None):
+        yield
+
+
+@contextlib.contextmanager
+def _gloo_threads(number: int) -> Iterator[None]:
+    """Give every lane so many threads; torch gives two, and offers no way to say otherwise."""
+
+    def new_group(_: str | None) -> dist.ProcessGroup:
+        store = PrefixStore(f"bench/{next(_numbers)}", dist.distributed_c10d._get_default_store())
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_default_device()]
+        options._threads, options._timeout = number, timedelta(hours=1)
+        rank, size = dist.get_rank(), dist.get_world_size()
+        group = dist.ProcessGroup(store, rank, size)
+        backend = dist.ProcessGroupGloo(store, rank, size, options)
+        group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, backend)
+        group._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
+        _own.append(group)
+        return group
+
+    def destroy(group: dist.ProcessGroup | None = None) -> None:
+        if not any(group is own for own in _own):
+            original(group)
+
+    original = dist.destroy_process_group
+    with _replaced(workers, "_new_group", new_group), _replaced(workers.dist, "destroy_process_group", destroy):
+        yield
+    _own.clear()
+
+
+_own: list[dist.ProcessGroup] = []
+
+
+def _agree_every(seconds: float) -> contextlib.AbstractContextManager[None]:
+    return _replaced(agreement, "INTERVAL_SECONDS", seconds)
