@@ -195,7 +195,9 @@ class JobGradients:
         if not deferred:
             if self.lane is not None:
                 self._on_exposed(self.depth == 0)
-            first: torch.futures.Future[Tensor] = work.get_future().then(lambda done: _unpacked(buffer, done.value()[0]))
+            first: torch.futures.Future[Tensor] = work.get_future().then(
+                lambda done: _unpacked(buffer, done.value()[0])
+            )
             return first
         self._keep(model, bucket, buffer, travels, work, work.get_future())
         return self._completed(model, bucket, buffer)

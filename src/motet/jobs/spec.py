@@ -132,7 +132,9 @@ def check_compress(value: object, where: str) -> Compress | None:
     for known in COMPRESS:
         if value == known:
             return known
-    raise UsageError(f"{where}: compress is {' or '.join(COMPRESS)}, not {shown(value)}{did_you_mean(str(value), COMPRESS)}")
+    raise UsageError(
+        f"{where}: compress is {' or '.join(COMPRESS)}, not {shown(value)}{did_you_mean(str(value), COMPRESS)}"
+    )
 
 
 def check_target(target: str, where: str) -> str:
