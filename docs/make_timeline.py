@@ -32,7 +32,7 @@ INK, PALE = ("#1f6fb4", "#c7620a"), ("#8fbfe6", "#f3b27a")
 Spans = list[tuple[int, str, float, float]]  # job, "compute" or "sync", begin and end in seconds
 
 
-def work(at_once: int, num_turns: int, run_dir: str) -> None:
+def work(at_once: int, num_turns: int, run_dir: str, nice: int) -> None:
     """Be one worker of a run."""
     os.sched_setaffinity(0, {int(os.environ["RANK"]) % (os.cpu_count() or 1)})
     import motet
@@ -44,18 +44,20 @@ def work(at_once: int, num_turns: int, run_dir: str) -> None:
         "transformer": functools.partial(byte_gpt, num_steps=steps),
         "recommender": functools.partial(recommender, num_steps=steps),
     }
+    os.nice(nice)  # not before: imports can wait for whoever else is on the machine
     # One lane a job, a turn each: what is drawn must not depend on what the planner finds.
     motet.run(calls, at_once=at_once, order="round-robin", observers=[TraceRecorder(Path(run_dir))])
 
 
-def measure(at_once: int, num_turns: int, rate: str, folder: Path) -> Path:
-    """Train on two workers that a link of ``rate`` joins; return the folder with the trace."""
+def measure(at_once: int, options: argparse.Namespace, folder: Path) -> Path:
+    """Train on two workers that a link joins; return the folder with the trace."""
     from motet.shaped_links import shaped_links
 
     place = folder / f"at-once-{at_once}"
     place.mkdir()
-    with shaped_links(2, rate=rate) as net:
-        command = [sys.executable, __file__, "--work", str(at_once), "--turns", str(num_turns), "--folder", str(place)]
+    with shaped_links(2, rate=options.rate) as net:
+        command = [sys.executable, __file__, "--work", str(at_once), "--folder", str(place)]
+        command += ["--turns", str(options.turns), f"--nice={options.nice}"]
         log = (place / "log").open("w")
         workers = [
             net.popen(w, command, env={**net.torchrun_env(w), "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
@@ -160,18 +162,19 @@ def main() -> None:
     parser.add_argument("--rate", default="300mbit")
     parser.add_argument("--turns", type=int, default=6, help="turns of each job that are drawn")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--nice", type=int, default=0, help="of the training: below 0 where others work on the machine")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
-        work(options.work, options.turns, options.folder)
+        work(options.work, options.turns, options.folder, options.nice)
         return
     solo, both = [], []
     for _ in range(options.repeat):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            solo.append(spans_of(measure(1, options.turns, options.rate, folder), options.turns, together=False))
-            both.append(spans_of(measure(2, options.turns, options.rate, folder), options.turns, together=True))
+            solo.append(spans_of(measure(1, options, folder), options.turns, together=False))
+            both.append(spans_of(measure(2, options, folder), options.turns, together=True))
     record(options, solo, both)
 
 
@@ -185,6 +188,7 @@ def record(options: argparse.Namespace, solo: list[Spans], both: list[Spans]) ->
     images = Path(__file__).parent / "images"
     images.joinpath("timeline.svg").write_text(draw([("One after another", one), ("Together", other)], about))
     command = f"python docs/make_timeline.py --rate {options.rate} --turns {options.turns} --repeat {options.repeat}"
+    command += f" --nice={options.nice}" if options.nice else ""
     figures = {
         "command": command,
         "date": date,
@@ -201,8 +205,8 @@ def record(options: argparse.Namespace, solo: list[Spans], both: list[Spans]) ->
         f"workers with a core each, joined by a link of {options.rate}: {seconds_of(one):.2f} s one after another (as "
         f"under plain DDP, each backward overlapping its own gradients), {seconds_of(other):.2f} s together, "
         f"{ratio:.2f} times as fast. Each is the median of {options.repeat} runs in alternation, on {date}, commit "
-        f"{commit}, {machine()}; the machine's load was {figures['load']}: others worked on it, so the picture shows "
-        f"how it goes, not how much it gains. Command: `{command}`. All figures: `docs/images/timeline.json`.\n"
+        f"{commit}, {machine()}; others worked on the machine (load {figures['load']}), so take it as a picture of how "
+        f"it goes, not of how much it gains. Command: `{command}`. All figures: `docs/images/timeline.json`.\n"
     )
     images.joinpath("timeline-note.txt").write_text(note)
     print(json.dumps(figures, indent=2))
