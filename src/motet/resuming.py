@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ def keep_result(run_dir: RunDir, name: str, result: JobResult, save: Callable[[o
     """Keep what came of a job. ``save`` writes a result that is not JSON to a file, as in `RunDir.write_results`."""
     fields = {**vars(result), "result": run_dir.plain(name, result.result, save)}
     content = {"format": FORMAT, "job": name, **fields}
+    run_dir.job_dir(name)
     write_whole(_ended_path(run_dir, name), json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -165,15 +167,13 @@ def retry(run_dir: RunDir, names: Sequence[str]) -> list[str]:
     again = []
     for name in names:
         result = ended_result(run_dir, name)
-        charged = _attempts_dir(run_dir, name)
-        if (result is None or result.status != "failed") and not charged.is_dir():
-            continue
         if result is not None and result.status != "failed":
             continue
-        again.append(name)
-        _ended_path(run_dir, name).unlink(missing_ok=True)
-        for path in charged.glob("*.json"):
-            path.unlink(missing_ok=True)
+        charged = _attempts_dir(run_dir, name)
+        if result is not None or charged.is_dir():
+            again.append(name)
+            _ended_path(run_dir, name).unlink(missing_ok=True)
+            shutil.rmtree(charged, ignore_errors=True)
     return again
 
 

@@ -24,12 +24,9 @@ class Place:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.environment = {
-            **os.environ,
-            "MOTET_TEST_PLACE": str(path),
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        variables = {"MOTET_TEST_PLACE": str(path), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        self.environment = {**os.environ, **variables}
 
     def jobs(self, **jobs: dict[str, Any]) -> str:
         """Write a jobs file of faulty loops with these arguments, and return its name."""
