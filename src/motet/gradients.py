@@ -11,10 +11,12 @@ Buckets leave in the order in which DDP's reducer hands them over, which is the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -118,10 +120,20 @@ class JobGradients:
         self._link = link
         self._on_exposed = on_exposed
         self._clock = clock or DeviceClock()
+        self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
         self._travelling: list[Travelling] = []
         self._turn = Turnaround()
         self._models: list[DeferredDDP] = []
         self._sent: set[DeferredDDP] = set()
+
+    def backward_over(self) -> None:
+        """Note which stream the job computes in; called in the job when its gradients have left."""
+        if self._turn.travels:
+            self._stream = torch.accelerator.current_stream(self._clock.device)
+
+    def on_stream(self) -> AbstractContextManager[object]:
+        """Act in the job's stream, which need not be the one that is current between turns."""
+        return contextlib.nullcontext() if self._stream is None else self._stream
 
     @property
     def in_flight(self) -> bool:
@@ -349,7 +361,7 @@ class JobGradients:
 
         ``wait`` blocks for one bucket; what it raises leaves the rest in flight. Returns the turn's figures.
         """
-        with torch.no_grad():
+        with torch.no_grad(), self.on_stream():
             for bucket in self._travelling:
                 wait(bucket)
                 bucket.land()
@@ -357,8 +369,9 @@ class JobGradients:
 
     def drain(self, wait: Callable[[Travelling], None]) -> None:
         """Block until nothing travels any more, and forget what arrived: the buffers may be freed afterwards."""
-        for bucket in self._travelling:
-            wait(bucket)
+        with self.on_stream():
+            for bucket in self._travelling:
+                wait(bucket)
         self._begin_turn()
 
     def abandon(self) -> list[Travelling]:

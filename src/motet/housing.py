@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -60,6 +61,7 @@ class Housing:
         self._num_local = local
         self._meter = MemoryMeter(HostMemory(local))
         self._told = 0
+        self._on_host = True
 
     def has_room(self, live: Mapping[str, RunningJob]) -> bool:
         """Whether one more job may join. Collective with ``auto``, once every job in flight has been measured."""
@@ -85,6 +87,10 @@ class Housing:
             )
         return False
 
+    def may_have_room(self, live: Mapping[str, RunningJob]) -> bool:
+        """Whether it is worth asking for one more job; costs nothing."""
+        return self._at_once == "auto" or len(live) < self._at_once
+
     def asks_again(self, job: RunningJob) -> bool:
         """Whether the end of this turn is a moment at which another job might join."""
         return self._at_once == "auto" and job.outcome is None and job.num_synced == SETTLED_TURN
@@ -107,11 +113,15 @@ class Housing:
 
     def after_turn(self, job: RunningJob, next_job: str | None, live: Collection[str]) -> None:
         """Measure what the job holds; let it rest if it is idle now."""
-        if self._clock.on_device and isinstance(self._meter.memory, HostMemory):
-            self._meter.memory = DeviceMemory(_num_sharing(self._num_local))
+        if self._clock.on_device and self._on_host:
+            self._on_host = False
+            with contextlib.suppress(RuntimeError):  # an accelerator whose allocator does not count
+                memory = DeviceMemory(_num_sharing(self._num_local))
+                memory.available_bytes()
+                self._meter.memory = memory
         if is_measured(job.num_synced) and job.outcome is None:
             self._measure(job)
-        if self._offload_what == "idle" and self._offload is None:
+        if self._offload_what == "idle" and self._offload is None and job.num_synced > 0:
             self._begin_to_offload()
         if self._offload is not None and job.outcome is None and next_job != job.name and len(live) >= FEWEST_JOBS:
             models = self._seams.models_of(job.gradients.models)
@@ -148,7 +158,8 @@ class Housing:
     def ended(self, job: str) -> None:
         """Give back what a job has left on a device."""
         if self._clock.on_device:
-            give_back()
+            with contextlib.suppress(RuntimeError):
+                give_back()
 
 
 def _num_sharing(num_local: int) -> int:

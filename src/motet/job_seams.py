@@ -100,6 +100,7 @@ class JobSeams:
         self._unblocked()
         if not gradients.in_flight:
             return
+        gradients.backward_over()
         self._buffers.after_backward(job)
         if job.num_synced == 0 and job.num_turns is None and (turns := turns_expected(sys._getframe())) is not None:
             job.handle.expect(turns)
@@ -166,7 +167,6 @@ class JobSeams:
             may_skip_parameters=ddp.find_unused_parameters or static_graph,
             batched_grad_copy=ddp.batched_grad_copy,
             has_complex=any(parameter.is_complex() for parameter in ddp.parameters()),
-            has_complex=any(parameter.is_complex() for parameter in ddp.parameters()),
         )
         self._models[ddp] = model
         weakref.finalize(ddp, model.let_go).atexit = False
@@ -197,8 +197,6 @@ class JobSeams:
             self._notice(
                 job.name, "registers a communication hook of its own, so compress does not apply to that model."
             )
-        if model.packer is not None:
-            self._notice(job.name, "registers a communication hook of its own, so compress does not apply to that model.")
         model.user_hook = (state, hook)
         ddp._comm_hooks.append((hook, state))
 

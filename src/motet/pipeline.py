@@ -184,7 +184,8 @@ class Pipeline:
 
     def _admit(self) -> None:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
-        while (spec := self._spec or self._source.next_job()) is not None:
+        # A search must not choose a trial that would then wait: what is learned meanwhile would not count.
+        while self._housing.may_have_room(self._live) and (spec := self._spec or self._source.next_job()) is not None:
             self._spec = spec
             if not self._housing.has_room(self._live):
                 return
@@ -192,7 +193,6 @@ class Pipeline:
             self._follow(self._planning.joined(spec.name, self._live))
             books = self._books
             gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, books.clock)
-            gradients.compress = spec.compress == "bf16"
             gradients.compress = spec.compress == "bf16"
             gradients.lane = self._workers.take_lane()
             gradients.device_lane = self._workers.device_lane
@@ -238,17 +238,20 @@ class Pipeline:
         """Block until the gradients of the job's last turn have landed; nothing to do for a job that has none."""
         if not job.gradients.in_flight:
             return
-        self._housing.before_landing(job)
+        with job.gradients.on_stream():
+            self._housing.before_landing(job)
         if self._turns.current is not None:  # the job waits in the middle of its turn
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced)
         on_nan = self._safety.on_nan
         models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
-        wait_begin = self._books.wait_begins()
+        with job.gradients.on_stream():
+            wait_begin = self._books.wait_begins()
         figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
         self._last_synced = (job.name, job.num_synced)
         self._agreements.note(job.name, job.num_synced, job.gradients.signature)
-        self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
+        with job.gradients.on_stream():
+            self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
         if models and (to_raise := answer_to(on_nan, job.name, job.num_synced, models)) is not None:
             if self._turns.current is not None:
                 raise to_raise
@@ -279,11 +282,13 @@ class Pipeline:
 
     def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
         turn = job.turn
-        self._housing.before_turn(job, self._next_after(job))
         self._watch.at("computing", job.name, turn)
-        begun = self._books.turn_begins()
+        with job.gradients.on_stream():
+            self._housing.before_turn(job, self._next_after(job))
+            begun = self._books.turn_begins()
         self._turns.take(job, throw=throw)
-        over = self._books.turn_is_over(begun)
+        with job.gradients.on_stream():
+            over = self._books.turn_is_over(begun)
         self._watch.at("between turns")
         if self._gang_error is not None:
             raise self._gang_error
@@ -298,7 +303,8 @@ class Pipeline:
         self._books.turn_ended(
             self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
         )
-        self._housing.after_turn(job, self._next_after(job), self._live)
+        with job.gradients.on_stream():
+            self._housing.after_turn(job, self._next_after(job), self._live)
 
     def _next_after(self, job: RunningJob) -> str | None:
         """Return the job whose turn comes next, as far as can be said now."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.events import Event, JobStarted, MemoryMeasured
+from motet.gradients import JobGradients
 from motet.memory import HostMemory
 from motet.offload import HostTransfers, Offload
 from motet.running import run
@@ -119,3 +120,28 @@ def admitted_by_memory(free_by_worker: list[list[float]]) -> dict[str, Any]:
         "memory": results["a"].memory,
         "measured": [event.job for event in seen.measured],
     }
+
+
+def everything_on_one_group(names: dict[str, str]) -> dict[str, Any]:
+    """Run loops with all gradients on the group of all workers, as on NCCL; return what differs, and what was issued.
+
+    Buckets are on the CPU here; what is tried is the rule that makes one group safe: the same order everywhere.
+    """
+    expected = {job: alone(name) for job, name in names.items()}
+    issued: list[str] = []
+    keep = JobGradients._keep
+
+    def kept(self: JobGradients, model: Any, bucket: Any, buffer: Tensor, *rest: Any) -> None:
+        issued.append(f"{self.job} {buffer.numel()}")
+        keep(self, model, bucket, buffer, *rest)
+
+    seed_everything()
+    with (
+        mock.patch("motet.workers.one_communicator", return_value=True),
+        mock.patch.object(JobGradients, "_lane", lambda self, buffer: self.device_lane),
+        mock.patch.object(JobGradients, "_keep", kept),
+    ):
+        results = run({job: find(name) for job, name in names.items()})
+    errors = [f"{name}: {job.error}" for name, job in results.jobs.items() if job.error]
+    found = errors + [line for job in names for line in differences(results[job].result, expected[job], job)]
+    return {"differences": found, "issued": issued}

@@ -14,6 +14,7 @@ from motet.devices import choose, has_device_backend
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients import Turnaround
 from motet.planning import Planning
+from motet.testing import Gang
 
 DEVICE = torch.device("cuda", 0)
 
@@ -318,3 +319,15 @@ def test_backend_and_device_as_torchruns_users_expect(
 )
 def test_a_backend_of_the_devices_own_is_found(config: str, expected: bool) -> None:
     assert has_device_backend(config) is expected
+
+
+def test_on_one_group_for_all_jobs_the_order_of_issue_is_the_same_everywhere(gangs: Callable[[int], Gang]) -> None:
+    names = {
+        "buckets": "jobs_plain:several_buckets",
+        "views": "jobs_gradients:bucket_view_mixed",
+        "beside": "jobs_plain:companion",
+    }
+    told = gangs(2).run("tests.distributed.jobs_housed:everything_on_one_group", names)
+    assert [worker["differences"] for worker in told] == [[], []]
+    assert told[0]["issued"] == told[1]["issued"]
+    assert len({line.split()[0] for line in told[0]["issued"][:12]}) > 1  # the jobs' buckets are mixed
