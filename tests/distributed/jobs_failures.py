@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from tests.distributed.identity import Record, TurnsTaken, alone, differences, find, seed_everything
-from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net
+from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net, train
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import motet.workers
@@ -73,6 +73,25 @@ def loop(
     return record.ended(ddp, optimizer)
 
 
+def hook_that_fails(step: int = 3) -> None:
+    """Train with a hook whose future fails on all workers alike."""
+    ddp = DDP(net())
+    calls = 0
+
+    def check(done):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        if calls >= step:
+            raise PlannedError("planned in a hook")
+        return done.value()[0]
+
+    def hook(state, bucket):  # type: ignore[no-untyped-def]
+        return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(check)
+
+    ddp.register_comm_hook(None, hook)
+    train(ddp, torch.optim.SGD(ddp.parameters(), lr=0.1), Record())
+
+
 def endless(swallow: str = "", cleaned: str = "") -> None:
     """Train until somebody ends it; ``swallow``: which exceptions are caught in the loop."""
     ddp = DDP(net())
@@ -105,7 +124,8 @@ def beside_others(arguments: dict[str, Any], quick: bool = True, **options: Any)
     if quick:
         be_quick()
     turns = TurnsTaken()
-    jobs: dict[str, Callable[[], Any]] = {"plain": find(OTHERS["plain"]), "faulty": partial(loop, **arguments)}
+    faulty = hook_that_fails if arguments.get("place") == "hook" else partial(loop, **arguments)
+    jobs: dict[str, Callable[[], Any]] = {"plain": find(OTHERS["plain"]), "faulty": faulty}
     jobs["batchnorm"] = find(OTHERS["batchnorm"])
     results = run(jobs, observers=[turns], **options)
     found = [f for job in OTHERS for f in differences(results[job].result, expected[job], job)]

@@ -41,6 +41,15 @@ def test_an_exception_on_all_workers_ends_its_job_alone(gangs: NewGang, place: s
         assert "turns.py" not in worker["error"], "our own frames help nobody"
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_users_hook_that_fails_on_all_workers_ends_its_job_alone(gangs: NewGang, num_workers: int) -> None:
+    for worker in gangs(num_workers).run(f"{JOBS}:beside_others", {"place": "hook"}):
+        assert worker["status"] == {"plain": "finished", "faulty": "failed", "batchnorm": "finished"}
+        assert worker["differences"] == []
+        assert "planned in a hook" in worker["error"]
+        assert "backward()" in worker["error"], "raised where plain DDP raises it"
+
+
 @pytest.mark.parametrize("num_workers", [2, 3])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_exception_on_one_worker_ends_the_gang(gangs: NewGang, place: str, num_workers: int) -> None:
