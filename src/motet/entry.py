@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import gc
+import io
 import json
 import os
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -304,8 +307,14 @@ def end(status: int) -> NoReturn:
     """End this process at once.
 
     Not by returning: threads of process groups whose peers are gone, and of jobs' own groups, can hold up the end of
-    the interpreter for minutes, or crash it. What matters is written by now.
+    the interpreter for minutes, or crash it. What matters is written by now; so are files that a script left open,
+    as at the end of a process of its own.
     """
+    for file in gc.get_objects():
+        if issubclass(type(file), io.TextIOWrapper | io.BufferedWriter):  # not isinstance: that asks proxies
+            with contextlib.suppress(OSError, ValueError):  # closed, or no file at all
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    file.flush()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed by whoever was reading it
             stream.flush()

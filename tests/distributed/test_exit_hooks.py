@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,3 +68,16 @@ def test_what_an_import_registers_is_the_processs(tmp_path: Path, monkeypatch: p
     import imported_once
 
     atexit.unregister(imported_once.hook)
+
+
+def test_files_that_a_script_leaves_open_are_written(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import atexit, sys\nfrom motet.testing import tiny_job\n"
+        "log = open(sys.argv[1], 'w')\nlog.write('begun, ')\ntiny_job(steps=2)\nlog.write('trained, ')\n"
+        "def say():\n    log.write('over')\natexit.register(say)\n"
+    )
+    each = ("--each", str(tmp_path / "a"), "--each", str(tmp_path / "b"))
+    command = [sys.executable, "-m", "motet", "run", "--nproc-per-node=1", str(script), *each, "--run-dir=out"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "begun, trained, over"
