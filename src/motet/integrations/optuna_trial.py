@@ -23,8 +23,8 @@ class SharedTrial(BaseTrial):
     """What an objective gets as its trial: every call is made on all workers, and answered alike.
 
     Worker 0 has the ``real`` trial; the others have None. A suggestion, `should_prune` and an attribute cost the
-    other workers a wait for worker 0 (about half a millisecond on one machine); what is known already, `report`, and
-    `should_prune` of a study that never prunes cost nothing. Attributes that worker 0 alone cannot answer for all
+    other workers a wait for worker 0 (a tenth of a millisecond where all are there); what is known already, `report`,
+    and `should_prune` of a study that never prunes cost nothing. Attributes that worker 0 alone cannot answer for all
     (``study.trials``, ``storage``) are not there.
     """
 
