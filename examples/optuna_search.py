@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 import optuna
 import torch
@@ -23,7 +24,7 @@ from motet.demo.images import DigitsNet, accuracy, load_images
 from motet.integrations.optuna import optimize
 
 
-def objective(trial: optuna.Trial, num_epochs: int = 9) -> float:
+def objective(trial: optuna.Trial, num_epochs: int) -> float:
     """Train on digits with DDP; return the accuracy on held-out ones. Nothing in here knows of Motet."""
     dist.init_process_group("gloo")
     learning_rate = trial.suggest_float("learning_rate", 1e-3, 0.5, log=True)
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--storage", default="sqlite:///search.db", help="where Optuna keeps the study")
     parser.add_argument("--trials", type=int, default=20, help="how many the study shall have in all")
     parser.add_argument("--at-once", type=int, default=4, help="how many are in flight together")
+    parser.add_argument("--epochs", type=int, default=9, help="of a trial that is not pruned")
     options = parser.parse_args()
 
     def study() -> optuna.Study:
@@ -71,7 +73,7 @@ def main() -> None:
         )
 
     # `study` is called on worker 0 alone: no other worker talks to the storage.
-    optimize(study, objective, total_trials=options.trials, at_once=options.at_once)
+    optimize(study, partial(objective, num_epochs=options.epochs), total_trials=options.trials, at_once=options.at_once)
 
     if os.environ.get("RANK", "0") == "0":
         found = study()

@@ -36,7 +36,7 @@ def torchrun(*arguments: str, environment: Mapping[str, str] | None = None) -> s
         text=True,
         env={**_environment(), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **(environment or {})},
         cwd=ROOT,
-        timeout=150,
+        timeout=280,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-6000:]

@@ -27,6 +27,7 @@ def test_a_search_goes_on_after_a_worker_was_killed(new_gang: Callable[[int], Ga
     must_be_whole(optuna_searches.study_at("journal", tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_search_again_whose_worker_0_was_killed(tmp_path: Path) -> None:
     torchrun("--max-restarts=1", "tests/integrations/optuna_program.py", str(tmp_path))
     must_be_whole(optuna_searches.study_at("sqlite", tmp_path), tmp_path)
