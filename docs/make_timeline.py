@@ -2,7 +2,7 @@
 
 ::
 
-    sudo .venv/bin/python docs/make_timeline.py [--rate 300mbit] [--turns 6] [--repeat 5]
+    sudo .venv/bin/python docs/make_timeline.py [--rate 600mbit] [--turns 8] [--repeat 5]
 
 The demo's transformer and recommender train on two workers, a core each, joined by a link that is held to the rate
 (network namespaces: needs root). First with ``at_once=1``, where nothing hides a job's gradients but its own backward,
@@ -168,8 +168,8 @@ def machine() -> str:
 def main() -> None:
     """Measure and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", default="300mbit")
-    parser.add_argument("--turns", type=int, default=6, help="turns of each job that are drawn")
+    parser.add_argument("--rate", default="600mbit")
+    parser.add_argument("--turns", type=int, default=8, help="turns of each job that are drawn")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--nice", type=int, default=0, help="of the training: below 0 where others work on the machine")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
