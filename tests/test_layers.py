@@ -16,7 +16,8 @@ LAYERS = [
     "jobs resuming",
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
     "gradients buffers seams turns job_seams job_output job_source "
-    "accounts bookkeeping memory offload housing aggregation compression checkpoint nonfinite saving pipeline running profiling",
+    "accounts bookkeeping memory offload housing aggregation compression "
+    "checkpoint nonfinite saving pipeline running profiling",
     "observe integrations",
     "parcel notebook entry launch launching",
     "cli",

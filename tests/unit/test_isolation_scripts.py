@@ -11,7 +11,7 @@ import pytest
 from greenlet import getcurrent, greenlet
 
 from motet import isolation
-from motet.jobs_script import Script
+from motet.jobs.script import Script
 
 TURNS: list[object] = []
 

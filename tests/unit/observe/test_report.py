@@ -71,7 +71,9 @@ def test_the_first_screen_answers(tmp_path: Path) -> None:
     assert re.search(r"Time saved ≈ 1\d\.\d s 1\.\d\d times as fast as one after another", first)
     assert "Bottleneck both Computing and network alike" in first
     assert re.search(r"Sync hidden 9\d %", first)
-    assert re.search(r"gpt motet\.demo:byte_gpt\(num_layers=4\) loss 2\.\d+ → 0\.\d+ returned 0\.93 finished 400/400", first)
+    assert re.search(
+        r"gpt motet\.demo:byte_gpt\(num_layers=4\) loss 2\.\d+ → 0\.\d+ returned 0\.93 finished 400/400", first
+    )
     assert "predicted 27.5 s" in text
 
 
