@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
 
-.PHONY: help demo test check docs format bench clean
+.PHONY: help demo test test-all check docs format bench clean
 
 help:
 	@echo "make demo    train three different models at once on two workers"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests that take minutes together"
+	@echo "make test-all  run all tests, for about an hour"
 	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
 	@echo "make docs    build the docs into site/, with every warning an error"
 	@echo "make format  format the code"
@@ -30,6 +31,9 @@ demo: $(STAMP)
 	$(BIN)/motet run examples/demo.yaml --nproc-per-node=2
 
 test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)

@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from motet.testing import Gang
+
+# Minutes each: `make test-all` runs them, `make test` does not.
+_SLOW = (
+    "distributed/test_aggregation.py",
+    "distributed/test_bit_identity_compiled.py",
+    "distributed/test_checkpoints.py",
+    "distributed/test_failures.py",
+    "distributed/test_failures_cli.py",
+    "distributed/test_isolation_between_jobs.py",
+    "distributed/test_motet_run.py",
+    "distributed/test_order_changes.py",
+    "distributed/test_plan.py",
+    "distributed/test_refusals.py",
+    "distributed/test_resume",
+    "distributed/test_seams_undone.py",
+    "distributed/test_stops.py",
+    "integrations/",
+    "test_docs.py",
+    "test_examples.py",
+    "unit/demo/",
+    "unit/test_checkpoint",
+    "unit/test_isolation_loggers.py",
+    "unit/test_shaped_links.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what stands in a slow file."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(_SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
