@@ -2,7 +2,8 @@
 
 What all workers hold alike is saved once, by worker 0: modules, optimizers, learning-rate schedulers, gradient
 scalers, and any other object with ``state_dict``. What each worker holds for itself is saved by each: its random
-generators, its place in the data, its modules' buffers (under ``broadcast_buffers=False`` they differ).
+generators (the global ones, and what is registered as a `torch.Generator`), its place in the data, its modules'
+buffers (under ``broadcast_buffers=False`` they differ).
 """
 
 from __future__ import annotations
@@ -117,12 +118,14 @@ def _is_own(each: object) -> bool:
     if isinstance(each, nn.Module):
         return False
     # A stateful loader of any make is iterated; nothing else that is registered usually is.
-    return isinstance(each, (DataPosition, DataLoader, Sampler)) or hasattr(each, "__iter__")
+    return isinstance(each, (DataPosition, DataLoader, Sampler, torch.Generator)) or hasattr(each, "__iter__")
 
 
 def _unwrapped(name: str, each: object) -> Any:
     """Return the object whose state counts: the module within DDP and ``torch.compile``."""
     target: Any = each
+    if isinstance(each, torch.Generator):
+        return _GeneratorState(each)
     while True:
         if isinstance(target, (DistributedDataParallel, DataParallel)):
             target = target.module
@@ -137,6 +140,19 @@ def _unwrapped(name: str, each: object) -> Any:
                 "with state_dict() and load_state_dict()"
             )
     return target
+
+
+class _GeneratorState:
+    """A random generator of the loop's own, as an object with a state."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._generator.set_state(state["generator"])
 
 
 def _modules(objects: Mapping[str, object]) -> Iterator[tuple[str, nn.Module]]:

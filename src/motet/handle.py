@@ -99,10 +99,11 @@ class JobHandle:
                 ...                      # forward, backward, optimizer.step()
                 start.save_point()       # here the loop could start again
 
-        ``objects``: whatever has ``state_dict`` and ``load_state_dict``; the job's random generators are saved in any
-        case. ``every_turns`` and ``every_minutes`` tell when the next save point saves (by default every 10 minutes);
-        so does the end of the loop, and a request to stop. A registered `DataPosition` says by itself where the loop
-        could start again: at its next batch, once the optimizer has stepped. ``keep``: how many stay, the newest.
+        ``objects``: whatever has ``state_dict`` and ``load_state_dict``, and random generators of the loop's own
+        (`torch.Generator`); the global ones are saved in any case. ``every_turns`` and ``every_minutes`` tell when the
+        next save point saves (by default every 10 minutes); so does the end of the loop, and a request to stop. A
+        registered `DataPosition` says by itself where the loop could start again: at its next batch, once the
+        optimizer has stepped. ``keep``: how many stay, the newest.
 
         Call it once, on all workers, when all objects are built (models in DDP). Blocks to read what is restored.
         Raises `CheckpointError` if that does not fit or nothing that was saved is whole. Outside of a run with a run
