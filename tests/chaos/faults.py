@@ -1,0 +1,200 @@
+"""Runs that are harmed at random moments, with a recorded seed, and what becomes of them."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.loops import EVERY, LOOPS
+
+from motet.checkpoint import Checkpoints
+from motet.errors import CheckpointError
+from motet.testing import Gang, Outcome
+from motet.testing.gang import GangCallError
+
+ALONE, TOGETHER = "tests.chaos.loops:alone", "tests.chaos.loops:together"
+NUM_WORKERS = 2
+LONGEST_SECONDS = 180.0
+TIMEOUT_SECONDS = 20.0
+DISK_BYTES = 40_000_000
+CLEAR = {"WorkerLostError", "WorkerFailedError", "SyncTimeoutError", "DivergenceError", "GangError"}
+
+
+@dataclass
+class Counts:
+    """What was done, and what went wrong."""
+
+    faults: collections.Counter[str] = field(default_factory=collections.Counter)
+    starts: int = 0
+    runs: int = 0
+    errors: collections.Counter[str] = field(default_factory=collections.Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+        errors = ", ".join(f"{count} {kind}" for kind, count in sorted(self.errors.items())) or "none"
+        told = f"{self.faults.total()} faults ({faults}) in {self.runs} runs, {self.starts} starts of the gang"
+        return "\n".join([told, f"starts that ended with an error: {errors}", f"wrong: {len(self.wrong)}", *self.wrong])
+
+
+class Chaos:
+    """Harms one run after the other. ``disk``: a small file system to fill, or None."""
+
+    def __init__(self, place: Path, seed: int, disk: Path | None = None, pause: float = 0.004) -> None:
+        self.place, self.disk, self.pause = place, disk, pause
+        self.draw = random.Random(seed)
+        self.counts = Counts()
+        self.kinds = ["kill", "kill", "kill all", "terminate", "stall", "stall"] + ["fill"] * (disk is not None)
+
+    def run(self, num_faults: int) -> Counts:
+        """Harm runs until so many faults have happened; every run is brought to its end."""
+        with Gang(NUM_WORKERS, timeout_seconds=LONGEST_SECONDS) as gang:
+            expected = {name: gang.run(ALONE, name)[0] for name in LOOPS}
+            while self.counts.faults.total() < num_faults:
+                self._one_run(gang, expected, num_faults)
+        return self.counts
+
+    def _one_run(self, gang: Gang, expected: dict[str, str], num_faults: int) -> None:
+        """Begin a run and start it again until it has ended; compare."""
+        self.counts.runs += 1
+        folder = (self.disk or self.place) / f"run-{self.counts.runs}"
+        before: dict[str, int] = {}
+        for _ in range(40):
+            gang.start()
+            self.counts.starts += 1
+            with self._harm(gang, num_faults):
+                outcomes = self._attempt(gang, str(folder))
+            self._check_starts(folder, before)
+            before = self._check_checkpoints(folder)
+            if all(outcome.ok for outcome in outcomes):
+                jobs = outcomes[0].value
+                if all(status == "finished" for status, _ in jobs.values()):
+                    found = {name: result for name, (_, result) in jobs.items()}
+                    if found != expected:
+                        self._wrong(f"other weights than alone: {[n for n in expected if found[n] != expected[n]]}")
+                    return
+                if any(status == "failed" for status, _ in jobs.values()):
+                    self._wrong(f"a job was lost: {jobs}")
+                    return
+        self._wrong("the run did not end in 40 starts")
+
+    def _attempt(self, gang: Gang, folder: str) -> list[Outcome]:
+        try:
+            outcomes = gang.attempt(TOGETHER, folder, self.pause, TIMEOUT_SECONDS)
+        except GangCallError as error:
+            self._wrong(f"hung: {error}")
+            return [Outcome(error=str(error))]
+        for outcome in outcomes:
+            if outcome.kind is not None:
+                self.counts.errors[outcome.kind] += 1
+                if outcome.kind not in CLEAR:
+                    self._wrong(f"an error that is not clear: {outcome}")
+        return outcomes
+
+    @contextlib.contextmanager
+    def _harm(self, gang: Gang, num_faults: int) -> Iterator[None]:
+        """Let a fault happen at a random moment within the block; most starts get one."""
+        left = num_faults - self.counts.faults.total()
+        kind = self.draw.choice(self.kinds) if left > 0 else ""
+        after, lasting = self.draw.uniform(0.05, 1.6), self.draw.choice([0.1, 0.5, 1.0, 4.0])
+        whom, pids, over = self.draw.randrange(NUM_WORKERS), list(gang.pids), threading.Event()
+
+        def strike() -> None:
+            if over.wait(after):
+                return  # the run had ended before
+            self.counts.faults[kind] += 1
+            with contextlib.suppress(ProcessLookupError):
+                if kind == "kill":
+                    os.kill(pids[whom], signal.SIGKILL)
+                elif kind == "kill all":
+                    for pid in pids:
+                        os.kill(pid, signal.SIGKILL)
+                elif kind == "terminate":
+                    os.kill(pids[whom], signal.SIGTERM)
+                elif kind == "stall":
+                    os.kill(pids[whom], signal.SIGSTOP)
+                    over.wait(lasting)
+                    os.kill(pids[whom], signal.SIGCONT)
+                elif kind == "fill":
+                    assert self.disk is not None
+                    _fill(self.disk / "ballast")
+                    over.wait(lasting)
+                    (self.disk / "ballast").unlink()
+
+        thread = threading.Thread(target=strike)
+        if kind:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if kind:
+                thread.join()
+
+    def _check_checkpoints(self, folder: Path) -> dict[str, int]:
+        """Require that no checkpoint is damaged; return the turns that the jobs can go on from."""
+        turns = {}
+        for name in LOOPS:
+            checkpoints = Checkpoints(folder / "checkpoints", name, worker=0, num_workers=NUM_WORKERS)
+            try:
+                found = checkpoints.latest()
+            except CheckpointError as error:
+                self._wrong(f"damaged: {error}")
+                continue
+            if checkpoints.problems:
+                self._wrong(f"damaged: {checkpoints.problems}")
+            turns[name] = 0 if found is None else found.turn
+        return turns
+
+    def _check_starts(self, folder: Path, before: dict[str, int]) -> None:
+        """Require that each job that was started went on exactly from its last checkpoint."""
+        for name, turn in before.items():
+            log = folder / "jobs" / name / "log.txt"
+            said = re.findall(r"begins after (\d+)", log.read_text()) if log.exists() else []
+            starts = getattr(self, "_starts", {})
+            count = len(said)
+            key = (str(folder), name)
+            if count > starts.get(key, 0) and int(said[-1]) != turn:
+                self._wrong(f"job {name} began after turn {said[-1]}, its last checkpoint was of turn {turn}")
+            starts[key] = count
+            self._starts = starts
+        assert EVERY
+
+    def _wrong(self, what: str) -> None:
+        self.counts.wrong.append(f"run {self.counts.runs}, start {self.counts.starts}: {what}")
+
+
+def _fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 65536)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path | None]:
+    """Mount a small file system for the block; None where that is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def new_seed() -> int:
+    """Return a seed to record."""
+    return int(time.time_ns() % 1_000_000)
