@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -40,6 +41,7 @@ BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 INCLUDED = re.compile(r'^--8<-- "(.*?)"$', re.MULTILINE)
+RUN_SECONDS = 240
 OPTION = re.compile(r"--[a-z][a-z-]+")
 
 
@@ -197,7 +199,17 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
 
 
 def _run(words: list[str], place: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    """Run a command in a session of its own, of which nothing stays when it takes too long."""
+    with subprocess.Popen(
+        words, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=RUN_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def every_file_is_explained(run_dir: Path) -> None:
