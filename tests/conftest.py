@@ -11,11 +11,13 @@ from motet.testing import Gang
 
 # Minutes each: `make test-all` runs them, `make test` does not.
 _SLOW = (
+    "chaos/",
     "distributed/test_aggregation.py",
     "distributed/test_bit_identity_compiled.py",
     "distributed/test_checkpoints.py",
     "distributed/test_failures.py",
     "distributed/test_failures_cli.py",
+    "distributed/test_loopback_only.py",
     "distributed/test_isolation_between_jobs.py",
     "distributed/test_motet_run.py",
     "distributed/test_order_changes.py",
