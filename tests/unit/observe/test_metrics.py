@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -64,27 +65,29 @@ def test_turns_logged_again_after_a_resume_replace_the_earlier_ones(tmp_path: Pa
     assert curves["loss"]["b"].values == [7.0]
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """Let no file grow beyond 100 bytes."""
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond 100 bytes: not for longer than the block, or pytest's own output meets the limit."""
     import signal
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield tmp_path
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_the_callers_to_report(full_disk: Path) -> None:
-    writer = MetricsWriter(full_disk)
+def test_a_full_disk_is_the_callers_to_report(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
     writer.observe(started())
     writer.observe(MetricsLogged(51.0, "a", 1, {"loss": 1.0}))
-    with pytest.raises(OSError, match="File too large"):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
         writer.observe(MetricsLogged(51.0, "a", 2, {"loss": 1.0}))
     writer.close()  # nothing is left to be written, so this cannot fail again
-    assert os.path.getsize(full_disk / "metrics.jsonl") == 100
+    assert os.path.getsize(tmp_path / "metrics.jsonl") == 100
 
 
 def test_ends_are_means_of_finite_values() -> None:
