@@ -141,6 +141,11 @@ class Agreements:
                 f"Job '{ended.job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{told}"
                 + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
             )
+        if len({tuple(values[:4]) for values in gathered}) == 1:
+            raise DivergenceError(
+                f"Job '{ended.job}' ended alike, but the workers have synchronized different gradients before:\n{told}\n"
+                "Look for an `if` on the rank around backward() or no_sync()."
+            )
         raise DivergenceError(
             f"Job '{ended.job}' did not end alike on all workers:\n{told}\n"
             "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank."
