@@ -143,7 +143,7 @@ class Agreements:
             )
         if len({tuple(values[:4]) for values in gathered}) == 1:
             raise DivergenceError(
-                f"Job '{ended.job}' ended alike, but the workers have synchronized different gradients before:\n{told}\n"
+                f"Job '{ended.job}' ended alike, but the workers synchronized different gradients before:\n{told}\n"
                 "Look for an `if` on the rank around backward() or no_sync()."
             )
         raise DivergenceError(
