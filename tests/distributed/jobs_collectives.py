@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from tests.distributed.identity import Record
 from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net, train
 from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
@@ -98,6 +99,12 @@ def groups() -> Record:
     if dist.get_world_size() > 1:
         dist.destroy_process_group(everyone)
     return record.ended(ddp, optimizer)
+
+
+def mesh() -> Record:
+    """DDP over a device mesh of all workers."""
+    ddp = DDP(net(), device_mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    return train(ddp, torch.optim.Adam(ddp.parameters()), Record())
 
 
 def saving() -> Record:

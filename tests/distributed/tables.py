@@ -111,6 +111,7 @@ LOOPS = {
     "jobs_collectives:mean_loss_before": Expected(),
     "jobs_collectives:conversation": Expected(),
     "jobs_collectives:groups": Expected(),
+    "jobs_collectives:mesh": Expected(),
     "jobs_collectives:saving": Expected(),
     "jobs_collectives:group_of_its_own": Expected(alone="jobs_collectives:training"),
     "jobs_collectives:group_ended_twice": Expected(alone="jobs_collectives:training"),

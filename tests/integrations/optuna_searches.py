@@ -255,3 +255,37 @@ def killed_at(kind: str, folder: Path, worker: int, at: int) -> Any:
 
     results = optimize(study, fatal, total_trials=6, at_once=2)
     return {name: job.status for name, job in results.jobs.items()}
+
+
+def stopped(folder: Path) -> Any:
+    """Ask a search to stop (SIGTERM on one worker), as a cluster does; then go on with it."""
+
+    def stopping(trial: optuna.Trial) -> float:
+        if trial.number == 1 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return objective(trial, steps=2 if trial.number == 0 else 200)
+
+    def study() -> optuna.Study:
+        return study_in("sqlite", folder, pruner=optuna.pruners.NopPruner())
+
+    first = optimize(study, stopping, total_trials=3, at_once=2)
+    before = summary(study()) if dist.get_rank() == 0 else None
+    second = optimize(study, lambda trial: objective(trial, steps=2), total_trials=3, at_once=2)
+    after = summary(study()) if dist.get_rank() == 0 else None
+    statuses = [sorted(job.status for job in results.jobs.values()) for results in (first, second)]
+    return statuses, before, after
+
+
+def with_heartbeats(folder: Path) -> Any:
+    """Search in a storage that wants heartbeats; return the states and whether a heartbeat was recorded."""
+    import threading
+    import warnings
+
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    study = None
+    if dist.get_rank() == 0:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/beats.db", heartbeat_interval=1, grace_period=60)
+        study = optuna.create_study(storage=storage)
+    optimize(study, lambda trial: objective(trial, steps=2), n_trials=3, at_once=2)
+    left = [thread.name for thread in threading.enumerate() if "eartbeat" in repr(thread)]
+    return summary(study), left

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,25 @@ def test_a_search_goes_on_after_a_worker_was_killed(new_gang: Callable[[int], Ga
 def test_torchrun_starts_a_search_again_whose_worker_0_was_killed(tmp_path: Path) -> None:
     torchrun("--max-restarts=1", "tests/integrations/optuna_program.py", str(tmp_path))
     must_be_whole(optuna_searches.study_at("sqlite", tmp_path), tmp_path)
+
+
+def test_a_search_that_is_stopped_queues_its_running_trials(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
+    (statuses, before, after), (others, _, _) = gangs(2).run(HOME + "stopped", tmp_path)
+    assert statuses == others
+    assert "stopped" in statuses[0]
+    assert set(statuses[1]) == {"finished"}
+    lost = [trial[2]["lr"] for trial in before if trial[1] == "FAIL"]
+    assert sorted(trial[2]["lr"] for trial in before if trial[1] == "WAITING") == sorted(lost)
+    assert len([trial for trial in after if trial[1] == "COMPLETE"]) == 3
+
+
+def test_a_storage_that_wants_heartbeats_gets_them(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
+    (stored, left), _ = gangs(2).run(HOME + "with_heartbeats", tmp_path)
+    assert [trial[1] for trial in stored] == ["COMPLETE"] * 3
+    assert left == [], "their threads end with the trials"
+    with contextlib.closing(sqlite3.connect(tmp_path / "beats.db")) as database:
+        beats = database.execute("select count(distinct trial_id) from trial_heartbeats").fetchone()
+    assert beats == (3,)
 
 
 def must_be_whole(study: optuna.Study, folder: Path) -> None:
