@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from greenlet import getcurrent, greenlet
 from jobs.loop import WARM_STEPS, Wrap, plain_ddp
 from knobs import turned
 from sets import SETS, BenchJob
@@ -51,6 +52,7 @@ class Meter:
         self._gate = gate if gate is not None else dist.barrier
         self._cpu_seconds = 0.0
         self._sent_bytes = 0
+        self.give_way: Callable[[], object] = lambda: motet.current_job().yield_turn()
 
     def ready(self) -> None:
         """Wait until all loops and workers are ready. Called by each loop once."""
@@ -60,7 +62,7 @@ class Meter:
             self._cpu_seconds, self._sent_bytes = time.process_time(), sent_bytes()
             self.measured.begin = time.perf_counter()
         while self._missing > 0:
-            motet.current_job().yield_turn()
+            self.give_way()
 
     def ended(self, end: float) -> Measured:
         """Return what was measured up to the end of the last loop."""
@@ -125,6 +127,28 @@ def together(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, **options: An
         for name, r in results.jobs.items()
     }
     return measured
+
+
+def bare_turns(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured:
+    """Plain DDP loops that take turns after each backward, and nothing else: what interleaving costs by itself."""
+    hub, whole = getcurrent(), torch.autograd.backward
+    meter = Meter(len(jobs))
+    meter.give_way = hub.switch
+
+    def backward(*args: Any, **kwargs: Any) -> None:
+        whole(*args, **kwargs)
+        hub.switch()
+
+    loops = [greenlet(loop_of(job, units, wrap=wrap, ready=meter.ready)) for job in jobs.values()]
+    torch.autograd.backward = backward
+    try:
+        while loops:
+            for loop in loops:
+                end = loop.switch()
+            loops = [loop for loop in loops if not loop.dead]
+    finally:
+        torch.autograd.backward = whole
+    return meter.ended(end)
 
 
 class LockStep(Pipeline):
@@ -227,6 +251,8 @@ def measure(command: Mapping[str, Any], gate: Callable[[], None]) -> Measured:
     wrap = wrap_with(cap_mb)
     if method == "ddp":
         return one_after_another(jobs, units, wrap)
+    if method == "bare turns":
+        return bare_turns(jobs, units, wrap)
     if method == "no overlap":
         return one_after_another(jobs, units, wrap_with(1e6))  # one bucket: it leaves when backward is over
     if method == "side by side":

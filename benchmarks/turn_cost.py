@@ -1,11 +1,15 @@
 """What does a turn cost? Sixteen jobs of about two milliseconds a step, one worker, against the same under plain DDP.
 
-    python benchmarks/turn_cost.py            # about a minute
+    python benchmarks/turn_cost.py            # about two minutes
     python benchmarks/turn_cost.py --profile  # where the time goes, by function
 
 With one worker nothing travels: what the run takes longer than the loops one after another is what Motet does in a
 turn (exchanging the global state, switching, starting the sync, landing it, choosing the next job). The order is
 given: determining one is done a few times a run, not every turn, and `benchmarks/unequal_jobs.py` measures it.
+
+In between, the same loops take turns without Motet: a greenlet switch after every backward and nothing else. What
+that costs over the plain loops are the processor's caches, which hold one job's data and code better than sixteen's;
+nobody who interleaves can save it.
 """
 
 from __future__ import annotations
@@ -32,17 +36,20 @@ def measure(steps: int, repeats: int, job_set: str) -> dict[str, object]:
     rows = []
     for _ in range(repeats):
         command = {"set": job_set, "units": steps, "options": {"order": "round-robin"}}
-        plain, motet = (run({"method": method, **command}, lambda: None) for method in ("ddp", "motet"))
+        methods = ("ddp", "bare turns", "motet")
+        plain, bare, motet = (run({"method": method, **command}, lambda: None) for method in methods)
         turns = num_jobs * steps
         rows.append(
             {
                 "plain_ms": (plain.end - plain.begin) / turns * 1e3,
+                "bare_ms": (bare.end - bare.begin) / turns * 1e3,
                 "motet_ms": (motet.end - motet.begin) / turns * 1e3,
                 "plain_cpu_ms": plain.cpu_seconds / turns * 1e3,
                 "motet_cpu_ms": motet.cpu_seconds / turns * 1e3,
             }
         )
         rows[-1]["turn_ms"] = rows[-1]["motet_ms"] - rows[-1]["plain_ms"]
+        rows[-1]["over_bare_ms"] = rows[-1]["motet_ms"] - rows[-1]["bare_ms"]
         rows[-1]["turn_cpu_ms"] = rows[-1]["motet_cpu_ms"] - rows[-1]["plain_cpu_ms"]
     return {key: spread([row[key] for row in rows]) for key in rows[0]} | {"jobs": num_jobs, "steps": steps}
 
@@ -67,7 +74,7 @@ def profile(steps: int, job_set: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--set", default=JOB_SET)
     parser.add_argument("--profile", action="store_true")

@@ -21,7 +21,7 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return functional.mse_loss(model(x), y)
 
 
-def tiny(steps: int, width: int = 48, num_layers: int = 12, batch: int = 32, seed: int = 0, **options: Any) -> float:
+def tiny(steps: int, width: int = 16, num_layers: int = 12, batch: int = 32, seed: int = 0, **options: Any) -> float:
     """Train a deep, narrow perceptron."""
     torch.manual_seed(seed)
     layers = [layer for _ in range(num_layers) for layer in (nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())]

@@ -123,6 +123,7 @@ class JobGradients:
         self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
         self._travelling: list[Travelling] = []
         self._turn = Turnaround()
+        self._events: list[threading.Event] = []  # of buckets that have landed, to be used again: making one is slow
         self._models: list[DeferredDDP] = []
         self._sent: set[DeferredDDP] = set()
 
@@ -216,7 +217,7 @@ class JobGradients:
 
     def _lane(self, buffer: Tensor) -> dist.ProcessGroup | None:
         """Return the group that a bucket travels on (ADR 0020)."""
-        return self.lane if buffer.device.type == "cpu" or self.device_lane is None else self.device_lane
+        return self.lane if self.device_lane is None or buffer.is_cpu else self.device_lane
 
     def _completed(self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor) -> torch.futures.Future[Tensor]:
         """Return a completed future of the bucket: the same one as long as it is the same memory, on the CPU."""
@@ -284,14 +285,14 @@ class JobGradients:
         turn.num_collectives += 1
         turn.launches.append((now, num_bytes))
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
-        done = threading.Event()
+        done = self._events.pop() if self._events else threading.Event()
         if work is not None:
             land = self._landing(model, bucket, buffer, lambda: travels)
             self._travelling.append(Travelling(done, work.wait, land))
         else:
             land = self._landing(model, bucket, buffer, lambda: _hook_result(future))
             self._travelling.append(Travelling(done, future.wait, land))
-        if buffer.device.type != "cpu":
+        if not buffer.is_cpu:
             self._follow_on_device(turn, self._travelling[-1], future, buffer.device, num_bytes)
             return
         share = self._link.begin(now)
@@ -365,6 +366,9 @@ class JobGradients:
             for bucket in self._travelling:
                 wait(bucket)
                 bucket.land()
+        for bucket in self._travelling:
+            bucket.done.clear()
+            self._events.append(bucket.done)
         return self._begin_turn()
 
     def drain(self, wait: Callable[[Travelling], None]) -> None:

@@ -104,14 +104,15 @@ class Housing:
         if self._offload is not None:
             self._offload.returned(job.name)
 
-    def before_turn(self, job: RunningJob, next_job: str | None) -> None:
+    def before_turn(self, job: RunningJob, next_job: Callable[[], str | None]) -> None:
         """Begin to bring back what the next job holds, and to measure."""
-        self.before_landing(job)
-        if self._offload is not None and next_job is not None:
-            self._offload.begin_return(next_job)
+        if self._offload is not None:
+            self._offload.returned(job.name)
+            if (following := next_job()) is not None:
+                self._offload.begin_return(following)
         self._meter.turn_begins(job.name, job.turn)
 
-    def after_turn(self, job: RunningJob, next_job: str | None, live: Collection[str]) -> None:
+    def after_turn(self, job: RunningJob, next_job: Callable[[], str | None], live: Collection[str]) -> None:
         """Measure what the job holds; let it rest if it is idle now."""
         if self._clock.on_device and self._on_host:
             self._on_host = False
@@ -123,7 +124,7 @@ class Housing:
             self._measure(job)
         if self._offload_what == "idle" and self._offload is None and job.num_synced > 0:
             self._begin_to_offload()
-        if self._offload is not None and job.outcome is None and next_job != job.name and len(live) >= FEWEST_JOBS:
+        if self._offload is not None and job.outcome is None and len(live) >= FEWEST_JOBS and next_job() != job.name:
             models = self._seams.models_of(job.gradients.models)
             self._offload.put_away(job.name, state_of(models, job.optimizers))
 

@@ -144,6 +144,7 @@ class Pipeline:
                     self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise
             finally:
+                self._turns.settle()
                 self._buffers.close()
         wall_seconds = time.perf_counter() - self._begin
         self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
@@ -163,7 +164,7 @@ class Pipeline:
         if self._housing.asks_again(job):
             self._admit()
         if job.outcome is not None:
-            self._turns.touched()
+            self._turns.settle()
             self._conclude(job)
             self._admit()
             self._follow(self._planning.ended(job.name, self._num_synced()))
@@ -185,6 +186,7 @@ class Pipeline:
     def _admit(self) -> None:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
         # A search must not choose a trial that would then wait: what is learned meanwhile would not count.
+        self._turns.settle()
         while self._housing.may_have_room(self._live) and (spec := self._spec or self._source.next_job()) is not None:
             self._spec = spec
             if not self._housing.has_room(self._live):
@@ -284,7 +286,7 @@ class Pipeline:
         turn = job.turn
         self._watch.at("computing", job.name, turn)
         with job.gradients.on_stream():
-            self._housing.before_turn(job, self._next_after(job))
+            self._housing.before_turn(job, self._next)
             begun = self._books.turn_begins()
         self._turns.take(job, throw=throw)
         with job.gradients.on_stream():
@@ -304,9 +306,9 @@ class Pipeline:
             self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
         )
         with job.gradients.on_stream():
-            self._housing.after_turn(job, self._next_after(job), self._live)
+            self._housing.after_turn(job, self._next, self._live)
 
-    def _next_after(self, job: RunningJob) -> str | None:
+    def _next(self) -> str | None:
         """Return the job whose turn comes next, as far as can be said now."""
         return copy.copy(self._cursor).next(self._live) if self._live else None
 
@@ -399,6 +401,7 @@ class Pipeline:
             self._conclude_stopped(job)
 
     def _conclude_stopped(self, job: RunningJob) -> None:
+        self._turns.settle()
         if job.outcome is None:
             job.give_up()
         self._conclude(job)
@@ -451,8 +454,8 @@ class Pipeline:
 
     def _observe(self, event: Event) -> None:
         for observer in tuple(self._observers):
-            if self._turns.current is None and not getattr(observer, "changes_nothing_global", False):
-                self._turns.touched()
+            if not getattr(observer, "changes_nothing_global", False):
+                self._turns.settle()
             try:
                 observer.observe(event)
             except Exception as error:

@@ -1,4 +1,4 @@
-"""What is there between turns is not taken anew while nobody can have changed it, and is never mixed up."""
+"""Between turns only what Motet itself depends on is put back, and all of it before anybody else looks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from motet import isolation
 from motet.events import Event
+from motet.isolation import registry
 from motet.running import run
 
 
@@ -23,36 +24,47 @@ def _everything_as_before() -> Iterator[None]:
     isolation.put_all(kept)
 
 
-def test_what_was_put_last_need_not_be_taken() -> None:
+def test_between_turns_only_what_is_near_is_put_back() -> None:
     outside = isolation.take_all()
     jobs = [outside.copy(), outside.copy()]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = [(random.random(), np.random.randn(), torch.rand(()).item()) for _ in range(8)]
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    present: isolation.Saved | None = None
+    outside = left = isolation.take_all()
     drawn: list[list[tuple[float, float, float]]] = [[], []]
     for turn in range(8):
         for number in (0, 1):
-            outside, present = isolation.exchange(jobs[number], present), None
+            isolation.enter(jobs[number], left, outside)
             if turn == 0:
                 random.seed(1), np.random.seed(1), torch.manual_seed(1)
+                torch.set_grad_enabled(bool(number))
+            assert torch.is_grad_enabled() == bool(number)
             drawn[number].append((random.random(), np.random.randn(), torch.rand(()).item()))
-            jobs[number] = isolation.exchange(outside)
-            present = outside
+            jobs[number] = left = isolation.leave(outside)
+            assert torch.is_grad_enabled(), "Motet's own code finds its own"
+    isolation.settle(outside, left)
     assert drawn == [expected, expected]
     after = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     assert after == (random.random(), np.random.rand(), torch.rand(()).item())
 
 
-def test_a_state_that_was_taken_twice_is_known_as_it_was_put() -> None:
+def test_all_is_put_back_where_it_is_not_known_what_was_left() -> None:
+    random.seed(5)
     outside = isolation.take_all()
-    isolation.take_all()  # the live objects are this one's now: the other gets copies when it is put back
-    job = isolation.exchange(outside)
-    generator = np.random.mtrand._rand._bit_generator  # type: ignore[attr-defined]
-    again = isolation.exchange(job, outside)
-    isolation.exchange(again)
-    assert np.random.mtrand._rand._bit_generator is generator  # type: ignore[attr-defined]
+    job = outside.copy()
+    isolation.enter(job, outside, outside)
+    random.seed(6), torch.set_grad_enabled(False)
+    isolation.settle(outside, None)
+    assert torch.is_grad_enabled()
+    drawn = random.random()
+    random.seed(5)
+    assert drawn == random.random()
+
+
+def test_what_is_put_back_more_than_once_is_no_live_object() -> None:
+    with pytest.raises(AssertionError, match="live object"):
+        registry.add("a list", list, lambda value: None, copy=list, near=True)
 
 
 class Drawing:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from greenlet import greenlet
 from tests.unit.test_isolation import Job, alternate, check_apart
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -121,8 +123,18 @@ def test_each_job_finds_its_own(name: str) -> None:
 
 
 def test_inductors_flag_goes_with_deterministic_algorithms() -> None:
+    """Torch keeps it in a context variable, and every greenlet has a context of its own: no entry is needed."""
     config = pytest.importorskip("torch._inductor.config")
-    check_apart(lambda: config.deterministic, lambda: torch.use_deterministic_algorithms(True))
+    config.deterministic = False
+    job = greenlet(lambda: torch.use_deterministic_algorithms(True))
+    job.gr_context = context = contextvars.copy_context()
+    outside = isolation.take_all()
+    job.switch()
+    assert torch.are_deterministic_algorithms_enabled()
+    isolation.put_all(outside)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not config.deterministic
+    assert context.run(lambda: config.deterministic), "the job finds it again"
 
 
 def test_precision_that_follows_a_general_setting_goes_on_following_it() -> None:

@@ -14,6 +14,9 @@ back when the next one begins. A registry holds one *entry* for each such thing:
     ...
     put_all(outside)
 
+Where turns follow each other at once, most of ``outside`` need not be put back in between: `leave`, `enter` and
+`settle` are the same in three steps.
+
 Rules:
 
 - A `Saved` belongs to one owner and is put back once: some values are the live objects themselves (NumPy's bit
@@ -33,18 +36,32 @@ and those that frameworks configure; locale, decimal; ``torch._dynamo`` settings
 from __future__ import annotations
 
 from motet.isolation import frameworks, interpreter, loggers, random_generators, scripts, torch_flags, trackers
-from motet.isolation.registry import Saved, exchange, put_all, register, registered, take_all, unregister
+from motet.isolation.registry import (
+    Saved,
+    enter,
+    exchange,
+    leave,
+    put_all,
+    register,
+    registered,
+    settle,
+    take_all,
+    unregister,
+)
 from motet.isolation.scripts import prepare_script
 from motet.isolation.trackers import end_runs
 
 __all__ = [
     "Saved",
     "end_runs",
+    "enter",
     "exchange",
+    "leave",
     "prepare_script",
     "put_all",
     "register",
     "registered",
+    "settle",
     "take_all",
     "unregister",
 ]

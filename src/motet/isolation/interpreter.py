@@ -74,9 +74,8 @@ def put_environment(value: dict[Any, Any]) -> None:
     present = take_environment()
     for key in present.keys() - value.keys():
         del os.environ[os.fsdecode(key)]
-    for key, content in value.items():
-        if present.get(key) != content:
-            os.environ[os.fsdecode(key)] = os.fsdecode(content)
+    for key, content in value.items() - present.items():
+        os.environ[os.fsdecode(key)] = os.fsdecode(content)
 
 
 def _take_warnings() -> tuple[Any, ...]:
@@ -140,10 +139,10 @@ def _put_multiprocessing(value: tuple[str | None, str]) -> None:
 
 def register_entries() -> None:
     """Register this family's entries."""
-    add("streams", _take_streams, _put_streams)
+    add("streams", _take_streams, _put_streams, near=True)
     add("hooks", _take_hooks, _put_hooks)
     add("sys.argv and sys.path", _take_arguments, _put_arguments, copy=_copy_arguments)
-    add("working directory", _take_directory, _put_directory, skip_equal=True)
+    add("working directory", _take_directory, _put_directory, skip_equal=True, near=True)
     add("environment", take_environment, put_environment, skip_equal=True)
     add("warnings", _take_warnings, _put_warnings, copy=_copy_warnings)
     add("logging", _take_logging, _put_logging, copy=_copy_logging)

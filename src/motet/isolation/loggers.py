@@ -78,6 +78,7 @@ def _stream_handlers() -> list[Any]:
             for reference in _seen_references
             if isinstance(handler := reference(), logging.StreamHandler)
             and not isinstance(handler, logging.FileHandler)
+            and not _reads_stderr(handler)
         ]
     return [handler for reference in _stream_references if (handler := reference()) is not None]
 
@@ -90,15 +91,13 @@ def take_streams() -> dict[Any, Any]:
 def put_streams(value: dict[Any, Any]) -> None:
     """Let the handlers write there again. One that was made since writes on to where it was made to."""
     for handler, stream in value.items():
-        if getattr(handler, "stream", None) is not stream and not _reads_stderr(handler):
+        if getattr(handler, "stream", None) is not stream:
             handler.stream = stream
 
 
 def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -> None:
     """Let handlers that write to one of the ``outer`` streams (stdout, stderr, stdout, ...) write to these."""
     for handler in _stream_handlers():
-        if _reads_stderr(handler):
-            continue
         for number, stream in enumerate(outer):
             if stream is not None and getattr(handler, "stream", None) is stream:
                 handler.stream = stderr if number % 2 else stdout

@@ -23,6 +23,7 @@ class _Entry:
     copy: Callable[[Any], Any] | None
     skip_equal: bool
     unsettles: bool
+    near: bool
 
 
 _entries: dict[str, _Entry] = {}
@@ -99,11 +100,14 @@ def add(
     copy: Callable[[Any], Any] | None = None,
     skip_equal: bool = False,
     unsettles: bool = False,
+    near: bool = False,
 ) -> None:
     """Register an entry; ``skip_equal`` if its values are plain, so that an equal one need not be put.
 
     ``unsettles`` if putting a value changes what later entries hold, so that these are put even if they were equal.
+    ``near`` if Motet's own code depends on it, so that it is put back between any two turns (see `leave`).
     """
+    assert not (near and copy), "what is put back more than once must not be a live object"
     if not isinstance(name, str) or not name:
         raise UsageError(f"an isolation entry needs a name, got {name!r}")
     if name in _entries:
@@ -114,7 +118,7 @@ def add(
     for role, function in (("take", take), ("put", put)):
         if not callable(function):
             raise UsageError(f"isolation entry {name!r}: {role} must be callable, got {function!r}")
-    _entries[name] = _Entry(name, take, put, module, fresh, copy, skip_equal, unsettles)
+    _entries[name] = _Entry(name, take, put, module, fresh, copy, skip_equal, unsettles, near)
 
 
 def unregister(name: str) -> None:
@@ -148,18 +152,47 @@ def put_all(saved: Saved) -> None:
     _put(saved, {})
 
 
-def exchange(saved_next: Saved, present: Saved | None = None) -> Saved:
+def exchange(saved_next: Saved) -> Saved:
     """Put the present state away and ``saved_next`` in its place; return what was put away.
 
     Cheaper than `take_all` and `put_all`: what is equal already is left alone. If taking fails nothing was changed.
-    ``present``: what was put last, if nothing can have changed since; then it need not be taken.
     """
-    now = take_all() if present is None else Saved(present.values, _period)
+    now = take_all()
     _put(saved_next, now.values)
     return now
 
 
-def _put(saved: Saved, now: dict[str, Any]) -> None:
+def leave(outside: Saved) -> Saved:
+    """Put the present state away, and of ``outside`` only what Motet's own code depends on in its place.
+
+    Half of an exchange: between two turns nobody looks at the rest. Either `enter` comes next, or `settle`.
+    """
+    now = take_all()
+    values, present = outside.values, now.values
+    for name, entry in list(_entries.items()):
+        if entry.near and name in values and present[name] != values[name]:
+            try:
+                entry.put(values[name])
+            except Exception as error:
+                _raise_failed(name, "put back", error)
+    return now
+
+
+def enter(saved_next: Saved, left: Saved, outside: Saved) -> None:
+    """Put ``saved_next`` in the place of what `leave` has left there: it returned ``left``, given ``outside``."""
+    _put(saved_next, left.values, outside.values)
+
+
+def settle(outside: Saved, left: Saved | None) -> None:
+    """Put the rest of ``outside`` back, which `leave` did not; all of it where ``left`` is not known."""
+    if left is None:
+        _put(outside, {})
+    else:
+        _put(outside, left.values, outside.values)
+
+
+def _put(saved: Saved, now: dict[str, Any], near_now: dict[str, Any] | None = None) -> None:
+    """Put a state; ``now`` is the present one, ``near_now`` that of the entries that are near, where it differs."""
     global _period
     if saved.period != [saved.number]:
         own = saved.copy()
@@ -167,20 +200,25 @@ def _put(saved: Saved, now: dict[str, Any]) -> None:
     values = saved.values
     _period = []
     saved.period.clear()
+    if near_now is None:
+        near_now = now
     modules = sys.modules
     failed: tuple[str, Exception] | None = None
     settled = True
     for name, entry in list(_entries.items()):
-        if entry.module is not None and entry.module not in modules:
-            continue
-        value = values.get(name, _MISSING)
+        try:
+            value = values[name]
+            if entry.skip_equal and settled and (near_now if entry.near else now)[name] == value:
+                continue
+        except KeyError:  # unknown to one of the two: its module has been imported meanwhile, or it is new
+            if entry.module is not None and entry.module not in modules:
+                continue
+            value = values.get(name, _MISSING)
         try:
             if value is _MISSING:
                 if entry.fresh is None:
                     continue
                 value = values[name] = entry.fresh()
-            if settled and entry.skip_equal and name in now and now[name] == value:
-                continue
             settled = settled and not entry.unsettles
             entry.put(value)
         except Exception as error:

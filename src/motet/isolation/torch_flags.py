@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -253,14 +252,6 @@ def _put_print_options(value: Any) -> None:
     torch._tensor_str.PRINT_OPTS = value
 
 
-def _take_inductor() -> bool:
-    return bool(sys.modules["torch._inductor.config"].deterministic)
-
-
-def _put_inductor(value: bool) -> None:
-    sys.modules["torch._inductor.config"].deterministic = value  # type: ignore[attr-defined]
-
-
 def _take_cuda_device() -> tuple[int, ...] | None:
     if not _cuda.is_initialized():
         return None
@@ -286,21 +277,20 @@ def _put_ddp_forward(value: Any) -> None:
 
 def register_entries() -> None:
     """Register this family's entries. The order of the first five matters: a guard brings back what follows."""
-    add("torch inference mode", torch.is_inference_mode_enabled, put_inference_mode, skip_equal=True, unsettles=True)
-    add("torch modes", take_modes, put_modes, skip_equal=True)
-    add("torch saved tensor hooks", take_saved_tensor_hooks, put_saved_tensor_hooks, skip_equal=True)
-    add("torch flags", take_flags, put_flags, skip_equal=True)
-    add("torch autocast", take_autocast, put_autocast, skip_equal=True)
-    add("torch determinism", take_determinism, put_determinism, skip_equal=True)
+    add(
+        "torch inference mode",
+        torch.is_inference_mode_enabled,
+        put_inference_mode,
+        skip_equal=True,
+        unsettles=True,
+        near=True,
+    )
+    add("torch modes", take_modes, put_modes, skip_equal=True, near=True)
+    add("torch saved tensor hooks", take_saved_tensor_hooks, put_saved_tensor_hooks, skip_equal=True, near=True)
+    add("torch flags", take_flags, put_flags, skip_equal=True, near=True)
+    add("torch autocast", take_autocast, put_autocast, skip_equal=True, near=True)
+    add("torch determinism", take_determinism, put_determinism, skip_equal=True, near=True)
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
     add("torch DDP forward", _take_ddp_forward, _put_ddp_forward)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
-    add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True)
-    add(
-        "torch inductor determinism",
-        _take_inductor,
-        _put_inductor,
-        module="torch._inductor.config",
-        fresh=_C._get_deterministic_algorithms,  # put before: torch sets both together
-        skip_equal=True,
-    )
+    add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True, near=True)
