@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
 
-.PHONY: help demo test test-all check docs format bench clean
+.PHONY: help demo test test-all chaos check docs format bench clean
 
 help:
 	@echo "make demo    train three different models at once on two workers"
 	@echo "make test    run the tests that take minutes together"
-	@echo "make test-all  run all tests, for about an hour"
+	@echo "make test-all  run all tests, for about half an hour"
+	@echo "make chaos   strike runs at random moments, 120 times; each must end as if nothing had happened"
 	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
 	@echo "make docs    build the docs into site/, with every warning an error"
 	@echo "make format  format the code"
@@ -35,6 +36,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,7 +11,6 @@ from motet.testing import Gang
 
 # Minutes each: `make test-all` runs them, `make test` does not.
 _SLOW = (
-    "chaos/",
     "distributed/test_aggregation.py",
     "distributed/test_bit_identity_compiled.py",
     "distributed/test_checkpoints.py",
