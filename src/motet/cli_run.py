@@ -24,7 +24,7 @@ from motet.launch_outcome import conclude, exit_status, what_workers_told
 from motet.launch_workers import run_workers
 from motet.launching import describe_run
 from motet.order import parse_order
-from motet.plan import saved_order
+from motet.plan import saved_order, saved_prediction
 from motet.run_dir import RunDir
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
@@ -132,6 +132,8 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_trackers(options.tracker or [])
     check_specs(specs)
+    if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
+        description["prediction"] = {"wall_seconds": seconds}
     others = {"compress": options.compress, "offload": options.offload, "trackers": options.tracker or []}
     return {**description, **safety, **_sync_of(options), **others}
 

@@ -175,6 +175,13 @@ def saved_order(path: Path | str, names: list[str]) -> Order:
     return parse_order(turns, names)
 
 
+def saved_prediction(path: Path | str) -> float | None:
+    """Return the seconds that a saved plan predicts; None where a job did not say how many turns it will take."""
+    content = _read(path)
+    said = Profile.from_json(content).expected_turns
+    return float(content["motet_seconds"]) if None not in said.values() else None
+
+
 def saved_profile(path: Path | str) -> Profile:
     """Return the profile of a saved plan; raises `UsageError` where the file is none."""
     content = _read(path)

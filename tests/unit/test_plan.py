@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from motet import cli_run
 from motet.alternatives import Link, parse_link
 from motet.errors import UsageError
 from motet.order import Cost, Order
-from motet.plan import Profile, make_plan, plan_text, saved_order, saved_profile
+from motet.plan import Profile, make_plan, plan_text, saved_order, saved_prediction, saved_profile
 
 MEGABYTE = 10**6
 PROFILE = Profile(
@@ -36,6 +38,24 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "plan.json")
     assert saved_profile(path) == PROFILE
     assert saved_order(path, ["conv", "embedding"]) == make_plan(PROFILE).order
+    assert saved_prediction(path) == make_plan(PROFILE).alternatives.motet.total_seconds
+
+
+def test_nothing_is_predicted_for_jobs_of_unknown_length(tmp_path: Path) -> None:
+    plan = make_plan(replace(PROFILE, expected_turns={"embedding": 100, "conv": None}))
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
+    assert saved_prediction(tmp_path / "plan.json") is None
+
+
+def test_a_run_by_a_plan_says_what_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    (tmp_path / "jobs.yaml").write_text("jobs: {conv: {script: train.py}, embedding: {script: train.py}}")
+    path = saved(tmp_path / "plan.json")
+    words = ["jobs.yaml", "--plan", str(path)]
+    description = cli_run.describe(cli_run.parse(words), words)
+    assert description["prediction"] == {"wall_seconds": saved_prediction(path)}
+    assert description["order"] == list(make_plan(PROFILE).order.turns)
 
 
 def test_unequal_jobs_get_unequal_turns_and_are_advised() -> None:
