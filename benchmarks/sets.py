@@ -46,8 +46,8 @@ SETS: dict[str, dict[str, BenchJob]] = {
     },
     # Few turns with much to send, many with little: what travels and what computes take about as long in all.
     "unequal": {
-        "embedding": BenchJob("recommender:recommender", {"num_users": 60_000, "num_items": 30_000}, steps=1),
-        "conv": BenchJob("images:conv_net", {"width": 16, "num_blocks": 4, "batch": 96}, steps=10),
+        "embedding": BenchJob("recommender:recommender", {"num_users": 120_000, "num_items": 60_000}, steps=1),
+        "conv": BenchJob("images:conv_net", {"width": 16, "num_blocks": 4, "batch": 768}, steps=10),
     },
     # Never looked at while the simulation was made (benchmarks/validate_simulation.py).
     "unseen trio": {
