@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,8 +54,7 @@ def loop(num_steps: int, every: int, num_products: int) -> float:
 
 def measured(folder: str, num_steps: int, every: int, num_products: int) -> float:
     """On every worker: one run with that loop in it; return its seconds."""
-    job: Callable[[], float] = lambda: loop(num_steps, every, num_products)  # noqa: E731
-    results = run({"saved": job}, run_dir=Path(folder))
+    results = run({"saved": partial(loop, num_steps, every, num_products)}, run_dir=Path(folder))
     result = results["saved"]
     if result.status != "finished":
         raise RuntimeError(result.error)

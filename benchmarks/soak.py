@@ -12,6 +12,7 @@ import os
 import random
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -81,9 +82,9 @@ def soak(
     draw, jobs, left = random.Random(0), {}, num_turns
     while left > 0:
         steps = min(left, draw.randrange(100, 500))
-        jobs[f"job{len(jobs)}"] = lambda steps=steps, seed=len(jobs): train(steps, seed)
+        jobs[f"job{len(jobs)}"] = partial(train, steps, seed=len(jobs))
         left -= steps
-    run({"first": lambda: train(20, 0)}, run_dir=Path(folder, "first"))  # what is imported once
+    run({"first": partial(train, 20, 0)}, run_dir=Path(folder, "first"))  # what is imported once
     before, looking = figures(), Looking()
     results = run(jobs, at_once=at_once, run_dir=Path(folder, "soak"), observers=[looking])
     assert results.num_workers == dist.get_world_size()

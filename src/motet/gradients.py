@@ -35,6 +35,7 @@ from motet.errors import UnsupportedError
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
 _SUM = dist.AllreduceOptions()
 _SUM.asyncOp = True
+WORTH_LENDING_BYTES = 64 * 1024  # a parameter: below, binding its gradient twice costs more than the copy
 
 
 @dataclass(slots=True)
@@ -42,12 +43,13 @@ class Travelling:
     """One bucket on its way. ``done`` is set when it has arrived, or failed.
 
     ``wait`` then raises what went wrong, or (on an accelerator) orders its stream behind the arrival; ``land`` brings
-    the bucket to where plain DDP would have left it.
+    the bucket to where plain DDP would have left it. One that will never land is dropped instead.
     """
 
     done: threading.Event
     wait: Callable[[], object]
     land: Callable[[], None]
+    drop: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -287,11 +289,11 @@ class JobGradients:
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
         done = self._events.pop() if self._events else threading.Event()
         if work is not None:
-            land = self._landing(model, bucket, buffer, lambda: travels)
-            self._travelling.append(Travelling(done, work.wait, land))
+            landing = self._landing(model, bucket, buffer, lambda: travels)
+            self._travelling.append(Travelling(done, work.wait, *landing))
         else:
-            land = self._landing(model, bucket, buffer, lambda: _hook_result(future))
-            self._travelling.append(Travelling(done, future.wait, land))
+            landing = self._landing(model, bucket, buffer, lambda: _hook_result(future))
+            self._travelling.append(Travelling(done, future.wait, *landing))
         if not buffer.is_cpu:
             self._follow_on_device(turn, self._travelling[-1], future, buffer.device, num_bytes)
             return
@@ -337,12 +339,14 @@ class JobGradients:
 
     def _landing(
         self, model: DeferredDDP, bucket: GradBucket, buffer: Tensor, result: Callable[[], Tensor]
-    ) -> Callable[[], None]:
-        """Return what brings the synchronized bucket to where plain DDP leaves it."""
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Return what brings the synchronized bucket to where plain DDP leaves it, and what gives it up."""
         if model.gradient_as_bucket_view:
-            return lambda: _copy_unless_same(buffer, result())  # the gradients are the bucket
+            return lambda: _copy_unless_same(buffer, result()), _nothing  # the gradients are the bucket
         _, parameters, views = self._views(model, bucket, buffer)
         before = [(p.grad, _version(p.grad)) for p in parameters] if model.may_skip_parameters else None
+        if before is None and not model.batched_grad_copy and buffer.nbytes >= WORTH_LENDING_BYTES * len(parameters):
+            return self._lent(buffer, parameters, views, result)
 
         def into_gradients() -> None:
             landed = result()
@@ -355,7 +359,31 @@ class JobGradients:
                 sources = list(compress(sources, used))
             torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
 
-        return into_gradients
+        return into_gradients, _nothing
+
+    def _lent(
+        self, buffer: Tensor, parameters: Sequence[Tensor], views: Sequence[Tensor], result: Callable[[], Tensor]
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Let DDP find its bucket where the gradients were, until the synchronized ones are copied there.
+
+        DDP copies every bucket into the gradients before ``backward()`` returns: here as it left, which is of no use
+        to anybody. A tensor that is copied onto itself costs nothing.
+        """
+        gradients = [p.grad for p in parameters]
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.grad = view
+
+        def give_back() -> None:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+
+        def into_gradients() -> None:
+            landed = result()
+            give_back()
+            sources = views if landed is buffer else split_bucket(landed, parameters)
+            torch._foreach_copy_(gradients, sources)  # type: ignore[arg-type]
+
+        return into_gradients, give_back
 
     def wait_landed(self, wait: Callable[[Travelling], None]) -> Turnaround:
         """Block until all gradients of the turn are synchronized and lie where the optimizer looks for them.
@@ -376,11 +404,14 @@ class JobGradients:
         with self.on_stream():
             for bucket in self._travelling:
                 wait(bucket)
+                bucket.drop()
         self._begin_turn()
 
     def abandon(self) -> list[Travelling]:
         """Forget what travels and return it. Whoever calls must keep it alive: the network still writes there."""
         lost, self._travelling = self._travelling, []
+        for bucket in lost:
+            bucket.drop()
         self.lane = None
         return lost
 
@@ -412,6 +443,10 @@ def split_bucket(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
             views.append(piece.as_strided(parameter.shape, parameter.stride()))
         offset += parameter.numel()
     return views
+
+
+def _nothing() -> None:
+    pass
 
 
 def _completed(buffer: Tensor) -> torch.futures.Future[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch.autograd import backward
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
+WIDE = 512  # a megabyte a layer
 
-def surgery(detach: bool = False, bucket_view: bool = False) -> Record:
+
+def surgery(detach: bool = False, bucket_view: bool = False, width: int = 40) -> Record:
     """Gradients of two tasks, kept across backwards and projected onto each other where they conflict."""
-    ddp = DDP(net(), bucket_cap_mb=SMALL_BUCKETS, gradient_as_bucket_view=bucket_view)
+    ddp = DDP(net(width), bucket_cap_mb=SMALL_BUCKETS, gradient_as_bucket_view=bucket_view)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1, momentum=0.9)
     parameters = list(ddp.parameters())
     record = Record()
@@ -56,6 +59,31 @@ def surgery_detached() -> Record:
 def surgery_bucket_view() -> Record:
     """The same with views of the buckets, where what is kept is overwritten: as under plain DDP."""
     return surgery(bucket_view=True)
+
+
+def surgery_wide() -> Record:
+    """The same with layers so wide that their buckets are lent to DDP in place of the gradients."""
+    return surgery(width=WIDE)
+
+
+def accumulation_wide() -> Record:
+    """Gradients that accumulate over two backwards, in tensors that stay, in layers as wide."""
+    ddp = DDP(net(WIDE))
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.01, momentum=0.9)
+    record, held = Record(), []
+    for step in range(STEPS):
+        x, y = batch()
+        with ddp.no_sync() if step % 2 else contextlib.nullcontext():
+            loss = F.cross_entropy(ddp(x), y)
+            loss.backward()
+        gradients = [p.grad for p in ddp.parameters()]
+        assert not held or all(a is b for a, b in zip(gradients, held, strict=True)), "the same tensors stay"
+        held = gradients
+        record.look(loss, *gradients)
+        if not step % 2:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+    return record.ended(ddp, optimizer)
 
 
 def bucket_view(set_to_none: bool = False) -> Record:

@@ -81,6 +81,8 @@ LOOPS = {
     "jobs_buffers:two_models_two_backwards": Expected(STEPS + STEPS // 2),
     "jobs_buffers:teacher": Expected(),
     "jobs_gradients:surgery": Expected(2 * STEPS),
+    "jobs_gradients:surgery_wide": Expected(2 * STEPS),
+    "jobs_gradients:accumulation_wide": Expected(STEPS - STEPS // 2),
     "jobs_gradients:surgery_detached": Expected(2 * STEPS),
     "jobs_gradients:surgery_bucket_view": Expected(2 * STEPS),
     "jobs_gradients:bucket_view": Expected(STEPS + 2),
