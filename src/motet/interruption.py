@@ -31,6 +31,8 @@ class Interruption:
         self.signal_name: str | None = None
         self.agreed = False  # the workers have settled that they stop
         self._since = 0.0
+        self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
+        self._heard: set[int] = set()  # signals of which only `hear` has taken note
         self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
 
     @property
@@ -66,23 +68,56 @@ class Interruption:
             )
         return None
 
+    def hear(self) -> GangError | None:
+        """Take note, on another thread, of signals for a main thread that is blocked outside of Python; see `hopeless`.
+
+        Python's handlers run on the main thread only, which inside a collective may not come back.
+        """
+        for number in self._read_unseen():
+            if number == signal.SIGINT and self._asked_before():
+                os._exit(130)
+            if number in (signal.SIGINT, signal.SIGTERM):
+                self._heard.add(number)
+                self._note_request(signal.Signals(number).name)
+        return self.hopeless()
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals for the duration of the block; only a main thread can, elsewhere nothing is taken."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self._unseen, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            read, self._unseen = self._unseen, None
+            os.close(read)
+            os.close(written)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_name is not None and number == signal.SIGINT and time.monotonic() - self._since > 0.5:
-            os._exit(130)  # asked twice: at once (one keypress can reach a worker directly and through its launcher)
+        self._read_unseen()
+        if number in self._heard:
+            self._heard.remove(number)  # the main thread has come back
+            return
+        if number == signal.SIGINT and self._asked_before():
+            os._exit(130)
         self._note_request(signal.Signals(number).name)
+
+    def _asked_before(self) -> bool:
+        # One keypress can reach a worker directly and through its launcher.
+        return self.signal_name is not None and time.monotonic() - self._since > 0.5
+
+    def _read_unseen(self) -> bytes:
+        with contextlib.suppress(OSError):
+            if self._unseen is not None:
+                return os.read(self._unseen, 64)
+        return b""
 
     def _note_request(self, by: str) -> None:
         if self.signal_name is None:

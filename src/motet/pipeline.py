@@ -99,6 +99,7 @@ class Pipeline:
         self._safety = safety or Safety()
         self._interruption = Interruption(self._safety.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
+        workers.watch.hear = self._interruption.hear
         self._accounts = Accounts()
         self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
         self._last_synced = ("", 0)

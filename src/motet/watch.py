@@ -70,12 +70,17 @@ class Watch:
         self._closing = threading.Event()
         self._state: mmap.mmap | None = None
         self._store = store
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self.hear: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
             self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
-            self._thread = threading.Thread(target=self._run, name="motet-watch", daemon=True)
-            self._thread.start()
+            # Two: where the network is down, the one that asks the store may not come back for minutes.
+            self._threads = [
+                threading.Thread(target=run, name="motet-watch", daemon=True) for run in (self._run, self._listen)
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def write_down_in(self, path: Path) -> None:
         """From now on keep the position in a small file, which the launcher reads if this process is killed."""
@@ -192,6 +197,13 @@ class Watch:
                     return
                 self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
 
+    def _listen(self) -> None:
+        while not self._closing.wait(1.0):
+            if time.monotonic() - self._since < self._suspicion_seconds or self.error is not None:
+                continue
+            if self.position().item is not None and (error := self.hear()) is not None:
+                self._give_up(error)
+
     def _compare(self, still: float) -> None:
         """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""
         store = self._store
@@ -253,8 +265,8 @@ class Watch:
         """End the thread; the state file keeps the last line."""
         self.at("done")
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
         if self._state is not None:
             self._state.close()
             self._state = None

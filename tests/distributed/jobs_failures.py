@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -174,3 +177,20 @@ def stands_still(worker: int) -> dict[str, Any]:
 def dies_with_loaders(worker: int) -> None:
     """Run a loop whose worker dies while processes of its own load data, which hold its connections open."""
     run({"faulty": with_fault(find("jobs_collectives:loader_workers"), Fault("kill", worker, 3))})
+
+
+def asked_while_blocked(worker: int, kind: int) -> None:
+    """Ask ``worker`` to stop while it is inside a collective of the loop's, which the other one never comes to."""
+
+    def training() -> None:
+        ddp = DDP(net())
+        for _ in range(3):
+            x, y = batch()
+            F.cross_entropy(ddp(x), y).backward()
+        if dist.get_rank() == worker:
+            threading.Timer(1.0, os.kill, (os.getpid(), kind)).start()
+            dist.all_reduce(torch.zeros(1))
+        else:
+            os.kill(os.getpid(), signal.SIGSTOP)  # for good: it answers nobody
+
+    run({"blocked": training})

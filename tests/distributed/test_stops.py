@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.distributed.command import FAULTY, Place
 
@@ -15,6 +18,7 @@ from motet.errors import GangError, UsageError
 from motet.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
 from motet.launch_agent import STOP_SECONDS
 from motet.testing import Gang
+from motet.watch import EXIT_STATUS
 
 JOBS = "tests.distributed.jobs_saving:"
 TWO = "--nproc-per-node=2"
@@ -93,6 +97,20 @@ def test_there_is_time_for_everything() -> None:
     assert GRACE_SECONDS < STOP_SECONDS <= 25, "the launcher waits longer, and the run has 30 seconds"
 
 
+def test_a_worker_that_is_blocked_in_a_collective_hears_a_signal(new_gang: Callable[[int], Gang]) -> None:
+    gang = new_gang(2)
+    gang.start()
+    process = psutil.Process(gang.pids[0])
+    with ThreadPoolExecutor() as pool:
+        attempt = pool.submit(gang.attempt, "tests.distributed.jobs_failures:asked_while_blocked", 0, signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        finally:
+            os.kill(gang.pids[1], signal.SIGKILL)
+        assert attempt.result()[0].status == EXIT_STATUS
+    assert "could not agree within" in gang.output(0)
+
+
 def test_workers_that_do_not_come_along_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -106,6 +124,15 @@ def test_workers_that_do_not_come_along_are_given_up(monkeypatch: pytest.MonkeyP
     assert isinstance(interruption.hopeless(), GangError)
     interruption.settled()
     assert interruption.hopeless() is None
+
+
+def test_a_signal_is_heard_once() -> None:
+    interruption = Interruption()
+    with interruption.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.signal_name == "SIGINT"
+        time.sleep(0.6)
+        assert interruption.hear() is None, "the main thread has seen it: it is no second one"
 
 
 @pytest.mark.parametrize(
