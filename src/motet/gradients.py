@@ -69,6 +69,7 @@ class Turnaround:
     num_collectives: int = 0
     launches: list[tuple[float, int]] = field(default_factory=list)
     travels: list[Travel] = field(default_factory=list)  # of buckets on a device, in place of all times above
+    error: Exception | None = None  # what a user's hook raised
 
 
 @dataclass(slots=True, eq=False)
@@ -293,7 +294,7 @@ class JobGradients:
             self._travelling.append(Travelling(done, work.wait, *landing))
         else:
             landing = self._landing(model, bucket, buffer, lambda: _hook_result(future))
-            self._travelling.append(Travelling(done, future.wait, *landing))
+            self._travelling.append(Travelling(done, lambda: _wait_for_hook(future), *landing))
         if not buffer.is_cpu:
             self._follow_on_device(turn, self._travelling[-1], future, buffer.device, num_bytes)
             return
@@ -388,12 +389,17 @@ class JobGradients:
     def wait_landed(self, wait: Callable[[Travelling], None]) -> Turnaround:
         """Block until all gradients of the turn are synchronized and lie where the optimizer looks for them.
 
-        ``wait`` blocks for one bucket; what it raises leaves the rest in flight. Returns the turn's figures.
+        ``wait`` blocks for one bucket; what it raises leaves the rest in flight. Returns the turn's figures, with what
+        a user's hook raised: that is the job's own.
         """
         with torch.no_grad(), self.on_stream():
             for bucket in self._travelling:
                 wait(bucket)
-                bucket.land()
+                try:
+                    bucket.land()
+                except Exception as error:
+                    self._turn.error = self._turn.error or error
+                    bucket.drop()
         for bucket in self._travelling:
             bucket.done.clear()
             self._events.append(bucket.done)
@@ -454,6 +460,15 @@ def _completed(buffer: Tensor) -> torch.futures.Future[Tensor]:
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)  # type: ignore[arg-type]
     future.set_result(buffer)
     return future
+
+
+def _wait_for_hook(future: torch.futures.Future[Any]) -> None:
+    """Wait for a user's hook; raise where the network failed. What the hook itself raised comes out on landing."""
+    try:
+        future.wait()
+    except Exception as error:
+        if isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/", "NCCL")):
+            raise
 
 
 def _hook_result(future: torch.futures.Future[Any]) -> Tensor:

@@ -255,7 +255,10 @@ class Pipeline:
         self._agreements.note(job.name, job.num_synced, job.gradients.signature)
         with job.gradients.on_stream():
             self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
-        if models and (to_raise := answer_to(on_nan, job.name, job.num_synced, models)) is not None:
+        to_raise: BaseException | None = figures.error  # raised where plain DDP raises it, inside backward()
+        if models and to_raise is None:
+            to_raise = answer_to(on_nan, job.name, job.num_synced, models)
+        if to_raise is not None:
             if self._turns.current is not None:
                 raise to_raise
             self._to_raise[job.name] = to_raise
