@@ -267,6 +267,8 @@ class Watch:
         self._closing.set()
         for thread in self._threads:
             thread.join(timeout=10)
+        self._threads.clear()
+        self._store = None  # a connection of its own
         if self._state is not None:
             self._state.close()
             self._state = None
