@@ -61,6 +61,7 @@ class Watch:
         self._epoch = 0
         self._beat = 0
         self._seen: dict[int, tuple[int, int]] = {}
+        self._known: dict[int, Position] = {}
         self._last: deque[tuple[str, int]] = deque(maxlen=6)
         self._since = time.monotonic()
         self._timeout_seconds = timeout_seconds
@@ -136,6 +137,10 @@ class Watch:
             num_agreements=self.num_agreements,
             last_turns=[f"{job} {turn}" for job, turn in self._last],
         )
+
+    def others_stand(self) -> str:
+        """Return a line for each worker of which it is known where it stood last; nothing is asked for."""
+        return describe(self._known) if len(self._known) > 1 else ""
 
     def _in_collective(self) -> bool:
         frame = sys._current_frames().get(self._main or 0)
@@ -216,12 +221,13 @@ class Watch:
             key = f"{_KEY}/position/{other}"
             if other != self.worker and store.check([key]):
                 positions[other] = Position.from_json(json.loads(store.get(key)))
+        self._known = positions
         stable = {worker: position for worker, position in positions.items() if self._stands(position)}
         circle = find_circle(stable, certain=still < self._certainty_seconds)
         if circle and mine.item is not None:
             self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
-        elif mine.item is not None and (left := self._words("left")):
-            self._give_up(_failed(self.failures() or left))
+        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._words("left")):
+            self._give_up(_failed(self.failures() or left))  # in its own code for so long, it will not come back
         elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
             self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
 

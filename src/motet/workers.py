@@ -233,7 +233,7 @@ class Workers:
             raise SyncTimeoutError(
                 f"Worker {self.worker} waited {waited_seconds:.0f} s for {item}; the timeout is "
                 f"{self.timeout_seconds:.0f} s. No worker contradicts another, so the network or a worker stalls. "
-                "Give a longer --timeout if such stalls are to be expected."
+                f"Give a longer --timeout if such stalls are to be expected.\n{self.watch.others_stand()}".rstrip()
             )
 
     def _lost(self, item: Item, error: RuntimeError) -> GangError:
