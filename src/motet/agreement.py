@@ -148,7 +148,8 @@ class Agreements:
             )
         raise DivergenceError(
             f"Job '{ended.job}' did not end alike on all workers:\n{told}\n"
-            "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank, around backward() or no_sync()."
+            "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank around "
+            "backward() or no_sync()."
         )
 
 
