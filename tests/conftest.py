@@ -30,7 +30,6 @@ _SLOW = (
     "test_examples.py",
     "unit/demo/",
     "unit/test_checkpoint",
-    "unit/test_isolation_interpreter.py",  # sets the process's start method: to be run before gangs are
     "unit/test_isolation_loggers.py",
     "unit/test_shaped_links.py",
 )

@@ -28,6 +28,7 @@ from motet.errors import MotetError
 @pytest.fixture(autouse=True)
 def _everything_as_before() -> Iterator[None]:
     before = isolation.take_all()
+    multiprocessing.set_start_method(None, force=True)  # whatever ran before in this process
     yield
     isolation.put_all(before)
 
