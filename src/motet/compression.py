@@ -8,11 +8,19 @@ hook, and not with those that it reaches without: half the bytes, eight bits of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 _PACKED = torch.bfloat16
 _LARGER = (torch.float32, torch.float64)
+
+
+def may_be_smaller(parameters: Iterable[Tensor]) -> bool:
+    """Whether gradients of such parameters can travel as bfloat16, and any would be smaller."""
+    dtypes = {parameter.dtype for parameter in parameters}
+    return any(dtype in _LARGER for dtype in dtypes) and not any(dtype.is_complex for dtype in dtypes)
 
 
 class Packer:

@@ -8,17 +8,20 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import BuiltinCommHookType, _register_comm_hook
+from torch._C._distributed_c10d import BuiltinCommHookType, GradBucket, _register_comm_hook
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.buckets import DeferredDDP
 from motet.buffers import BufferSync
+from motet.compression import may_be_smaller
 from motet.errors import UnsupportedError
-from motet.gradients import DeferredDDP
+from motet.reducer_group import ReducerGroup
 from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
 from motet.turns_exit import ExitHooks
@@ -134,6 +137,24 @@ class JobSeams:
         original(ddp, *args, **kwargs)
         self._adopt(job, ddp, static_graph=bool(given.get("static_graph")))
 
+    def build_reducer(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Build a model's reducer on a process group that sends its buckets on the job's lane."""
+        job = self._turns.running_here()
+        if job is None:
+            original(ddp, *args, **kwargs)
+            return
+        group = ddp.process_group
+        model = self._models[ddp] = DeferredDDP(group, dist.get_world_size(group), weakref.ref(ddp))
+        model.has_sparse = any(
+            inspect.signature(original).bind(ddp, *args, **kwargs).arguments["expect_sparse_gradient"]
+        )
+        model.reducer_group = ReducerGroup(group, partial(job.gradients.send, model))
+        ddp.process_group = model.reducer_group
+        try:
+            original(ddp, *args, **kwargs)
+        finally:
+            ddp.process_group = group
+
     def build_optimizer(self, original: Call, optimizer: torch.optim.Optimizer, /, *args: Any, **kwargs: Any) -> None:
         """Take note of an optimizer: its state is a part of what the job holds."""
         original(optimizer, *args, **kwargs)
@@ -160,18 +181,28 @@ class JobSeams:
                 f"job '{job.name}': an optimizer that steps inside backward() would use gradients before they are "
                 "synchronized. Step the optimizer after backward()."
             )
-        model = DeferredDDP(
-            group=group,
-            world_size=dist.get_world_size(group),
-            gradient_as_bucket_view=ddp.gradient_as_bucket_view,
-            may_skip_parameters=ddp.find_unused_parameters or static_graph,
-            batched_grad_copy=ddp.batched_grad_copy,
-            has_complex=any(parameter.is_complex() for parameter in ddp.parameters()),
-        )
-        self._models[ddp] = model
+        model = self._models[ddp]
+        model.gradient_as_bucket_view = ddp.gradient_as_bucket_view
+        model.may_skip_parameters = ddp.find_unused_parameters or static_graph
+        model.batched_grad_copy = ddp.batched_grad_copy
+        model.may_be_smaller = may_be_smaller(ddp.parameters())
         weakref.finalize(ddp, model.let_go).atexit = False
-        _register_comm_hook(ddp.reducer, None, job.gradients.attach(model))
+        job.gradients.attach(model)
+        # Where gradients are views of buckets, DDP divides some and multiplies others: a hook cannot know which.
+        if model.packer is not None or (model.has_sparse and not model.gradient_as_bucket_view):
+            self._hook(job, ddp, model)
         self._buffers.attach(job, model, ddp)
+
+    def _hook(self, job: RunningJob, ddp: DistributedDataParallel, model: DeferredDDP) -> None:
+        """Have the buckets handed over by a communication hook (once a model, as torch has it)."""
+        if model.hooked:
+            return
+        gradients, model.hooked = job.gradients, True
+
+        def motet_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+            return gradients.send_hooked(model, bucket)
+
+        _register_comm_hook(ddp.reducer, None, motet_hook)
 
     def models_of(self, models: Sequence[DeferredDDP]) -> list[DistributedDataParallel]:
         """Return the models that ``models`` tell of, in the order in which they were built."""
@@ -198,6 +229,7 @@ class JobSeams:
                 job.name, "registers a communication hook of its own, so compress does not apply to that model."
             )
         model.user_hook = (state, hook)
+        self._hook(job, ddp, model)
         ddp._comm_hooks.append((hook, state))
 
     def register_builtin_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:

@@ -37,6 +37,9 @@ class Seams(Protocol):
     def restore_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel.__setstate__``: a model that was copied or unpickled."""
 
+    def build_reducer(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """``DistributedDataParallel._ddp_init_helper``, which both of the above call."""
+
     def build_optimizer(self, original: Call, optimizer: torch.optim.Optimizer, /, *args: Any, **kwargs: Any) -> None:
         """``Optimizer.__init__``, which every optimizer calls."""
 
@@ -251,6 +254,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
     return [
         through(seams.build_ddp, ddp, "__init__"),
         through(seams.restore_ddp, ddp, "__setstate__"),
+        through(seams.build_reducer, ddp, "_ddp_init_helper"),
         through(seams.build_optimizer, torch.optim.Optimizer, "__init__"),
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
