@@ -98,7 +98,9 @@ def groups() -> Record:
         record.look(*values)
     if dist.get_world_size() > 1:
         dist.destroy_process_group(everyone)
-    return record.ended(ddp, optimizer)
+    ended = record.ended(ddp, optimizer)
+    del ddp  # before its group: a reducer that is the last to let go of one can wait for ever (torch 2.13)
+    return ended
 
 
 def mesh() -> Record:
