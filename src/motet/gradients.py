@@ -3,7 +3,7 @@
 DDP's reducer hands every finished bucket to its process group (`motet.reducer_group`), or to a communication hook,
 and waits for the result before ``backward()`` returns. `JobGradients` starts the real collective on the job's lane,
 keeps its handle, and returns one that is already complete: ``backward()`` returns at once, and the job's turn can end
-while its gradients travel (ADR 0002, ADR 0013). `JobGradients.wait_landed` is the other half: afterwards every
+while its gradients travel (ADR 0002, ADR 0015). `JobGradients.wait_landed` is the other half: afterwards every
 ``p.grad`` holds what plain DDP would have left there, bit for bit.
 
 Buckets leave in the order in which DDP's reducer hands them over, which is the same on every worker.

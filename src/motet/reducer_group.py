@@ -1,7 +1,7 @@
 """The process group that DDP's reducer is given: gradients leave it on a way of their own, all else does not.
 
 A communication hook would see the buckets as well, but costs what plain DDP does not pay: without a hook the reducer
-scales gradients while it copies them into the bucket, in one pass (ADR 0013). So its own arithmetic is left to it,
+scales gradients while it copies them into the bucket, in one pass (ADR 0015). So its own arithmetic is left to it,
 and its only collective per bucket is what `ReducerGroup` takes over.
 """
 
