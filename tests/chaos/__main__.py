@@ -31,7 +31,7 @@ def kills(folder: Path, seed: int, num_kills: int) -> Counts:
     counts, draw = Counts(), random.Random(seed)
     place = Place(folder)
     (folder / "jobs.yaml").write_text(json.dumps({"jobs": DEMO}))
-    words = ("run", "--nproc-per-node=2", "--max-restarts=3", "jobs.yaml", "--quiet")
+    words = ("run", "--nproc-per-node=2", "--max-restarts=3", "jobs.yaml")
     process = place.start(*words, "--run-dir=whole")
     place.wait_until("whole/jobs/digits/log.txt", process)
     begin = time.monotonic()

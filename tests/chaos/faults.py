@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -202,7 +203,9 @@ class Chaos:
                 self._wrong(f"job {name} began after turn {said[-1]}, its last checkpoint was of turn {turn}")
 
     def _wrong(self, what: str) -> None:
-        self.counts.wrong.append(f"run {self.counts.runs}, start {self.counts.starts}: {what}")
+        text = f"run {self.counts.runs}, start {self.counts.starts}: {what}"
+        print(text, file=sys.stderr, flush=True)  # whoever ends the suite early has seen it
+        self.counts.wrong.append(text)
 
 
 def _fill(path: Path) -> None:

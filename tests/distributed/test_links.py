@@ -34,10 +34,11 @@ def net() -> Iterator[ShapedLinks]:
 def start(net: ShapedLinks, place: Place, *words: str) -> list[subprocess.Popen[str]]:
     """Start the same command on both machines, as one does."""
     common = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={net.address(0)}:29400"]
+    own = [[f"--local-addr={net.address(machine)}", f"--rdzv-conf=is_host={1 - machine}"] for machine in range(2)]
     return [
         net.popen(
             machine,
-            [sys.executable, "-m", "motet", words[0], *common, f"--local-addr={net.address(machine)}", *words[1:]],
+            [sys.executable, "-m", "motet", words[0], *common, *own[machine], *words[1:]],
             env=place.environment,
             cwd=place.path,
             stdout=subprocess.PIPE,
