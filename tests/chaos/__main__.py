@@ -53,6 +53,7 @@ def kills(folder: Path, seed: int, num_kills: int) -> Counts:
         if status != 0 or place.jobs_of(run_dir, "result") != whole:
             counts.wrong.append(f"{run_dir}: status {status}\n{err}")
         counts.wrong += [f"{run_dir}: {text}" for text in _lost(place.path / run_dir, saved)]
+        print(f"after {counts.runs} runs: {counts}", file=sys.stderr, flush=True)
     return counts
 
 

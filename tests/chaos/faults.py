@@ -83,6 +83,7 @@ class Chaos:
             expected = {name: gang.run(ALONE, name)[0] for name in LOOPS}
             while self.counts.faults.total() < num_faults:
                 self._one_run(gang, expected, num_faults)
+                print(f"after {self.counts.runs} runs: {self.counts}", file=sys.stderr, flush=True)
         return self.counts
 
     def _one_run(self, gang: Gang, expected: dict[str, str], num_faults: int) -> None:
