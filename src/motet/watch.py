@@ -35,7 +35,9 @@ _KEY = "motet/watch"
 STORE_SECONDS = 2.0
 # How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
 LAST_SECONDS = 5.0
-_STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}  # of `Workers`, on the main thread
+# What the main thread may ask it in between; a call that is not back holds up everything.
+_WORKERS = os.path.join("motet", "workers.py")
+_STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
 
 
 class Watch:
@@ -248,7 +250,8 @@ class Watch:
     def _is_blocked(self) -> bool:
         """Whether the main thread waits for other workers or for the store, and not in code of its own."""
         frame = sys._current_frames().get(self._main or 0)
-        asks = frame is not None and frame.f_code.co_name in _STORE_CALLS and "motet" in frame.f_code.co_filename
+        code = frame.f_code if frame is not None else None
+        asks = code is not None and code.co_name in _STORE_CALLS and code.co_filename.endswith(_WORKERS)
         return asks or self._item is not None or self.blocking or self._in_collective()
 
     def _compare(self, still: float) -> None:
