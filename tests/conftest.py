@@ -16,6 +16,7 @@ _SLOW = (
     "distributed/test_checkpoints.py",
     "distributed/test_failures.py",
     "distributed/test_failures_cli.py",
+    "distributed/test_links.py",
     "distributed/test_loopback_only.py",
     "distributed/test_isolation_between_jobs.py",
     "distributed/test_motet_run.py",
@@ -31,6 +32,7 @@ _SLOW = (
     "unit/demo/",
     "unit/test_checkpoint",
     "unit/test_isolation_loggers.py",
+    "unit/test_run_any_file.py",
     "unit/test_shaped_links.py",
 )
 

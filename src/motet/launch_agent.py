@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from subprocess import Popen
@@ -31,6 +32,8 @@ LOOPBACK = "127.0.0.1"
 # How long the survivors of a lost worker may take to find out and to say so; a closed connection shows in well
 # under a second, in 4 seconds with DataLoader workers.
 LAST_WORDS_SECONDS = 10.0
+# How long the store of several machines may take to answer: where the network is down, it never does.
+STORE_SECONDS = 3.0
 # How long all workers may take to end after a stop was asked for. The run as a whole has 30 seconds.
 STOP_SECONDS = 25.0
 
@@ -79,6 +82,68 @@ class LoopbackRendezvous(RendezvousHandler):
     def shutdown(self) -> bool:
         self._closed, self._store = True, None
         return True
+
+
+class BoundedRendezvous(RendezvousHandler):
+    """torch elastic's rendezvous among machines, which must not keep an agent from its workers.
+
+    The agent asks it now and then whether machines wait to join. On a machine that the network has left, that question
+    blocks for many minutes, and meanwhile nobody sees that the workers have ended. Here it is asked on a thread; as
+    long as there is no answer, nobody waits.
+    """
+
+    def __init__(self, handler: RendezvousHandler) -> None:
+        self._handler = handler
+        self._asking: threading.Thread | None = None
+        self._num_waiting, self._round = 0, 0
+
+    def get_backend(self) -> str:
+        return self._handler.get_backend()
+
+    @property
+    def use_agent_store(self) -> bool:
+        return self._handler.use_agent_store
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        self._num_waiting, self._round = 0, self._round + 1
+        return self._handler.next_rendezvous()
+
+    def is_closed(self) -> bool:
+        return self._handler.is_closed()
+
+    def set_closed(self) -> None:
+        self._handler.set_closed()
+
+    def num_nodes_waiting(self) -> int:
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = _start(self._ask)
+        self._asking.join(STORE_SECONDS)
+        return self._num_waiting
+
+    def _ask(self) -> None:
+        asked_in = self._round
+        found = self._handler.num_nodes_waiting()
+        if asked_in == self._round:  # not an answer of before the workers were started again
+            self._num_waiting = found
+
+    def get_run_id(self) -> str:
+        return self._handler.get_run_id()
+
+    def shutdown(self) -> bool:
+        _start(self._handler.shutdown).join(STORE_SECONDS)
+        return True
+
+
+def _start(call: Callable[[], object]) -> threading.Thread:
+    """Call on a thread that holds up nobody's end; a store that has gone with its host is no news for those who ask."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):
+            call()
+
+    thread = threading.Thread(target=quietly, name="motet-rendezvous", daemon=True)
+    thread.start()
+    return thread
 
 
 class Agent(LocalElasticAgent):

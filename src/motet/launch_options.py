@@ -19,7 +19,7 @@ from torch.distributed.run import (
 )
 
 from motet.errors import UsageError
-from motet.launch_agent import LoopbackRendezvous
+from motet.launch_agent import BoundedRendezvous, LoopbackRendezvous
 
 
 def torchrun_options() -> list[argparse.Action]:
@@ -107,14 +107,13 @@ def worker_spec(
 
 def _handler_among_machines(config: LaunchConfig) -> RendezvousHandler:
     """Return torch elastic's own rendezvous, as torchrun would use it."""
-    return get_rendezvous_handler(
-        RendezvousParameters(
-            backend=config.rdzv_backend,
-            endpoint=config.rdzv_endpoint,
-            run_id=config.run_id,
-            min_nodes=config.min_nodes,
-            max_nodes=config.max_nodes,
-            local_addr=config.local_addr,
-            **config.rdzv_configs,
-        )
+    parameters = RendezvousParameters(
+        backend=config.rdzv_backend,
+        endpoint=config.rdzv_endpoint,
+        run_id=config.run_id,
+        min_nodes=config.min_nodes,
+        max_nodes=config.max_nodes,
+        local_addr=config.local_addr,
+        **config.rdzv_configs,
     )
+    return BoundedRendezvous(get_rendezvous_handler(parameters))

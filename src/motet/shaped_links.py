@@ -83,6 +83,11 @@ class ShapedLinks:
             "MASTER_PORT": str(PORT),
         }
 
+    def namespace(self, worker: int) -> str:
+        """Return the file that names the worker's network namespace, for a process that enters it (setns)."""
+        self._check(worker)
+        return f"/proc/{self._workers[worker].pid}/ns/net"
+
     def popen(
         self, worker: int, command: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[Any]:

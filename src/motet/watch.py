@@ -20,15 +20,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
 from motet.contradiction import Item, Position, describe, find_circle
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 
+T = TypeVar("T")
 STATE_BYTES = 256
 EXIT_STATUS = 4
 _KEY = "motet/watch"
+# What the store is given to answer where something is wrong already: a network that is down never answers.
+STORE_SECONDS = 2.0
+# How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
+LAST_SECONDS = 5.0
+# What the main thread may ask it in between; a call that is not back holds up everything.
+_WORKERS = os.path.join("motet", "workers.py")
+_STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
 
 
 class Watch:
@@ -69,6 +78,7 @@ class Watch:
         self._certainty_seconds = certainty_seconds
         self._main = threading.main_thread().ident
         self._closing = threading.Event()
+        self._gave_up = (0.0, 0)  # when, and in which epoch
         self._state: mmap.mmap | None = None
         self._store = store
         self._threads: list[threading.Thread] = []
@@ -155,39 +165,51 @@ class Watch:
 
     def tell_failure(self, text: str) -> None:
         """Leave an error of this worker in the store, so that every other can name it."""
-        if self._store is not None and self.num_workers > 1:
-            with contextlib.suppress(Exception):  # the store may be gone with its host; the error is told here anyway
-                self._store.set(f"{_KEY}/failed/{self.worker}", text)
+        self._ask(lambda store: store.set(f"{_KEY}/failed/{self.worker}", text), None)
 
     def tell_left(self, text: str) -> None:
         """Leave word that this worker has left the run, though its process may live on: nobody need wait for it."""
-        if self._store is not None and self.num_workers > 1:
-            with contextlib.suppress(Exception):
-                self._store.set(f"{_KEY}/left/{self.worker}", text)
+        self._ask(lambda store: store.set(f"{_KEY}/left/{self.worker}", text), None)
 
     def take_back_failure(self) -> None:
         """Withdraw what `tell_failure` left: all workers met it alike, so it ended its job only."""
-        if self._store is not None and self.num_workers > 1:
-            with contextlib.suppress(Exception):
-                self._store.delete_key(f"{_KEY}/failed/{self.worker}")
+        self._ask(lambda store: store.delete_key(f"{_KEY}/failed/{self.worker}"), False)
 
     def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
         """Return what other workers left with `tell_failure`, waiting a little for it if asked."""
         return self._words("failed", within_seconds)
 
     def _words(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
-        found: dict[int, str] = {}
         deadline = time.monotonic() + within_seconds
-        with contextlib.suppress(Exception):
-            while self._store is not None and not found:
+
+        def look(store: Store) -> dict[int, str]:
+            found: dict[int, str] = {}
+            while not found:
                 for other in range(self.num_workers):
                     key = f"{_KEY}/{kind}/{other}"
-                    if other != self.worker and self._store.check([key]):
-                        found[other] = self._store.get(key).decode()
+                    if other != self.worker and store.check([key]):
+                        found[other] = store.get(key).decode()
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.05)
-        return found
+            return found
+
+        return self._ask(look, {}, within_seconds)
+
+    def _ask(self, call: Callable[[Store], T], otherwise: T, within_seconds: float = 0.0) -> T:
+        """Ask the store something, and return ``otherwise`` if it is gone with its host or does not answer in time."""
+        store, answers = self._store, [otherwise]
+        if store is None or self.num_workers == 1:
+            return otherwise
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                answers.append(call(store))
+
+        thread = threading.Thread(target=ask, name="motet-watch-asks", daemon=True)
+        thread.start()
+        thread.join(within_seconds + STORE_SECONDS)
+        return answers[-1]
 
     def _run(self) -> None:
         while not self._closing.wait(1.0):
@@ -203,11 +225,34 @@ class Watch:
                 self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
 
     def _listen(self) -> None:
+        """What is done without the store: hear signals, and end a main thread that nothing else can."""
         while not self._closing.wait(1.0):
-            if time.monotonic() - self._since < self._suspicion_seconds or self.error is not None:
+            now, epoch = time.monotonic(), self._epoch
+            still = now - self._since
+            if still < self._suspicion_seconds:
                 continue
-            if self.position().item is not None and (error := self.hear()) is not None:
-                self._give_up(error)
+            if self.error is not None:
+                gave_up, then = self._gave_up
+                if epoch == then and now - gave_up > LAST_SECONDS:
+                    self._end(self.error)  # it waits in slices, but is inside the store's client
+            elif self._is_blocked():
+                if (error := self.hear()) is not None:
+                    self._give_up(error)
+                elif still > self._timeout_seconds + LAST_SECONDS:
+                    told = describe({self.worker: self.position(), **self._known})
+                    self._give_up(
+                        SyncTimeoutError(
+                            f"Nothing has moved here for {still:.0f} s; the timeout is {self._timeout_seconds:.0f} s. "
+                            f"The network is down, or another worker or the host of the store stalls.\n{told}"
+                        )
+                    )
+
+    def _is_blocked(self) -> bool:
+        """Whether the main thread waits for other workers or for the store, and not in code of its own."""
+        frame = sys._current_frames().get(self._main or 0)
+        code = frame.f_code if frame is not None else None
+        asks = code is not None and code.co_name in _STORE_CALLS and code.co_filename.endswith(_WORKERS)
+        return asks or self._item is not None or self.blocking or self._in_collective()
 
     def _compare(self, still: float) -> None:
         """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""
@@ -257,10 +302,12 @@ class Watch:
         )
 
     def _give_up(self, error: GangError) -> None:
-        self.error = error
-        if self._item is not None:
-            return  # the main thread waits in slices: it raises the error itself
-        # The main thread is inside a collective that never returns, and cannot be interrupted there.
+        self._gave_up, self.error = (time.monotonic(), self._epoch), error
+        if self._item is None:  # otherwise the main thread waits in slices: it raises the error itself
+            self._end(error)
+
+    def _end(self, error: GangError) -> None:
+        """End this process: its main thread is inside a call that never returns, and cannot be interrupted there."""
         self.before_exit(error)
         print(f"motet: worker {self.worker}: {error}", file=sys.__stderr__, flush=True)
         if "MOTET_DEBUG" in os.environ:
@@ -272,7 +319,7 @@ class Watch:
         self.at("done")
         self._closing.set()
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=STORE_SECONDS + 1.0)
         self._threads.clear()
         self._store = None  # a connection of its own
         if self._state is not None:

@@ -61,6 +61,7 @@ class Workers:
         self._owns_group = owns_group
         self._excepthook = excepthook
         self._store = store
+        self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)  # before anything that can block
         self._num_sayings = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
@@ -68,7 +69,6 @@ class Workers:
         self._shared = one_communicator(config)
         self._control: dist.ProcessGroup | None = _new_group("gloo" if has_device_backend(config) else None)
         self._num_agreements = 0
-        self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)
 
     @classmethod
     def join(cls, *, timeout_seconds: float = 1800.0) -> Workers:

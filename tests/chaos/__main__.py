@@ -2,71 +2,76 @@
 
 Two parts. Faults of all kinds strike workers of runs that are begun again until they end (``--faults``). Workers of
 whole commands, ``motet run --max-restarts`` on a variant of the demo, are killed at random moments (``--kills``), and
-torch elastic starts them again. Every run has to end with the weights of an uninterrupted one.
+torch elastic starts them again. Every run has to end with the weights of an uninterrupted one. A part of which there
+is to be nothing is left out: ``--kills 0``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import random
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-from tests.chaos.faults import Chaos, Counts, new_seed, small_disk
+from tests.chaos.faults import Chaos, Counts, network, new_seed, small_disk
 from tests.distributed.command import Place
 
 DEMO = {name: {"call": f"tests.chaos.demo_variant:{name}"} for name in ("digits", "gpt", "recommender")}
-EVERY = 20
 
 
 def kills(folder: Path, seed: int, num_kills: int) -> Counts:
     """Kill a random worker of a whole command at a random moment, so many times, a run each."""
-    import json
-
     counts, draw = Counts(), random.Random(seed)
     place = Place(folder)
     (folder / "jobs.yaml").write_text(json.dumps({"jobs": DEMO}))
-    words = ("run", "--nproc-per-node=2", "--max-restarts=3", "jobs.yaml", "--quiet")
+    words = ("run", "--nproc-per-node=2", "--max-restarts=3", "jobs.yaml")
+    process = place.start(*words, "--run-dir=whole")
+    place.wait_until("whole/jobs/digits/log.txt", process)
     begin = time.monotonic()
-    status, _, err = place.motet(*words, "--run-dir=whole")
+    status, _, err = place.ended(process)
     assert status == 0, err
     whole, seconds = place.jobs_of("whole", "result"), time.monotonic() - begin
-    for number in range(num_kills):
-        run_dir = f"run-{number}"
-        process = place.start(*words, f"--run-dir={run_dir}")
-        while not (place.path / run_dir / "jobs" / "digits" / "log.txt").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0.0, 0.5) * seconds)
-        victims = place.workers()
-        if victims:
-            victim = victims[draw.randrange(len(victims))]
-            try:
-                victim.kill()
-                counts.faults["kill"] += 1
-            except psutil.NoSuchProcess:
-                pass
-        status, _, err = place.ended(process)
+    while counts.faults["kill"] < num_kills:
         counts.runs += 1
+        run_dir = f"run-{counts.runs}"
+        process = place.start(*words, f"--run-dir={run_dir}")
+        place.wait_until(f"{run_dir}/jobs/digits/log.txt", process)
+        time.sleep(draw.uniform(0.0, 0.9) * seconds)
+        victims, saved = place.workers(), _saved(place.path / run_dir)
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):  # the run has ended before
+            victims[draw.randrange(2)].kill()
+            counts.faults["kill"] += 1
+        status, _, err = place.ended(process)
         counts.starts += 1 + err.count("start again")
         if status != 0 or place.jobs_of(run_dir, "result") != whole:
             counts.wrong.append(f"{run_dir}: status {status}\n{err}")
-        counts.wrong += [f"{run_dir}: {text}" for text in _repeated(place.path / run_dir)]
+        counts.wrong += [f"{run_dir}: {text}" for text in _lost(place.path / run_dir, saved)]
+        print(f"after {counts.runs} runs: {counts}", file=sys.stderr, flush=True)
     return counts
 
 
-def _repeated(run_dir: Path) -> list[str]:
-    """Return what is wrong with where jobs began again: only at turns of which there are checkpoints."""
+def _saved(run_dir: Path) -> dict[str, int]:
+    """Return each job's newest checkpoint: its turn, 0 if there is none."""
+    return {
+        name: max((int(path.name[5:13]) for path in (run_dir / "checkpoints" / name).glob("turn-*")), default=0)
+        for name in DEMO
+    }
+
+
+def _lost(run_dir: Path, saved: Mapping[str, int]) -> list[str]:
+    """Return which jobs went back behind the checkpoints that there were when a worker was killed."""
     found = []
-    for name in DEMO:
-        said = [
-            int(turn) for turn in re.findall(r"begins after (\d+)", (run_dir / "jobs" / name / "log.txt").read_text())
-        ]
-        if any(turn % EVERY for turn in said) and said[-1] % EVERY:
-            found.append(f"job {name} began after turns {said}")
+    for name, turn in saved.items():
+        said = re.findall(r"begins after (\d+)", (run_dir / "jobs" / name / "log.txt").read_text())
+        if any(int(begun) < turn for begun in said[1:]):
+            found.append(f"job {name} began after turns {said}; a checkpoint of turn {turn} was there")
     return found
 
 
@@ -76,13 +81,16 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=new_seed())
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="KIND", help="faults of this kind, as 'link down'"
+    )
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="motet-chaos-") as folder:
         if options.faults:
-            with small_disk(Path(folder, "disk")) as disk:
-                counts = Chaos(Path(folder), options.seed, disk).run(options.faults)
+            with small_disk(Path(folder, "disk")) as disk, network() as links:
+                counts = Chaos(Path(folder), options.seed, disk, links, options.only).run(options.faults)
             print(counts, flush=True)
             wrong += len(counts.wrong)
         if options.kills:

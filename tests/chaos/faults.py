@@ -9,24 +9,28 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.loops import LOOPS
 
 from motet.checkpoint import Checkpoints
-from motet.errors import CheckpointError
+from motet.errors import CheckpointError, UsageError
+from motet.shaped_links import ShapedLinks, shaped_links, why_not
 from motet.testing import Gang, Outcome
 from motet.testing.gang import GangCallError
+from motet.watch import EXIT_STATUS
 
 ALONE, TOGETHER = "tests.chaos.loops:alone", "tests.chaos.loops:together"
 NUM_WORKERS = 2
-LONGEST_SECONDS = 180.0
-TIMEOUT_SECONDS = 20.0
+LONGEST_SECONDS = 120.0
+TIMEOUT_SECONDS = 10.0
 DISK_BYTES = 40_000_000
+FATAL = {"kill", "kill all", "terminate", "link gone"}
 CLEAR = {"WorkerLostError", "WorkerFailedError", "SyncTimeoutError", "DivergenceError", "GangError"}
 
 
@@ -48,21 +52,38 @@ class Counts:
 
 
 class Chaos:
-    """Harms one run after the other. ``disk``: a small file system to fill, or None."""
+    """Harms one run after the other. ``disk``: a small file system to fill; ``links``: a network to cut; or None.
 
-    def __init__(self, place: Path, seed: int, disk: Path | None = None, pause: float = 0.004) -> None:
-        self.place, self.disk, self.pause = place, disk, pause
+    ``only``: the kinds of faults there are, all if it is empty. A link goes down for less than the timeout, or for good
+    (``link gone``: until the workers have ended).
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        seed: int,
+        disk: Path | None = None,
+        links: ShapedLinks | None = None,
+        only: Sequence[str] = (),
+        pause: float = 0.004,
+    ) -> None:
+        self.place, self.disk, self.links, self.pause = place, disk, links, pause
         self.draw = random.Random(seed)
         self.counts = Counts()
         self._num_begins: dict[tuple[Path, str], int] = {}
-        self.kinds = ["kill", "kill", "kill all", "terminate", "stall", "stall"] + ["fill"] * (disk is not None)
+        kinds = ["kill", "kill", "kill all", "terminate", "stall", "stall"] + ["fill"] * (disk is not None)
+        kinds += ["link down", "link down", "link gone"] * (links is not None)
+        self.kinds = [kind for kind in kinds if not only or kind in only]
+        if not self.kinds:
+            raise UsageError(f"there are no faults of the kinds {', '.join(only)} here, only {', '.join(kinds)}")
 
     def run(self, num_faults: int) -> Counts:
         """Harm runs until so many faults have happened; every run is brought to its end."""
-        with Gang(NUM_WORKERS, timeout_seconds=LONGEST_SECONDS) as gang:
+        with Gang(NUM_WORKERS, timeout_seconds=LONGEST_SECONDS, links=self.links) as gang:
             expected = {name: gang.run(ALONE, name)[0] for name in LOOPS}
             while self.counts.faults.total() < num_faults:
                 self._one_run(gang, expected, num_faults)
+                print(f"after {self.counts.runs} runs: {self.counts}", file=sys.stderr, flush=True)
         return self.counts
 
     def _one_run(self, gang: Gang, expected: dict[str, str], num_faults: int) -> None:
@@ -95,52 +116,67 @@ class Chaos:
         except GangCallError as error:
             self._wrong(f"hung: {error}")
             return [Outcome(error=str(error))]
-        for outcome in outcomes:
+        for worker, outcome in enumerate(outcomes):
             if outcome.kind is not None:
                 self.counts.errors[outcome.kind] += 1
                 if outcome.kind not in CLEAR:
                     self._wrong(f"an error that is not clear: {outcome}")
+            elif outcome.status == EXIT_STATUS:
+                self.counts.errors["told by the watch"] += 1
+            elif outcome.status not in (None, -signal.SIGKILL):
+                self._wrong(f"worker {worker} {outcome}:\n{gang.output(worker)[-4000:]}")
         return outcomes
 
     @contextlib.contextmanager
     def _harm(self, gang: Gang, num_faults: int) -> Iterator[None]:
-        """Let a fault happen at a random moment within the block; most starts get one."""
-        left = num_faults - self.counts.faults.total()
-        kind = self.draw.choice(self.kinds) if left > 0 else ""
-        after, lasting = self.draw.uniform(0.05, 1.6), self.draw.choice([0.1, 0.5, 1.0, 4.0])
-        whom, pids, over = self.draw.randrange(NUM_WORKERS), list(gang.pids), threading.Event()
+        """Let faults happen at random moments within the block, until one ends the workers."""
+        pids, over = list(gang.pids), threading.Event()
 
         def strike() -> None:
-            if over.wait(after):
-                return  # the run had ended before
-            self.counts.faults[kind] += 1
-            with contextlib.suppress(ProcessLookupError):
-                if kind == "kill":
-                    os.kill(pids[whom], signal.SIGKILL)
-                elif kind == "kill all":
-                    for pid in pids:
-                        os.kill(pid, signal.SIGKILL)
-                elif kind == "terminate":
-                    os.kill(pids[whom], signal.SIGTERM)
-                elif kind == "stall":
-                    os.kill(pids[whom], signal.SIGSTOP)
-                    over.wait(lasting)
-                    os.kill(pids[whom], signal.SIGCONT)
-                elif kind == "fill":
-                    assert self.disk is not None
-                    _fill(self.disk / "ballast")
-                    over.wait(lasting)
-                    (self.disk / "ballast").unlink()
+            while self.counts.faults.total() < num_faults:
+                kind, worker = self.draw.choice(self.kinds), self.draw.randrange(NUM_WORKERS)
+                lasting = self.draw.choice([0.1, 0.5, 1.0, 4.0])
+                if over.wait(self.draw.uniform(0.05, 1.6)):
+                    return  # the run had ended before
+                self.counts.faults[kind] += 1
+                with contextlib.suppress(ProcessLookupError):
+                    self._strike(kind, worker, pids, lasting, over)
+                if kind in FATAL:
+                    return
 
         thread = threading.Thread(target=strike)
-        if kind:
-            thread.start()
+        thread.start()
         try:
             yield
         finally:
             over.set()
-            if kind:
-                thread.join()
+            thread.join()
+
+    def _strike(self, kind: str, worker: int, pids: list[int], lasting: float, over: threading.Event) -> None:
+        """Let one fault happen to a worker; block until what does not last has passed."""
+        if kind == "kill":
+            os.kill(pids[worker], signal.SIGKILL)
+        elif kind == "kill all":
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+        elif kind == "terminate":
+            os.kill(pids[worker], signal.SIGTERM)
+        elif kind == "stall":
+            os.kill(pids[worker], signal.SIGSTOP)
+            over.wait(lasting)
+            os.kill(pids[worker], signal.SIGCONT)
+        elif kind == "fill":
+            assert self.disk is not None
+            _fill(self.disk / "ballast")
+            over.wait(lasting)
+            (self.disk / "ballast").unlink()
+        else:
+            assert kind in ("link down", "link gone")
+            assert self.links is not None
+            self.links.set_link(worker, up=False)
+            # TCP takes as long again to go on, so half of it; or it is gone until the workers have ended.
+            over.wait(lasting / 2 if kind == "link down" else None)
+            self.links.set_link(worker, up=True)
 
     def _check_checkpoints(self, folder: Path) -> dict[str, int]:
         """Require that no checkpoint is damaged; return the turns that the jobs can go on from."""
@@ -168,7 +204,9 @@ class Chaos:
                 self._wrong(f"job {name} began after turn {said[-1]}, its last checkpoint was of turn {turn}")
 
     def _wrong(self, what: str) -> None:
-        self.counts.wrong.append(f"run {self.counts.runs}, start {self.counts.starts}: {what}")
+        text = f"run {self.counts.runs}, start {self.counts.starts}: {what}"
+        print(text, file=sys.stderr, flush=True)  # whoever ends the suite early has seen it
+        self.counts.wrong.append(text)
 
 
 def _fill(path: Path) -> None:
@@ -180,16 +218,28 @@ def _fill(path: Path) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path | None]:
-    """Mount a small file system for the block; None where that is not allowed."""
+    """Mount a small file system for the block; None where that is not allowed, and say so."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        print("no disk is filled: that needs the right to mount a small one (root)")
         yield None
         return
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@contextlib.contextmanager
+def network() -> Iterator[ShapedLinks | None]:
+    """Build a network of a namespace for each worker for the block; None where that is not allowed, and say why."""
+    if (why := why_not()) is not None:
+        print(f"no links go down: {why}")
+        yield None
+        return
+    with shaped_links(NUM_WORKERS, rate=None) as links:
+        yield links
 
 
 def new_seed() -> int:

@@ -33,6 +33,8 @@ def loop(
 ) -> dict[str, Any]:
     """Train; at step ``at`` let ``what`` happen (on ``worker``), and write ``tell`` when three steps are done."""
     torch.manual_seed(seed + dist.get_rank())
+    if what == "wider-alone" and dist.get_rank() == worker:
+        width += 1
     layers = [nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 2)]
     model = DistributedDataParallel(nn.Sequential(*layers))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -48,6 +48,7 @@ def test_failures_that_all_workers_meet_are_their_jobs_own(place: Place, gangs: 
     [
         ("short", ["last turns: ", "bad 10", "job 'bad' has finished in turn 11"]),
         ("unsynchronized", ["different turns|took different ways|did not end alike", "no_sync|uneven"]),
+        ("other-shape", ["took different ways|other workers did not meet", "job 'bad'"]),
     ],
 )
 def test_workers_that_diverge_are_named_side_by_side(place: Place, what: str, words: list[str]) -> None:
@@ -60,6 +61,25 @@ def test_workers_that_diverge_are_named_side_by_side(place: Place, what: str, wo
     assert "worker 1" in err
     assert "Traceback" not in err
     assert set(place.jobs_of().values()) == {"stopped"}
+
+
+def test_a_model_of_another_shape_on_one_worker(place: Place) -> None:
+    jobs = place.jobs(bad={"what": "wider-alone", "every": None}, good={"seed": 2, "steps": 200})
+    status, out, err = place.motet("run", TWO, jobs, "--run-dir=out", "--quiet")
+    assert status == 4, (out, err)
+    assert "'bad'" in err
+    assert "worker 1" in err.lower()
+    assert set(place.jobs_of().values()) == {"stopped"}
+
+
+def test_one_worker_that_runs_out_of_memory_ends_the_gang_and_its_job_is_charged(place: Place, gangs: Gangs) -> None:
+    jobs = place.jobs(bad={"what": "oom-alone", "at": 6}, good={"seed": 2})
+    status, _, err = place.motet("run", TWO, "--max-restarts=5", "--max-job-failures=0", jobs, "--run-dir=out")
+    assert status == 1, err
+    assert "worker 1, job 'bad', turn 7" in err
+    assert "allocate" in err
+    assert place.jobs_of() == {"bad": "failed", "good": "finished"}
+    assert place.jobs_of(field="result")["good"] == gangs(2).run(FAULTY, seed=2)[0]
 
 
 def test_a_worker_that_stalls_is_waited_for_until_the_timeout(place: Place) -> None:

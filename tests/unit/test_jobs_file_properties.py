@@ -135,9 +135,8 @@ def test_valid_files_load(path: Path, document: dict[str, Any], flow: bool | Non
             assert spec.arguments == entry.get("with", {})
 
 
-@many
-@given(data=st.data(), document=valid, flow=st.sampled_from([True, False, None]))
-def test_broken_text_is_explained(path: Path, data: st.DataObject, document: dict[str, Any], flow: bool | None) -> None:
+def broken(data: st.DataObject, document: dict[str, Any], flow: bool | None) -> bytes:
+    """Draw what is left of a file after a few slips of the hand."""
     lines = dumped(document, flow).splitlines(keepends=True)
     for _ in range(data.draw(st.integers(1, 3))):
         kind = data.draw(st.sampled_from(["delete", "repeat", "indent", "swap", "insert", "cut"]))
@@ -160,13 +159,11 @@ def test_broken_text_is_explained(path: Path, data: st.DataObject, document: dic
             lines[at] = line[:column] + data.draw(pieces | st.text(max_size=2)) + line[column:]
         else:
             lines[at] = line[:column]
-    load_or_explain(path, "".join(lines).encode("utf-8", "surrogatepass"))
+    return "".join(lines).encode("utf-8", "surrogatepass")
 
 
-@many
-@given(data=st.data(), document=valid)
-def test_wrong_values_are_explained(path: Path, data: st.DataObject, document: dict[str, Any]) -> None:
-    """Put anything at all in place of one part, or under another key."""
+def changed(data: st.DataObject, document: dict[str, Any]) -> bytes:
+    """Draw a file with anything at all in place of one part, or under another key."""
     node: Any = document
     while True:
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
@@ -180,7 +177,19 @@ def test_wrong_values_are_explained(path: Path, data: st.DataObject, document: d
         node[data.draw(new_keys | st.text(max_size=4))] = node.pop(key)
     else:
         node[key] = data.draw(values | st.sampled_from(["mod.fun", "a.py", ".", [], {}, [[]], [{}], 10**400]))
-    load_or_explain(path, dumped(document, None).encode("utf-8", "surrogatepass"))
+    return dumped(document, None).encode("utf-8", "surrogatepass")
+
+
+@many
+@given(data=st.data(), document=valid, flow=st.sampled_from([True, False, None]))
+def test_broken_text_is_explained(path: Path, data: st.DataObject, document: dict[str, Any], flow: bool | None) -> None:
+    load_or_explain(path, broken(data, document, flow))
+
+
+@many
+@given(data=st.data(), document=valid)
+def test_wrong_values_are_explained(path: Path, data: st.DataObject, document: dict[str, Any]) -> None:
+    load_or_explain(path, changed(data, document))
 
 
 @many

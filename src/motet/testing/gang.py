@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from motet.errors import MotetError
+from motet.shaped_links import INTERFACE, ShapedLinks
 
 Call = str | Callable[..., Any]
 """A function that every worker can import: itself, or ``"module:function"`` (then the test imports nothing)."""
 
 _LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
 _START_SECONDS = 120.0
 _TAIL_CHARACTERS = 12_000
 # Imported once, in the process from which all workers are forked.
@@ -69,6 +71,8 @@ class Gang:
     They start with the first call, one intra-op thread each, and find the environment that torchrun would give them.
     With ``joined=False`` they make the process group themselves, as scripts do. After a call that did not return on
     all workers the next one gets new workers, because nobody knows what the process group is left with.
+
+    On ``links`` (see `shaped_links`) each worker stands on its own side of the network, and the store beside worker 0.
     """
 
     def __init__(
@@ -78,11 +82,14 @@ class Gang:
         joined: bool = True,
         timeout_seconds: float = 60.0,
         environment: Mapping[str, str] | None = None,
+        links: ShapedLinks | None = None,
     ) -> None:
         self.num_workers = num_workers
         self.timeout_seconds = timeout_seconds
         self._joined = joined
-        self._environment = {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo", **(environment or {})}
+        self._links = links
+        interface = INTERFACE if links is not None else "lo0" if sys.platform == "darwin" else "lo"
+        self._environment = {"GLOO_SOCKET_IFNAME": interface, **(environment or {})}
         self._processes: list[context.ForkServerProcess] = []
         self._connections: list[connection.Connection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -156,12 +163,12 @@ class Gang:
     def _start(self) -> None:
         assert self._folder is not None
         # The store has a host of its own, as under torchrun: it outlives every worker.
-        port = self._start_process(_host_store, str(Path(self._folder.name) / "store"), self._environment)
+        address = self._links.address(0) if self._links is not None else _LOOPBACK
+        port = self._start_process(0, _host_store, "store", self._environment, address)
         store_port, store_process, store_connection = port.recv(), self._processes.pop(), self._connections.pop()
         for worker in range(self.num_workers):
-            path = str(Path(self._folder.name) / str(worker))
-            environment = {**_torchrun_environment(worker, self.num_workers, store_port), **self._environment}
-            self._start_process(_serve, path, environment, self._joined)
+            environment = _torchrun_environment(worker, self.num_workers, address, store_port) | self._environment
+            self._start_process(worker, _serve, str(worker), environment, self._joined)
         begin = time.monotonic()
         outcomes = self._gather(begin, _START_SECONDS, "the start of the gang")
         self._processes.append(store_process)
@@ -169,13 +176,19 @@ class Gang:
         if not all(outcome.ok for outcome in outcomes):
             raise GangCallError("The gang did not start:\n" + "\n".join(map(str, outcomes)) + self._outputs())
 
-    def _start_process(self, target: Callable[..., None], path: str, *args: Any) -> connection.Connection:
+    def _start_process(
+        self, worker: int, target: Callable[..., None], output: str, *args: Any
+    ) -> connection.Connection:
+        """Start a process on a worker's side of the network; its output goes to a file of that name."""
+        assert self._folder is not None
+        namespace = self._links.namespace(worker) if self._links is not None else None
         context = get_context("forkserver")
         with _one_thread():
             context.set_forkserver_preload(_PRELOADED)
             forkserver.ensure_running()
         ours, theirs = context.Pipe()
-        process = context.Process(target=target, args=(theirs, path, *args), daemon=False)
+        path = str(Path(self._folder.name) / output)
+        process = context.Process(target=_live, args=(path, namespace, target, theirs, *args), daemon=False)
         process.start()
         theirs.close()
         self._processes.append(process)
@@ -262,28 +275,37 @@ def _one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _begin_process(path: str, environment: Mapping[str, str]) -> None:
+def _live(
+    path: str, namespace: str | None, target: Callable[..., None], end: connection.Connection, *args: Any
+) -> None:
+    """Be a process of a gang: its output goes to ``path``."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if namespace is not None:
+        # For this thread and those that it will start: there are no others yet, right after the fork.
+        libc, here = ctypes.CDLL(None, use_errno=True), os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        if libc.setns(here, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+        os.close(here)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
     faulthandler.enable(file=2)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
-    os.environ.update(environment)
+    target(end, *args)
 
 
-def _host_store(end: connection.Connection, path: str, environment: Mapping[str, str]) -> None:
+def _host_store(end: connection.Connection, environment: Mapping[str, str], address: str) -> None:
     """Host the workers' store until the other end closes."""
-    _begin_process(path, environment)
+    os.environ.update(environment)
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind((_LOOPBACK, 0))
+    listener.bind((address, 0))
     listener.listen()
     port = listener.getsockname()[1]
-    store = TCPStore(_LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+    store = TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     end.send(port)
     with contextlib.suppress(EOFError, OSError):
         end.recv()
@@ -291,16 +313,16 @@ def _host_store(end: connection.Connection, path: str, environment: Mapping[str,
     os._exit(0)
 
 
-def _torchrun_environment(worker: int, num_workers: int, port: int) -> dict[str, str]:
+def _torchrun_environment(worker: int, num_workers: int, address: str, port: int) -> dict[str, str]:
     ranks = {"RANK": worker, "LOCAL_RANK": worker, "GROUP_RANK": 0, "ROLE_RANK": worker}
     sizes = {"WORLD_SIZE": num_workers, "LOCAL_WORLD_SIZE": num_workers, "GROUP_WORLD_SIZE": 1}
-    store = {"MASTER_ADDR": _LOOPBACK, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    store = {"MASTER_ADDR": address, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     return {key: str(value) for key, value in {**ranks, **sizes, **store, "TORCHELASTIC_RESTART_COUNT": 0}.items()}
 
 
-def _serve(end: connection.Connection, path: str, environment: Mapping[str, str], joined: bool) -> None:
+def _serve(end: connection.Connection, environment: Mapping[str, str], joined: bool) -> None:
     """Join the group, then run what comes; a worker's whole life."""
-    _begin_process(path, environment)
+    os.environ.update(environment)
     import torch
     import torch.distributed as dist
 
