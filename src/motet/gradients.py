@@ -129,6 +129,7 @@ class JobGradients:
         self._events: list[threading.Event] = []  # of buckets that have landed, to be used again: making one is slow
         self._models: list[DeferredDDP] = []
         self._sent: set[DeferredDDP] = set()
+        self.lent: dict[int, Tensor] = {}  # by the parameter's id: gradients in whose place its bucket stands meanwhile
 
     def backward_over(self) -> None:
         """Note which stream the job computes in; called in the job when its gradients have left."""
@@ -371,6 +372,7 @@ class JobGradients:
         to anybody. A tensor that is copied onto itself costs nothing.
         """
         gradients = [p.grad for p in parameters]
+        self.lent.update((id(p), g) for p, g in zip(parameters, gradients, strict=True) if g is not None)
         for parameter, view in zip(parameters, views, strict=True):
             parameter.grad = view
 
@@ -431,6 +433,7 @@ class JobGradients:
     def _begin_turn(self) -> Turnaround:
         self._travelling.clear()
         self._sent.clear()
+        self.lent.clear()
         turn, self._turn = self._turn, Turnaround()
         return turn
 

@@ -110,6 +110,13 @@ def test_the_same_weights_with_idle_jobs_resting(gangs: Callable[[int], Gang], n
         assert told["places"] < 10 * len(told["moved"])
 
 
+def test_buckets_in_the_gradients_place_stay_while_they_travel(gangs: Callable[[int], Gang]) -> None:
+    for told in gangs(2).run("tests.distributed.jobs_housed:large_jobs_rest"):
+        assert told["differences"] == []
+        # Parameters, gradients and two moments of each layer; buckets, in which gradients travel, are not among them.
+        assert told["moved"] == {f"large{depth}": 4 * depth * 4 * 256 * 256 for depth in (2, 3, 4)}
+
+
 LOOPS = {
     "one": "jobs_plain:several_buckets",
     "two": "jobs_gradients:bucket_view_mixed",
@@ -121,6 +128,18 @@ LOOPS = {
 
 def test_the_same_weights_of_many_kinds_of_loops(gangs: Callable[[int], Gang], monkeypatch: pytest.MonkeyPatch) -> None:
     for differences in gangs(2).run("tests.distributed.jobs_housed:loops_rest", LOOPS):
+        assert differences == []
+
+
+def test_on_the_cpu_nothing_is_moved_and_the_user_is_told(gangs: Callable[[int], Gang]) -> None:
+    for told in gangs(1).run("tests.distributed.jobs_housed:idle_on_the_cpu"):
+        assert told["differences"] == []
+        assert told["moves"] == 0
+        assert [notice for notice in told["notices"] if "nothing is moved" in notice]
+
+
+def test_what_is_the_hosts_stays_there_whatever_the_default_device(new_gang: Callable[[int], Gang]) -> None:
+    for differences in new_gang(2).run("tests.distributed.jobs_housed:default_device_elsewhere"):
         assert differences == []
 
 
