@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
 
-from motet.offload import SMALLEST_BYTES, HostTransfers, Offload
+from motet.offload import SMALLEST_BYTES, HostTransfers, Offload, StreamTransfers
 from motet.testing import Gang
 
 NUMBERS = SMALLEST_BYTES // 4
@@ -98,6 +99,70 @@ def test_memory_is_kept_before_it_is_freed_and_waited_for_before_it_is_used() ->
     assert transfers.steps[2:] == ["mark"]
     offload.returned("a")
     assert transfers.steps[3:] == [("wait", "the mark")]
+
+
+class FakeStream:
+    """Notes what is asked of it, on a list that all share; knows which stream is the current one."""
+
+    asked: ClassVar[list[tuple[str, ...]]] = []
+    current: ClassVar[list[str]] = ["compute"]
+
+    def __init__(self, device: object, name: str = "side") -> None:
+        self.name = name
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.asked.append((self.name, "waits for stream", other.name))
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.asked.append((self.name, "waits for event in", event.stream))
+
+    def __enter__(self) -> None:
+        self.current.append(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        self.current.pop()
+
+
+class FakeEvent:
+    def __init__(self, device: object) -> None:
+        self.stream = ""
+
+    def record(self, stream: FakeStream) -> None:
+        self.stream = stream.name
+        FakeStream.asked.append((stream.name, "records an event"))
+
+
+def test_streams_are_ordered_so_that_nothing_is_read_or_used_again_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transfers of a device, with stand-ins for its streams."""
+    asked = FakeStream.asked
+    asked.clear()
+    monkeypatch.setattr(torch, "Stream", FakeStream)
+    monkeypatch.setattr(torch, "Event", FakeEvent)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: FakeStream(device, FakeStream.current[-1]))
+
+    class OnTheHost(StreamTransfers):  # what needs a device by itself
+        def place(self, num_bytes: int) -> torch.Tensor:
+            return torch.empty(num_bytes, dtype=torch.uint8)
+
+        def keep(self, tensor: torch.Tensor) -> None:
+            asked.append((self._side.name, "keeps"))
+
+        def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+            asked.append((FakeStream.current[-1], "copies"))
+            super().copy(target, source)
+
+    offload = Offload(OnTheHost(torch.device("cpu")))
+    tensor = torch.arange(NUMBERS, dtype=torch.float32)
+    offload.put_away("a", [tensor])
+    behind_compute = ("side", "waits for stream", "compute")
+    assert asked == [behind_compute, ("side", "copies"), ("side", "keeps")]
+    asked.clear()
+    offload.begin_return("a")
+    assert asked == [behind_compute, ("side", "copies"), ("side", "records an event")]
+    asked.clear()
+    offload.returned("a")
+    assert asked == [("compute", "waits for event in", "side")]
+    assert tensor.tolist() == list(range(NUMBERS))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
