@@ -2,9 +2,14 @@
 
     python benchmarks/gpu.py                   # under eight minutes; a table, and build/gpu.json
     python benchmarks/gpu.py --only processes  # one part: processes, turn, alone, overlap, offload
+    python benchmarks/gpu.py --rehearse        # on the CPU with tiny models: does it run? Its figures mean nothing
 
 Needs one accelerator; says so and ends with status 0 where there is none. On one GPU gradients between two workers
 travel by gloo (NCCL refuses two workers on one device); with two GPUs or more the part `overlap` uses NCCL.
+
+The part `offload` varies how long a turn is (by the batch) and how slow the link to the host (each copy is made several
+times over), and compares what is lost with what the model of `motet plan` says from the resident run and the rate that
+was measured.
 
 Every figure is a child process's: it builds its jobs, says that it is ready, waits for all others that are to run
 beside it, and times whole loops after a warm-up, with the device synchronized before and after. Memory is what the
@@ -24,168 +29,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_child import device
 
-SIZES: dict[str, dict[str, int]] = {
-    "small": {"width": 256, "layers": 2, "length": 64, "batch": 8},
-    "middle": {"width": 512, "layers": 6, "length": 128, "batch": 8},
-    "large": {"width": 1280, "layers": 12, "length": 256, "batch": 8},
-}
+MEASURED = ("small", "middle", "large")
 NUM_JOBS = (2, 4, 8)
 SECONDS_EACH = 2.0  # of measuring, for each figure
-WARM_UP = 5
+REPEATS = 3
+BATCHES = (1, 4)  # times a size's own: how long a turn is, with the same state to move
+SLOWNESSES = (1, 4)  # times the link's own
 LIMIT_SECONDS = 400.0  # no child is started later
 PARTS = ("processes", "turn", "alone", "overlap", "offload")
-
-
-# --- in a child -------------------------------------------------------------------------------------------------
-
-
-def train(size: str, steps: int, seed: int, begun: Callable[[], None] = lambda: None) -> None:
-    """Train a transformer on noise: the loop that any script would have."""
-    from torch import nn
-    from torch.nn.parallel import DistributedDataParallel
-
-    shape = SIZES[size]
-    device = torch.accelerator.current_accelerator()
-    torch.manual_seed(seed)
-    layer = nn.TransformerEncoderLayer(
-        shape["width"], 8, 4 * shape["width"], dropout=0.0, batch_first=True, norm_first=True
-    )
-    model = DistributedDataParallel(
-        nn.TransformerEncoder(layer, shape["layers"], enable_nested_tensor=False).to(device)
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x = torch.randn(shape["batch"], shape["length"], shape["width"], device=device)
-    for step in range(WARM_UP + steps):
-        if step == WARM_UP:
-            begun()
-        optimizer.zero_grad()
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            loss = model(x).float().square().mean()
-        loss.backward()
-        optimizer.step()
-
-
-class Clock:
-    """When the last of ``num_jobs`` jobs had warmed up, and when everything was over."""
-
-    def __init__(self, num_jobs: int) -> None:
-        self._left, self.begin = num_jobs, 0.0
-
-    def begun(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            torch.accelerator.synchronize()
-            self.begin = time.perf_counter()
-
-    def seconds(self) -> float:
-        torch.accelerator.synchronize()
-        return time.perf_counter() - self.begin
-
-
-def join() -> None:
-    """Make a process group of one, or of those in the environment, as a script does."""
-    import torch.distributed as dist
-
-    from motet.devices import chosen_here
-
-    choice = chosen_here()
-    torch.accelerator.set_device_index(choice.device or 0)
-    if "RANK" in os.environ:
-        dist.init_process_group(choice.backend)
-    else:
-        dist.init_process_group(choice.backend, store=dist.HashStore(), rank=0, world_size=1)
-
-
-def child(order: dict[str, Any]) -> dict[str, Any]:
-    """Do what the parent asked for; return seconds."""
-    size, steps, num_jobs = order["size"], order["steps"], order.get("num_jobs", 1)
-    join()
-    train(size, 1, 0)
-    torch.accelerator.synchronize()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    if order["method"] == "plain":
-        clock = Clock(1)
-        train(size, steps, 0, clock.begun)
-        return {"seconds": clock.seconds()}
-    if order["method"] == "one after another":
-        total = 0.0
-        for seed in range(num_jobs):
-            clock = Clock(1)
-            train(size, steps, seed, clock.begun)
-            total += clock.seconds()
-        return {"seconds": total}
-    return motet_child(order, size, steps, num_jobs)
-
-
-def motet_child(order: dict[str, Any], size: str, steps: int, num_jobs: int) -> dict[str, Any]:
-    """Run the jobs together; with a trace, tell how long communication ran beside kernels."""
-    import motet
-
-    clock = Clock(num_jobs)
-    jobs = {f"job{seed}": partial(train, size, steps, seed, clock.begun) for seed in range(num_jobs)}
-    options = {"order": "round-robin", "offload": order.get("offload", "nothing")}
-    if "trace" not in order or os.environ.get("RANK", "0") != "0":
-        results = motet.run(jobs, **options)
-        seconds = clock.seconds()
-        found: dict[str, Any] = {}
-    else:
-        from torch.profiler import ProfilerActivity, profile
-
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            results = motet.run(jobs, **options)
-            seconds = clock.seconds()
-        profiler.export_chrome_trace(order["trace"])
-        found = overlap(json.loads(Path(order["trace"]).read_text(encoding="utf-8"))["traceEvents"])
-    failed = [job.error for job in results.jobs.values() if job.status != "finished"]
-    sync = sum(job.sync_seconds for job in results.jobs.values())
-    hidden = sum(job.hidden_seconds for job in results.jobs.values())
-    return {"seconds": seconds, "failed": failed, "sync_seconds": sync, "hidden_seconds": hidden, **found}
-
-
-def overlap(events: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return for how many seconds gradients travelled on the device, and for how many of them kernels ran as well.
-
-    Travelling: NCCL's kernels, and copies between device and host (gloo's way).
-    """
-    travel: list[tuple[float, float]] = []
-    compute: list[tuple[float, float]] = []
-    for event in events:
-        if event.get("cat") in ("kernel", "gpu_memcpy") and "dur" in event:
-            span = (event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
-            moves = "nccl" in event["name"].lower() or "HtoD" in event["name"] or "DtoH" in event["name"]
-            (travel if moves else compute if event["cat"] == "kernel" else []).append(span)
-    travel, compute = union(travel), union(compute)
-    both, i = 0.0, 0
-    for begin, end in travel:
-        while i < len(compute) and compute[i][1] <= begin:
-            i += 1
-        j = i
-        while j < len(compute) and compute[j][0] < end:
-            both += min(end, compute[j][1]) - max(begin, compute[j][0])
-            j += 1
-    return {"travel_seconds": sum(end - begin for begin, end in travel), "beside_kernels_seconds": both}
-
-
-def union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the spans, merged where they touch, in order."""
-    merged: list[tuple[float, float]] = []
-    for begin, end in sorted(spans):
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((begin, end))
-    return merged
-
-
-# --- in the parent ----------------------------------------------------------------------------------------------
 
 
 class MemoryWatch:
@@ -206,6 +64,8 @@ class MemoryWatch:
         self._thread.join()
 
     def _used(self) -> int:
+        if not torch.accelerator.is_available():
+            return 0
         free, total = torch.accelerator.get_memory_info()
         return total - free
 
@@ -220,7 +80,7 @@ def run_children(orders: Sequence[dict[str, Any]], environments: Sequence[dict[s
     with MemoryWatch() as memory:
         for number, order in enumerate(orders):
             environment = {**os.environ, **(environments[number] if environments else {})}
-            command = [sys.executable, __file__, "--child", json.dumps(order)]
+            command = [sys.executable, str(Path(__file__).with_name("gpu_child.py")), json.dumps(order)]
             processes.append(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
             )
@@ -258,7 +118,7 @@ def steps_for(size: str, known: dict[str, int]) -> int:
 
 def compare_processes(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
     """K jobs in one process against K processes."""
-    for size in SIZES:
+    for size in MEASURED:
         for num_jobs in NUM_JOBS:
             if over():
                 return
@@ -284,10 +144,10 @@ def compare_processes(known: dict[str, int], rows: list[dict[str, Any]], over: C
 
 def cost_of_a_turn(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
     """Sixteen small jobs together against one after another, in the same order of magnitude of steps."""
-    steps = max(20, steps_for("small", known) // 8)
-    order = {"size": "small", "steps": steps, "num_jobs": 16}
+    steps = max(20, steps_for(MEASURED[0], known) // 8)
+    order = {"size": MEASURED[0], "steps": steps, "num_jobs": 16}
     costs = []
-    for _ in range(3):
+    for _ in range(REPEATS):
         if over():
             break
         together = run_children([{**order, "method": "motet"}])["answers"][0]["seconds"]
@@ -300,9 +160,9 @@ def cost_of_a_turn(known: dict[str, int], rows: list[dict[str, Any]], over: Call
 
 def one_job(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
     """One job alone under Motet against plain DDP."""
-    for size in SIZES:
+    for size in MEASURED:
         ratios = []
-        for _ in range(3):
+        for _ in range(REPEATS):
             if over():
                 return
             order = {"size": size, "steps": steps_for(size, known)}
@@ -323,45 +183,88 @@ def overlap_seen(known: dict[str, int], rows: list[dict[str, Any]], over: Callab
         free.close()
         shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         shared["GLOO_SOCKET_IFNAME"] = "lo"
-        order = {"method": "motet", "size": "middle", "steps": 20, "num_jobs": 2, "trace": f"{folder}/trace.json"}
+        size = MEASURED[len(MEASURED) // 2]
+        order = {"method": "motet", "size": size, "steps": 20, "num_jobs": 2, "trace": f"{folder}/trace.json"}
         environments = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
         answer = run_children([order] * 2, environments)["answers"][0]
     backend = "nccl" if torch.accelerator.device_count() > 1 else "gloo, one device shared"
-    rows.append({"part": "overlap", "what": f"two workers ({backend}), two middle jobs", **answer})
+    rows.append({"part": "overlap", "what": f"two workers ({backend}), two {size} jobs", **answer})
     show(rows[-1])
 
 
 def offloaded(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
-    """Four jobs, all resident and with idle ones in the host's memory."""
-    for size in ("middle", "large"):
-        if over():
-            return
-        order = {"method": "motet", "size": size, "steps": steps_for(size, known) // 4, "num_jobs": 4}
-        resident = run_children([order])
-        idle = run_children([{**order, "offload": "idle"}])
-        seconds = [found["answers"][0]["seconds"] for found in (resident, idle)]
-        rows.append(
-            {
-                "part": "offload",
-                "what": f"four {size} jobs",
-                "turn_ms": seconds[0] / (4 * order["steps"]) * 1e3,
-                "time_ratio": seconds[1] / seconds[0],
-                "resident_bytes": resident["memory_bytes"],
-                "idle_bytes": idle["memory_bytes"],
-            }
-        )
-        show(rows[-1])
+    """Four jobs, all resident and with idle ones in the host's memory, for turns and links of several lengths."""
+    if over():
+        return
+    rate = run_children([{"method": "link", "size": MEASURED[0], "steps": 1}])["answers"][0]["bytes_per_second"]
+    for size in MEASURED[-2:]:
+        for batch in BATCHES:
+            if over():
+                return
+            steps = max(5, steps_for(size, known) // (4 * batch))
+            order = {"method": "motet", "size": size, "steps": steps, "num_jobs": 4, "batch": batch}
+            resident = run_children([order])
+            for slowness in SLOWNESSES:
+                if over():
+                    return
+                idle = run_children([{**order, "slowness": slowness}])
+                rows.append(offload_row(order, resident, idle, rate / slowness))
+                show(rows[-1])
+
+
+def offload_row(
+    order: dict[str, Any], resident: dict[str, Any], idle: dict[str, Any], bytes_per_second: float
+) -> dict[str, Any]:
+    """Return what was lost by moving idle state over such a link, and what the model of ``motet plan`` says."""
+    seconds = [found["answers"][0]["seconds"] for found in (resident, idle)]
+    turn_seconds, state_bytes = seconds[0] / (order["num_jobs"] * order["steps"]), idle["answers"][0]["state_bytes"]
+    return {
+        "part": "offload",
+        "what": f"{order['num_jobs']} {order['size']} jobs, {order['batch']} x batch",
+        "turn_ms": 1e3 * turn_seconds,
+        "state_bytes": state_bytes,
+        "host_link_bytes_per_second": bytes_per_second,
+        "lost_fraction": seconds[1] / seconds[0] - 1,
+        "predicted_fraction": predicted_loss(turn_seconds, state_bytes, bytes_per_second, order["num_jobs"]),
+        "resident_bytes": resident["memory_bytes"],
+        "idle_bytes": idle["memory_bytes"],
+    }
+
+
+def predicted_loss(turn_seconds: float, state_bytes: float, bytes_per_second: float, num_jobs: int) -> float:
+    """Return which part of the time with all resident is lost, by the model of ``motet plan --offload idle``."""
+    from motet.order import Cost, round_robin
+    from motet.resting import Resting
+    from motet.simulate import Assumptions, replay
+
+    costs = {f"job{number}": Cost(turn_seconds, 0.0) for number in range(num_jobs)}
+    order, turns = round_robin(list(costs)), dict.fromkeys(costs, 100)
+    moving = Assumptions(num_buckets=1, resting=Resting(dict.fromkeys(costs, state_bytes), bytes_per_second))
+    resident = replay(order, costs, turns, num_workers=1).total_seconds
+    return replay(order, costs, turns, num_workers=1, assumptions=moving).total_seconds / resident - 1
 
 
 def show(row: dict[str, Any]) -> None:
     """Print a line of the table."""
     cells = []
     for name, value in row.items():
-        if name in ("part", "what", "all", "failed"):
+        if name in ("part", "what", "all"):
             continue
         shown = f"{value / 1e9:.2f} GB" if name.endswith("_bytes") else f"{value:.3g}"
         cells.append(f"{name.removesuffix('_bytes').replace('_', ' ')} {shown}")
     print(f"{row['part']:<10} {row['what']:<44} {'   '.join(cells)}", flush=True)
+
+
+def name_of_card() -> str:
+    """Return what to write beside the figures."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else str(device())
+
+
+def rehearse() -> None:
+    """Let everything be as small as may be, on the CPU, here and in the children."""
+    global MEASURED, NUM_JOBS, BATCHES, SLOWNESSES, SECONDS_EACH, REPEATS
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    MEASURED, NUM_JOBS, BATCHES, SLOWNESSES, SECONDS_EACH, REPEATS = ("tiny",), (2,), (1,), (1,), 0.02, 1
 
 
 def main() -> None:
@@ -369,13 +272,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--json", default="build/gpu.json", metavar="FILE")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU with tiny models; no figure means anything")
     options = parser.parse_args()
-    if options.child is not None:
-        answer = child(json.loads(options.child))
-        print(json.dumps(answer), flush=True)
-        os._exit(0)  # process groups of one have threads that would hold it up
-    if not torch.accelerator.is_available():
+    if options.rehearse:
+        print("A rehearsal on the CPU with tiny models: no figure below means anything.")
+        rehearse()
+    elif not torch.accelerator.is_available():
         print("There is no accelerator here: nothing was measured.")
         return
     begin = time.monotonic()
@@ -393,8 +295,9 @@ def main() -> None:
             part(known, rows, lambda: time.monotonic() - begin > LIMIT_SECONDS)
     if time.monotonic() - begin > LIMIT_SECONDS:
         print(f"Stopped after {LIMIT_SECONDS:.0f} s: what is missing above can be had with --only.")
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
-    facts = {"card": card, "torch": torch.__version__, "python": platform.python_version(), "rows": rows}
+    card = "none: a rehearsal" if options.rehearse else name_of_card()
+    facts: dict[str, Any] = {"card": card, "rehearsal": options.rehearse, "torch": torch.__version__}
+    facts |= {"python": platform.python_version(), "rows": rows}
     Path(options.json).parent.mkdir(parents=True, exist_ok=True)
     Path(options.json).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(f"{card}, torch {torch.__version__}; {options.json}")

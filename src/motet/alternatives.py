@@ -170,6 +170,7 @@ def _stretched(replayed: Replay, factor: float) -> Replay:
         network_idle_seconds=replayed.network_idle_seconds * factor,
         hidden_seconds=replayed.hidden_seconds * factor,
         exposed_seconds=replayed.exposed_seconds * factor,
+        state_wait_seconds=replayed.state_wait_seconds * factor,
         bound_seconds=replayed.bound_seconds * factor,
     )
 

@@ -41,6 +41,7 @@ class Bucket:
     done: threading.Event = field(default_factory=threading.Event)
     answer: dist.Work | None = None  # a collective that is over, on the CPU
     in_flight: bool = False
+    lent: Sequence[Tensor | None] = ()  # the gradients in whose place it stands meanwhile
 
     @classmethod
     def of(cls, buffer: Tensor, parameters: list[Tensor]) -> Bucket:
@@ -159,11 +160,12 @@ def _lent(bucket: Bucket, result: Callable[[], Tensor]) -> Landing:
     anybody. A tensor that is copied onto itself costs nothing (ADR 0012).
     """
     buffer, parameters, views = bucket.buffer, bucket.parameters, bucket.views
-    gradients = [p.grad for p in parameters]
+    gradients = bucket.lent = [p.grad for p in parameters]
     for parameter, view in zip(parameters, views, strict=True):
         parameter.grad = view
 
     def give_back() -> None:
+        bucket.lent = ()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 

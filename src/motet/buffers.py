@@ -102,7 +102,7 @@ class BufferSync:
         state.num_staged += 1
         with torch.no_grad():
             if state.header.device.type == "cpu":
-                state.header.copy_(torch.tensor([state.num_staged, state.num_blocking]))
+                state.header.copy_(torch.tensor([state.num_staged, state.num_blocking], device="cpu"))
             else:  # a copy from the host's memory would wait for the device
                 state.header[0].fill_(state.num_staged)
                 state.header[1].fill_(state.num_blocking)
@@ -149,7 +149,7 @@ class BufferSync:
         if state.header.device.type == "cpu":
             self._compare(job, state.header, expected, job.turn)
             return
-        told = torch.empty(2, dtype=torch.int64, pin_memory=True)
+        told = torch.empty(2, dtype=torch.int64, device="cpu", pin_memory=True)
         told.copy_(state.header, non_blocking=True)
         arrived = torch.Event(state.header.device)
         arrived.record(torch.accelerator.current_stream(state.header.device))

@@ -24,10 +24,12 @@ from motet.launch_workers import run_workers
 from motet.launching import describe_run
 from motet.order import parse_order
 from motet.plan import Plan, Profile, make_plan, plan_text, saved_profile
+from motet.resting import TYPICAL_HOST_LINK, parse_host_link
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
 
 NUM_TURNS = 8
+DEFAULT_LINK = f"{TYPICAL_HOST_LINK / 1e9:g}GB/s"
 _DESCRIPTION = """
 Let every job take a few turns in workers that are thrown away, alone and together with the others. Say what a turn
 costs, which order to use, what the whole would take with Motet and without, and what to do. The workers get a
@@ -74,6 +76,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="FILE", help="take the costs from a saved plan, and start no workers")
     parser.add_argument("--order", metavar="A,B,A,C", help="predict this order (default: the best that is found)")
     parser.add_argument("--link", metavar="RATE", help="what if the workers were joined by this: 10gbit, 10gbit/50us")
+    parser.add_argument(
+        "--offload",
+        choices=("nothing", "idle"),
+        default="nothing",
+        help="idle: what would be lost by resting idle state in the host's memory, as motet run --offload idle does",
+    )
+    parser.add_argument(
+        "--host-link",
+        metavar="RATE",
+        help=f"with --offload idle: what a device and the host's memory are joined by (default {DEFAULT_LINK})",
+    )
     parser.add_argument("--num-workers", type=int, metavar="W", help="what if there were so many workers")
     parser.add_argument(
         "--data-everywhere", action="store_true", help="every worker may hold all data: one model a worker would do"
@@ -98,6 +111,10 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--num-workers takes a number of workers, at least 1, not {options.num_workers}")
     if options.link is not None:
         parse_link(options.link)
+    if options.host_link is not None:
+        if options.offload != "idle":
+            raise UsageError("--host-link goes with --offload idle: nothing else moves between a device and the host")
+        parse_host_link(options.host_link)
 
 
 def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +163,8 @@ def _answer(options: argparse.Namespace, profile: Profile) -> int:
     link = parse_link(options.link) if options.link is not None else None
     profile = profile.elsewhere(link, options.num_workers)
     order = parse_order(options.order, list(profile.costs)) if options.order is not None else None
-    plan = make_plan(profile, order=order, data_everywhere=options.data_everywhere)
+    host_link = parse_host_link(options.host_link or DEFAULT_LINK) if options.offload == "idle" else None
+    plan = make_plan(profile, order=order, data_everywhere=options.data_everywhere, host_link=host_link)
     if options.save is not None:
         try:
             write_whole(Path(options.save), json.dumps(plan.to_json(), indent=2) + "\n")

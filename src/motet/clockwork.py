@@ -7,6 +7,7 @@ costs a step in a heap, and no look at all that is under way. `motet.simulate` s
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Literal
 
 from motet.errors import DivergenceError
 from motet.order import Cost, Cursor
+from motet.resting import Resting, SideStream, rests
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Assumptions:
         which one leaves, and its share of the sync seconds, in the order of leaving.
     lanes: ``"shared"``, one for each job, all sharing the network; ``"one"``, first come, first served.
     transfer_cpu_fraction: how much of the compute unit a transfer takes (gloo's runs on the worker's own cores).
+    resting: what idle jobs move to the host's memory and back (``--offload idle``); None: all stay on the device.
     jitter: the standard deviation of a turn's compute seconds on each worker, as a fraction of them; ``seed`` fixes it.
     """
 
@@ -39,6 +42,7 @@ class Assumptions:
     buckets: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     lanes: Literal["shared", "one"] = "shared"
     transfer_cpu_fraction: float = 0.0
+    resting: Resting | None = None
     jitter: float = 0.0
     seed: int = 0
 
@@ -78,7 +82,7 @@ def _is_in_order(buckets: tuple[tuple[float, float], ...]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a replay: a turn's compute, the wait for a turn's gradients, or their travel.
+    """A stretch of a replay: a turn's compute, the wait for a turn's gradients (and the job's state), or their travel.
 
     The network is one for all workers: where it is a "sync", ``worker`` is None.
     """
@@ -110,6 +114,7 @@ class Unit:
         self.began_clock = 0.0
         self.began = 0.0
         self.waits = False
+        self.side = None if assumptions.resting is None else SideStream(assumptions.resting)
         self._jitter = assumptions.jitter
         self._random = random.Random(f"{assumptions.seed} {worker}")
 
@@ -118,6 +123,10 @@ class Unit:
         if not self._jitter:
             return 1.0
         return self._random.lognormvariate(-(self._jitter**2) / 2, self._jitter)
+
+    def following(self) -> str:
+        """Return the job that has the turn after this one."""
+        return copy.copy(self.cursor).next(self.live)
 
 
 class _Lane:
@@ -157,24 +166,31 @@ class Clockwork:
         self._compute_ends: list[tuple[float, int]] = []  # reading of the compute clock, number of the unit
         self._send_ends: list[tuple[float, int, str]] = []  # reading of the network clock, a count, lane
         self._num_sends = 0
+        self._state_back: list[tuple[float, int]] = []  # when a job has its state that a unit waits for, the unit
         self._num_computing = 0  # workers
-        self.computed = self.sent = self.hidden = 0.0
+        self.computed = self.sent = self.hidden = self.waited_for_state = 0.0
 
     def run(self) -> None:
         """Go through all events. Raises DivergenceError where the workers wait for each other for ever."""
         for number in range(len(self._units)):
             self._next_turn(number)
-        while self._compute_ends or self._send_ends:
+        while self._compute_ends or self._send_ends or self._state_back:
             compute_speed, send_speed = self._speeds()
-            until_computed = until_sent = inf
+            until_computed = until_sent = until_back = inf
             if self._compute_ends:
                 until_computed = (self._compute_ends[0][0] - self._compute_clock) / compute_speed
             if self._send_ends:
                 until_sent = (self._send_ends[0][0] - self._network_clock) / send_speed
-            self._advance(max(min(until_computed, until_sent), 0.0), compute_speed, send_speed)
-            if until_computed <= until_sent:
+            if self._state_back:
+                until_back = self._state_back[0][0] - self._time
+            self._advance(max(min(until_computed, until_sent, until_back), 0.0), compute_speed, send_speed)
+            if until_computed <= min(until_sent, until_back):
                 self._compute_clock, number = heappop(self._compute_ends)
                 self._launch_bucket(number)
+            elif until_back <= until_sent:
+                back, number = heappop(self._state_back)
+                self._time = max(self._time, back)  # not a rounding error before it
+                self._next_turn(number)
             else:
                 self._network_clock, _, lane = heappop(self._send_ends)
                 self._bucket_landed(lane)
@@ -209,9 +225,13 @@ class Clockwork:
                 unit.job = unit.cursor.next(unit.live)
                 unit.turn = self._turns[unit.job] - unit.left[unit.job] + 1
                 unit.began = self._time
+                if unit.side is not None:
+                    unit.side.back_at(unit.job, self._time)  # asked for now, if nobody knew that this job was next
             if self._landed[unit.job] < unit.turn - 1:
                 unit.waits = True
                 self._waiting[unit.job].append(number)
+                return
+            if unit.side is not None and self._waits_for_state(number):
                 return
             if unit.waits:
                 unit.waits = False
@@ -221,6 +241,20 @@ class Clockwork:
                 return
             unit.live.remove(unit.job)
             self.finish[unit.job] = self._time
+
+    def _waits_for_state(self, number: int) -> bool:
+        """Wait for what the unit's job has in the host's memory; if it is there, begin to bring back the next one's."""
+        unit = self._units[number]
+        assert unit.side is not None
+        back = unit.side.back_at(unit.job, self._time)
+        if back > self._time:
+            unit.waits = True
+            self.waited_for_state += (back - self._time) * unit.num_workers / self._num_workers
+            heappush(self._state_back, (back, number))
+            return True
+        unit.side.returned(unit.job)
+        unit.side.begin_return(unit.following(), self._time)
+        return False
 
     def _begin_turn(self, number: int) -> None:
         unit = self._units[number]
@@ -258,6 +292,8 @@ class Clockwork:
             return
         self._num_computing -= unit.num_workers
         unit.left[unit.job] -= 1
+        if unit.side is not None and rests(unit.job, unit.following(), len(unit.live)):
+            unit.side.put_away(unit.job, self._time)
         self._note(unit.worker, "compute", unit.job, unit.turn, unit.began)
         self._next_turn(number)
 

@@ -117,6 +117,17 @@ class JobGradients:
         """Whether gradients are travelling."""
         return bool(self._travelling)
 
+    @property
+    def lent(self) -> dict[int, Tensor]:
+        """By the parameter's id: gradients in whose place its bucket stands while it travels."""
+        buckets = [travelling.bucket for travelling in self._travelling]
+        return {
+            id(parameter): gradient
+            for bucket in buckets
+            for parameter, gradient in zip(bucket.parameters, bucket.lent, strict=False)
+            if gradient is not None
+        }
+
     def models_in_flight(self) -> list[DeferredDDP]:
         """Return the DDP models whose gradients left in this turn, in the order in which they were built."""
         return [model for model in self._models if model in self._sent]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -24,7 +24,8 @@ from motet.memory import (
     is_measured,
     size_text,
 )
-from motet.offload import FEWEST_JOBS, Offload, StreamTransfers, Transfers, state_of
+from motet.offload import Offload, StreamTransfers, Transfers, movable, state_of
+from motet.resting import rests
 from motet.turns import RunningJob
 from motet.workers import Workers
 
@@ -124,9 +125,8 @@ class Housing:
             self._measure(job)
         if self._offload_what == "idle" and self._offload is None and job.num_synced > 0:
             self._begin_to_offload()
-        if self._offload is not None and job.outcome is None and len(live) >= FEWEST_JOBS and next_job() != job.name:
-            models = self._seams.models_of(job.gradients.models)
-            self._offload.put_away(job.name, state_of(models, job.optimizers))
+        if self._offload is not None and job.outcome is None and rests(job.name, next_job(), len(live)):
+            self._offload.put_away(job.name, self._state_of(job))
 
     def _begin_to_offload(self) -> None:
         device = self._clock.device
@@ -135,10 +135,18 @@ class Housing:
         else:
             self._notice(None, NOTHING_TO_OFFLOAD)
 
+    def _state_of(self, job: RunningJob) -> Iterator[torch.Tensor]:
+        models = self._seams.models_of(job.gradients.models)
+        return state_of(models, job.optimizers, job.gradients.lent)
+
     def _measure(self, job: RunningJob) -> None:
         known = self._meter.of(job.name)
         models = self._seams.models_of(job.gradients.models)
-        found = self._meter.turn_ended(job.name, job.num_synced, models, job.optimizers)
+        device = self._clock.device
+        moves = movable(self._state_of(job), "cpu" if device is None else device.type)
+        found = self._meter.turn_ended(
+            job.name, job.num_synced, models, job.optimizers, sum(storage.nbytes() for storage in moves)
+        )
         if found != known:
             self._observe(
                 MemoryMeasured(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ class Footprint:
     """What one job holds on this worker, in bytes.
 
     ``gradients``: with DDP's buckets of them. ``activations``: what a turn takes beyond everything that was there
-    when it began, at its peak; None on a CPU.
+    when it began, at its peak; None on a CPU. ``offload``: what of all this ``--offload idle`` moves, on a device.
     """
 
     parameters_bytes: int = 0
@@ -36,6 +36,7 @@ class Footprint:
     optimizer_bytes: int = 0
     activations_bytes: int | None = None
     device: str = "cpu"
+    offload_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -52,6 +53,7 @@ class Footprint:
             max(self.optimizer_bytes, other.optimizer_bytes),
             peak,
             other.device,
+            max(self.offload_bytes, other.offload_bytes),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -242,18 +244,20 @@ class MemoryMeter:
                 self._jobs[job].at_turn = self.memory.allocated_bytes()
 
     def turn_ended(
-        self, job: str, turn: int, models: Sequence[nn.Module], optimizers: Iterable[torch.optim.Optimizer]
+        self,
+        job: str,
+        turn: int,
+        models: Sequence[nn.Module],
+        optimizers: Iterable[torch.optim.Optimizer],
+        offload_bytes: int = 0,
     ) -> Footprint:
-        """Measure; return what the job holds as far as was ever seen."""
+        """Measure; return what the job holds as far as was ever seen. ``offload_bytes``: see `Footprint`."""
         known = self._jobs[job]
-        found = measure(models, optimizers)
+        found = replace(measure(models, optimizers), offload_bytes=offload_bytes)
         with contextlib.suppress(RuntimeError):
             peak = self.memory.peak_bytes()
             if peak is not None and known.at_turn >= 0 and turn >= SETTLED_TURN:
-                peak = max(0, peak - known.at_turn)
-                found = Footprint(
-                    found.parameters_bytes, found.gradients_bytes, found.optimizer_bytes, peak, found.device
-                )
+                found = replace(found, activations_bytes=max(0, peak - known.at_turn))
             known.growth = max(known.growth, self.memory.allocated_bytes() - known.at_begin)
         known.footprint = found if known.footprint is None else known.footprint.with_peak_of(found)
         return known.footprint

@@ -14,9 +14,10 @@ parameters, a captured CUDA graph (it remembers addresses).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -27,8 +28,6 @@ from motet.memory import tensors_in
 
 SMALLEST_BYTES = 4096
 """Smaller storages stay: moving one costs more than it frees (a step counter, a norm's weight)."""
-FEWEST_JOBS = 3
-"""One computes and one is on its way back: only the third can rest."""
 
 
 class Transfers(Protocol):
@@ -41,6 +40,9 @@ class Transfers(Protocol):
 
     def aside(self) -> AbstractContextManager[Any]:
         """Run what is inside behind what the compute stream holds now, and beside what comes later."""
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy bytes; called inside `aside` alone."""
 
     def mark(self) -> object:
         """Return a mark behind all that was done aside so far."""
@@ -62,7 +64,7 @@ class StreamTransfers:
 
     def place(self, num_bytes: int) -> Tensor:
         """Return pinned memory: copies from and to it need no help of the host."""
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        return torch.empty(num_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
@@ -70,6 +72,10 @@ class StreamTransfers:
         self._side.wait_stream(torch.accelerator.current_stream(self._device))
         with self._side:
             yield
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy on the current stream; from and to pinned memory the host does not wait for it."""
+        target.copy_(source, non_blocking=True)
 
     def mark(self) -> object:
         """Return an event."""
@@ -94,11 +100,15 @@ class HostTransfers:
 
     def place(self, num_bytes: int) -> Tensor:
         """Return memory."""
-        return torch.empty(num_bytes, dtype=torch.uint8)
+        return torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
 
     def aside(self) -> AbstractContextManager[Any]:
         """Nothing is beside anything."""
         return contextlib.nullcontext()
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy now."""
+        target.copy_(source)
 
     def mark(self) -> object:
         """Return nothing."""
@@ -132,13 +142,13 @@ class Offload:
     def put_away(self, job: str, tensors: Iterable[Tensor]) -> int:
         """Begin to move a job's state to the host, and free its memory; return the bytes. Does not block."""
         assert job not in self._resting
-        storages = self._movable(tensors)
+        storages = movable(tensors, self.transfers.device_type)
         resting = self._resting[job] = _Resting([])
         with torch.no_grad(), self.transfers.aside():
             for storage in storages:
                 bytes_there = _as_bytes(storage)
                 place = self._place(storage.nbytes())
-                place.copy_(bytes_there, non_blocking=True)
+                self.transfers.copy(place, bytes_there)
                 self.transfers.keep(bytes_there)
                 resting.moved.append((storage, place))
         for storage, _ in resting.moved:
@@ -157,7 +167,7 @@ class Offload:
             storage.resize_(place.numel())
         with torch.no_grad(), self.transfers.aside():
             for storage, place in resting.moved:
-                _as_bytes(storage).copy_(place, non_blocking=True)
+                self.transfers.copy(_as_bytes(storage), place)
         resting.mark = self.transfers.mark()
 
     def returned(self, job: str) -> None:
@@ -174,27 +184,36 @@ class Offload:
         free = self._places.get(num_bytes)
         return free.pop() if free else self.transfers.place(num_bytes)
 
-    def _movable(self, tensors: Iterable[Tensor]) -> list[torch.UntypedStorage]:
-        found: dict[int, torch.UntypedStorage] = {}
-        for tensor in tensors:
-            if tensor.device.type != self.transfers.device_type or tensor.layout != torch.strided:
-                continue
-            storage = tensor.untyped_storage()
-            shared = tensor.device.type == "cpu" and storage.is_shared()  # with another process
-            if storage.nbytes() >= SMALLEST_BYTES and storage.resizable() and not shared:
-                found[storage._cdata] = storage
-        return list(found.values())
+
+def movable(tensors: Iterable[Tensor], device_type: str) -> list[torch.UntypedStorage]:
+    """Return the storages of these tensors that are worth moving from such a device, and can be emptied; each once."""
+    found: dict[int, torch.UntypedStorage] = {}
+    for tensor in tensors:
+        if tensor.device.type != device_type or tensor.layout != torch.strided:
+            continue
+        storage = tensor.untyped_storage()
+        shared = tensor.device.type == "cpu" and storage.is_shared()  # with another process
+        if storage.nbytes() >= SMALLEST_BYTES and storage.resizable() and not shared:
+            found[storage._cdata] = storage
+    return list(found.values())
 
 
 def state_of(
-    models: Sequence[DistributedDataParallel], optimizers: Iterable[torch.optim.Optimizer]
+    models: Sequence[DistributedDataParallel],
+    optimizers: Iterable[torch.optim.Optimizer],
+    lent: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Iterator[Tensor]:
-    """Yield the tensors that a job needs in its turns only. Gradients that are views of buckets are not among them."""
+    """Yield the tensors that a job needs in its turns only.
+
+    Gradients that are views of buckets are not among them: something may travel there. Where a bucket stands in a
+    gradient's place for as long as it travels, ``lent`` has the gradient itself (`JobGradients.lent`).
+    """
     for model in models:
         for parameter in model.parameters():
             yield parameter
-            if parameter.grad is not None and not model.gradient_as_bucket_view:
-                yield parameter.grad
+            gradient = lent.get(id(parameter), parameter.grad)
+            if gradient is not None and not model.gradient_as_bucket_view:
+                yield gradient
         yield from model.buffers()
     for optimizer in optimizers:
         yield from tensors_in(optimizer.state)

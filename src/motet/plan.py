@@ -12,6 +12,7 @@ from typing import Any
 from motet.alternatives import Alternatives, Link, advice, compare, on_link
 from motet.errors import UsageError
 from motet.order import Cost, Order, parse_order
+from motet.plan_offload import OffloadCost, offload_cost, offload_lines, resting_of
 from motet.simulate import Assumptions, assumed_turns
 from motet.suggest import did_you_mean
 
@@ -25,7 +26,8 @@ class Profile:
     """What the turns of jobs cost, on so many workers.
 
     expected_turns: how many each job will take in all, where it says so. buckets, transfer_cpu_fraction: see
-    `motet.clockwork.Assumptions`.
+    `motet.clockwork.Assumptions`. state_bytes: what ``--offload idle`` would move of each job. device: the kind of
+    device that the jobs computed on.
     """
 
     costs: Mapping[str, Cost]
@@ -33,6 +35,8 @@ class Profile:
     num_workers: int
     buckets: Mapping[str, Buckets] = field(default_factory=dict)
     transfer_cpu_fraction: float = 0.0
+    state_bytes: Mapping[str, int] = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def assumptions(self) -> Assumptions:
@@ -70,10 +74,16 @@ class Profile:
                 "sync_bytes": cost.sync_bytes,
                 "turns": self.expected_turns.get(name),
                 "buckets": [list(bucket) for bucket in self.buckets.get(name, ())],
+                "state_bytes": self.state_bytes.get(name),
             }
             for name, cost in self.costs.items()
         }
-        return {"num_workers": self.num_workers, "transfer_cpu_fraction": self.transfer_cpu_fraction, "jobs": jobs}
+        return {
+            "num_workers": self.num_workers,
+            "transfer_cpu_fraction": self.transfer_cpu_fraction,
+            "device": self.device,
+            "jobs": jobs,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Profile:
@@ -92,17 +102,26 @@ class Profile:
                 if job["buckets"]
             },
             transfer_cpu_fraction=float(data["transfer_cpu_fraction"]),
+            # Plans that were saved earlier tell neither.
+            state_bytes={
+                name: int(job["state_bytes"]) for name, job in jobs.items() if job.get("state_bytes") is not None
+            },
+            device=str(data.get("device", "cpu")),
         )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with jobs of which a profile is known. ``turns``: those that were reckoned with."""
+    """What to do with jobs of which a profile is known. ``turns``: those that were reckoned with.
+
+    ``offload``: what moving idle state costs, where that was asked about; the alternatives reckon with it.
+    """
 
     profile: Profile
     turns: Mapping[str, int]
     alternatives: Alternatives
     advice: str
+    offload: OffloadCost | None = None
 
     @property
     def order(self) -> Order:
@@ -135,12 +154,22 @@ class Plan:
             "no_overlap_seconds": self.alternatives.no_overlap_seconds,
             "side_by_side_seconds": self.alternatives.side_by_side_seconds,
             "one_model_per_worker_seconds": self.alternatives.one_model_per_worker_seconds,
+            "offload": None if self.offload is None else self.offload.to_json(),
             "advice": self.advice,
         }
 
 
-def make_plan(profile: Profile, *, order: Order | None = None, data_everywhere: bool = False) -> Plan:
-    """Return the plan for what was profiled: the best order or ``order``, what it would take, and what else would."""
+def make_plan(
+    profile: Profile, *, order: Order | None = None, data_everywhere: bool = False, host_link: float | None = None
+) -> Plan:
+    """Return the plan for what was profiled: the best order or ``order``, what it would take, and what else would.
+
+    ``host_link``: with ``--offload idle``, over so many bytes per second; raises `UsageError` where the profile does
+    not tell what the jobs hold.
+    """
+    assumptions = profile.assumptions
+    if host_link is not None:
+        assumptions = replace(assumptions, resting=resting_of(profile.state_bytes, profile.costs, host_link))
     turns = assumed_turns(profile.costs, profile.expected_turns)
     alternatives = compare(
         profile.costs,
@@ -148,9 +177,12 @@ def make_plan(profile: Profile, *, order: Order | None = None, data_everywhere: 
         num_workers=profile.num_workers,
         order=order,
         data_everywhere=data_everywhere,
-        assumptions=profile.assumptions,
+        assumptions=assumptions,
     )
-    return Plan(profile, turns, alternatives, advice(alternatives, profile.costs, turns))
+    cost = None
+    if host_link is not None:
+        cost = offload_cost(alternatives.order, profile.costs, turns, assumptions, alternatives.motet)
+    return Plan(profile, turns, alternatives, advice(alternatives, profile.costs, turns), cost)
 
 
 def saved_order(path: Path | str, names: list[str]) -> Order:
@@ -225,7 +257,7 @@ def plan_text(plan: Plan) -> str:
     lines = [f"costs of a turn, on {workers}", *_aligned(rows, left={0, 5}), ""]
     if any(plan.profile.expected_turns.get(name) is None for name in plan.turns):
         lines += ["?: not said; taken to go on for as long as the others (turns: in a jobs file, or job.expect)", ""]
-    lines += [_order_line(plan.order), "", *_alternative_lines(plan), "", plan.advice]
+    lines += [_order_line(plan.order), "", *_alternative_lines(plan), *_offload_lines(plan), "", plan.advice]
     return "\n".join(lines) + "\n"
 
 
@@ -256,6 +288,15 @@ def _alternative_lines(plan: Plan) -> list[str]:
         f"compute idle {motet.compute_idle_seconds / total:.0%}, network idle {motet.network_idle_seconds / total:.0%}"
     )
     return [*_aligned(rows, left={0}), idle]
+
+
+def _offload_lines(plan: Plan) -> list[str]:
+    if plan.offload is None:
+        return []
+    total = sum(plan.turns.values()) or 1
+    moved = sum(plan.profile.state_bytes[name] * turns for name, turns in plan.turns.items()) / total
+    lost = _seconds(max(plan.offload.lost_seconds, 0.0))
+    return offload_lines(plan.offload, len(plan.turns), plan.profile.device != "cpu", lost, _bytes(round(moved)))
 
 
 def _aligned(rows: list[list[str]], left: set[int]) -> list[str]:

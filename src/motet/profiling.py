@@ -52,6 +52,8 @@ class Profiling(Planning):
         self._turns: dict[str, list[_Turn]] = {name: [] for name in names}
         self._expected_turns: dict[str, int | None] = dict.fromkeys(names)
         self._last: str | None = None
+        self._state_bytes: dict[str, int] = {}
+        self._device = "cpu"
 
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:
         if self._last is not None and self._last != job and self._turns[self._last]:
@@ -69,6 +71,14 @@ class Profiling(Planning):
     def tell(self, expected: Mapping[str, int | None]) -> list[float]:
         self._expected_turns.update(expected)
         return []
+
+    def hold(self, results: Results) -> None:
+        """Take note of what the jobs held on this worker, of which ``--offload idle`` would move a part."""
+        for name, job in results.jobs.items():
+            if job.memory is not None:
+                self._state_bytes[name] = job.memory["offload_bytes"]
+                kind = job.memory["device"].partition(":")[0]
+                self._device = kind if self._device == "cpu" else self._device
 
     def figures(self) -> list[float]:
         """Return what this worker tells the others at the end: as many numbers on each."""
@@ -93,11 +103,12 @@ class Profiling(Planning):
         figures += [_UNKNOWN] * 2 * (self._num_turns - len(syncs))
         for after, share in _buckets(usable):
             figures += [after, share]
-        return figures + [_UNKNOWN] * (self._width - len(figures))
+        figures += [_UNKNOWN] * (self._width - 1 - len(figures))
+        return [*figures, float(self._state_bytes.get(name, 0))]
 
     @property
     def _width(self) -> int:
-        return 6 + 2 * self._num_turns + 2 * _MOST_BUCKETS
+        return 6 + 2 * self._num_turns + 2 * _MOST_BUCKETS + 1
 
     def profile(self, told: Sequence[Sequence[float]]) -> Profile:
         """Return the profile, from the figures of all workers; the same on each.
@@ -122,6 +133,8 @@ class Profiling(Planning):
             num_workers=len(told),
             buckets={name: found for name, of_job in by_job.items() if (found := self._agreed_buckets(of_job))},
             transfer_cpu_fraction=fraction,
+            state_bytes={name: round(max(figures[-1] for figures in of_job)) for name, of_job in by_job.items()},
+            device=self._device,
         )
 
     def _cost(self, of_job: Sequence[Sequence[float]], fraction: float) -> Cost:
@@ -136,7 +149,7 @@ class Profiling(Planning):
     def _agreed_buckets(self, of_job: Sequence[Sequence[float]]) -> Buckets:
         """Return a job's buckets: when each leaves on the average of all workers, and its share of the bytes."""
         place = 6 + 2 * self._num_turns
-        counts = {sum(after >= 0 for after in figures[place::2]) for figures in of_job}
+        counts = {sum(after >= 0 for after in figures[place:-1:2]) for figures in of_job}
         if len(counts) != 1:
             return ()
         buckets = []
@@ -212,6 +225,7 @@ def profile(
         if any(job.status == "failed" for job in results.jobs.values()):
             found = None
         else:
+            planning.hold(results)
             found = planning.profile(workers.finish_agreement(workers.start_agreement(planning.figures())))
         orderly = True
         return found, results

@@ -7,6 +7,7 @@ What is assumed of the runtime, and of nothing else:
 - A bucket travels once every worker has launched it, and after the buckets that were launched before it on its lane.
 - The network is one resource, as a ring of equal links is. Lanes that have something to send share it equally, or
   all jobs stand in one lane: first come, first served.
+- With `Assumptions.resting`, jobs that are idle rest in the host's memory: see `motet.resting`.
 - After its last turn a job comes round once more: the worker waits for the last gradients, and the job ends.
 """
 
@@ -49,6 +50,7 @@ class Replay:
     finish_seconds: when each job ends.
     compute_idle_seconds, network_idle_seconds: for how long a worker computes nothing, and nothing travels.
     hidden_seconds, exposed_seconds: for how long something travels while a worker computes, and while it does not.
+    state_wait_seconds: for how long a worker waits for nothing but a job's state (`motet.resting`).
     bound_seconds, efficiency: see `bound_seconds`; bound over total.
     spans: what happened, sorted by begin. Workers that do the same are drawn once, as the first of them.
     """
@@ -59,6 +61,7 @@ class Replay:
     network_idle_seconds: float
     hidden_seconds: float
     exposed_seconds: float
+    state_wait_seconds: float
     bound_seconds: float
     efficiency: float
     spans: tuple[Span, ...] = field(repr=False)
@@ -130,7 +133,7 @@ def replay_side_by_side(
     Nothing is lost in switching between processes, and all workers slice their time alike: real ones do worse.
     In the spans, ``worker`` counts the processes.
     """
-    assumptions = replace(assumptions, lanes="shared")  # processes of their own have groups of their own
+    assumptions = replace(assumptions, lanes="shared", resting=None)  # each with groups and a device memory of its own
     live = {name: count for name, count in turns.items() if count > 0}
     units = [
         Unit(number, 1, Cursor(Order((name,))), {name: count}, assumptions)
@@ -151,6 +154,7 @@ def _summary(ended: Clockwork, costs: Mapping[str, Cost], bound: float) -> Repla
         network_idle_seconds=max(total - ended.sent, 0.0),
         hidden_seconds=ended.hidden,
         exposed_seconds=max(ended.sent - ended.hidden, 0.0),
+        state_wait_seconds=ended.waited_for_state,
         bound_seconds=bound,
         efficiency=bound / total if total else 1.0,
         spans=tuple(sorted(ended.spans or (), key=lambda span: (span.begin, span.end))),

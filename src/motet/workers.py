@@ -190,7 +190,7 @@ class Workers:
         """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
         self._num_agreements += 1
         self.watch.num_agreements = self._num_agreements
-        mine = torch.tensor(values, dtype=torch.float64)
+        mine = torch.tensor(values, dtype=torch.float64, device="cpu")
         gathered = [torch.empty_like(mine) for _ in range(self.num_workers)]
         done = threading.Event()
         if self.num_workers == 1:

@@ -87,9 +87,9 @@ def _same_tensor(one: Tensor, other: Tensor) -> bool:
     if one.layout == torch.sparse_coo:
         one, other = one.coalesce(), other.coalesce()
         return torch.equal(one.indices(), other.indices()) and _same_tensor(one.values(), other.values())
-    # Bytes: torch.equal calls -0.0 and 0.0 equal.
+    # Bytes: torch.equal calls -0.0 and 0.0 equal, and no NaN equal to itself (gradients of a step that overflowed).
     mine, theirs = (tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (one, other))
-    return torch.equal(one, other) and torch.equal(mine, theirs)
+    return torch.equal(mine, theirs)
 
 
 def _distance(one: Tensor, other: Tensor) -> str:

@@ -87,6 +87,9 @@ def test_a_plan_is_made_saved_asked_and_followed(place: Path) -> None:
     assert wide["compute_seconds"] > 0
     assert (wide["turns"], narrow["turns"]) == (50, None)
     assert wide["buckets"]
+    # SGD without momentum: parameters and gradients rest; biases are too small to be moved.
+    assert wide["state_bytes"] == 2 * 4 * (8 * 700 + 700 * 700)
+    assert plan["device"] == "cpu"
     assert plan["num_workers"] == 2
     assert set(plan["order"]) == {"wide", "narrow"}
     assert plan["motet_seconds"] >= plan["bound_seconds"] > 0
@@ -155,6 +158,8 @@ def test_torchrun_may_start_it() -> None:
         (("plan", "jobs.yaml", "--turns=0"), "--turns"),
         (("plan", "jobs.yaml", "--link=fast"), "10gbit"),
         (("plan", "jobs.yaml", "--num-workers=0"), "--num-workers"),
+        (("plan", "jobs.yaml", "--host-link=12GB/s"), "--offload idle"),
+        (("plan", "jobs.yaml", "--offload=idle", "--host-link=12"), "12GB/s"),
         (("plan", "jobs.yaml", "--order=wide"), "narrow"),
         (("plan", "jobs.yaml", "--nnodes=2"), "torchrun"),
     ],

@@ -6,22 +6,23 @@ The loops of `tests.distributed` name no device: with a default device they trai
 from __future__ import annotations
 
 import gc
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from tests.distributed.identity import Record, differences, find, seed_everything
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from motet.devices import chosen_here
 from motet.events import Event, JobEnded, SyncEnded, TurnEnded
+from motet.offload import Offload
 from motet.running import run
 
 STEPS = 6
@@ -132,6 +133,20 @@ def convolutions() -> Record:
     return record.ended(model, optimizer)
 
 
+def wide() -> Record:
+    """Layers so large that DDP's buckets stand in the gradients' place while they travel (ADR 12)."""
+    model = DDP(nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(4))), bucket_cap_mb=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    record = Record()
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = model(torch.randn(16, 512)).square().mean()
+        loss.backward()
+        optimizer.step()
+        record.look(loss)
+    return record.ended(model, optimizer)
+
+
 def large(width: int = 2048, steps: int = STEPS) -> float:
     """Several hundred megabytes of parameters, gradients and state."""
     model = DDP(nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(4))))
@@ -158,17 +173,54 @@ def too_large() -> None:
 
 
 def same_as_alone(names: dict[str, str], backend: str | None = None, **options: Any) -> list[str]:
-    """Run loops alone and together on the device; return what differs."""
+    """Run loops alone and together on the device; return what differs, or that nothing was moved where it should be."""
     device = join(backend)
     expected = {}
+    moved: list[int] = []
+    put_away = Offload.put_away
+
+    def counted(self: Offload, job: str, tensors: Iterable[Tensor]) -> int:
+        moved.append(put_away(self, job, tensors))
+        return moved[-1]
+
     with deterministic():
         for job, name in names.items():
             seed_everything()
             expected[job] = there(device, name)
+            torch.set_default_dtype(torch.float32)  # loops may leave these changed
+            torch.set_grad_enabled(True)
         seed_everything()
-        results = run({job: partial(there, device, name) for job, name in names.items()}, **options)
+        with mock.patch.object(Offload, "put_away", counted):
+            results = run({job: partial(there, device, name) for job, name in names.items()}, **options)
     errors = [f"{name} {job.status}: {job.error}" for name, job in results.jobs.items() if job.status != "finished"]
+    if options.get("offload") == "idle" and device != "cpu" and not any(moved):
+        errors.append("nothing was moved")
     return errors + [line for job in names for line in differences(results[job].result, expected[job], job)]
+
+
+def more_than_fits(num_jobs: int = 6) -> dict[str, Any]:
+    """Run jobs that do not fit on the device together, resident and with idle state moved; return what came of them.
+
+    Each holds some 340 MB, of which idle ones keep 67 MB there (DDP's buckets); the process may have 1.5 GB.
+    """
+    device = join()
+    _, total = torch.accelerator.get_memory_info()
+    jobs = {f"job{number}": partial(there, device, "large") for number in range(num_jobs)}
+    alone = []
+    for _ in jobs:
+        seed_everything()
+        alone.append(there(device, "large"))
+    found: dict[str, Any] = {"alone": alone}
+    torch.cuda.set_per_process_memory_fraction(1.5e9 / total)
+    try:
+        for offload in ("idle", "nothing"):
+            torch.accelerator.empty_cache()
+            seed_everything()
+            results = run(jobs, order="round-robin", offload=offload)
+            found[offload] = [(job.status, job.result, job.error) for job in results.jobs.values()]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return found
 
 
 class Watching:
@@ -222,8 +274,3 @@ def device_times(backend: str | None = None) -> dict[str, Any]:
     run(jobs, observers=[watching])
     torch.accelerator.synchronize()
     return {"begin": begin, "end": time.perf_counter(), "turns": watching.turns, "syncs": watching.syncs}
-
-
-def environment() -> dict[str, str]:
-    """Return what a worker sees of its device, for messages."""
-    return {name: os.environ.get(name, "") for name in ("LOCAL_RANK", "WORLD_SIZE", "CUBLAS_WORKSPACE_CONFIG")}

@@ -25,7 +25,7 @@ WORKERS = "tests.gpu.jobs_device"
 # the user is tested on the CPU.
 ON_THE_HOST = ("generators", "autocast", "scaler", "loader", "conversation", "saving")
 SPARSE = ("sparse", "embedding")  # NCCL sums no sparse tensors, with or without Motet
-OWN = ["mixed_float16", "mixed_bfloat16", "compiled", "convolutions"]
+OWN = ["mixed_float16", "mixed_bfloat16", "compiled", "convolutions", "wide"]
 LISTED = [
     name for name, expected in LOOPS.items() if not any(word in name for word in ON_THE_HOST) and not expected.alone
 ]
@@ -60,10 +60,24 @@ def test_same_weights_as_alone(device_gangs: Callable[[int], Gang], loop: str, n
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_same_weights_with_idle_jobs_in_the_hosts_memory(device_gangs: Callable[[int], Gang], num_workers: int) -> None:
-    names = {"a": "jobs_plain:several_buckets", "b": "convolutions", "c": "companion", "d": "mixed_float16"}
+    names = {
+        "a": "jobs_plain:several_buckets",
+        "b": "convolutions",
+        "c": "companion",
+        "d": "mixed_float16",
+        "e": "wide",
+    }
     backend = None if num_workers == 1 else "gloo"
     for found in device_gangs(num_workers).run(f"{WORKERS}:same_as_alone", names, backend, offload="idle"):
         assert found == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only torch.cuda can be told to take less memory")
+def test_jobs_whose_sum_exceeds_the_device_train_together(device_gangs: Callable[[int], Gang]) -> None:
+    told = device_gangs(1).run(f"{WORKERS}:more_than_fits")[0]
+    assert [status for status, _, _ in told["idle"]] == ["finished"] * 6, told["idle"]
+    assert [result for _, result, _ in told["idle"]] == told["alone"]
+    assert any(status == "failed" and "out of memory" in error for status, _, error in told["nothing"])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

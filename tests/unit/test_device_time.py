@@ -10,7 +10,7 @@ import torch
 from motet.accounts import Accounts
 from motet.bookkeeping import Bookkeeping
 from motet.device_time import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
-from motet.devices import choose, has_device_backend
+from motet.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients import Turnaround
 from motet.planning import Planning
@@ -321,13 +321,35 @@ def test_a_backend_of_the_devices_own_is_found(config: str, expected: bool) -> N
     assert has_device_backend(config) is expected
 
 
+@pytest.mark.parametrize(
+    ("config", "lanes", "expected"),
+    [
+        ("cpu:gloo,cuda:nccl", None, True),
+        ("cpu:gloo,cuda:nccl", "job", False),  # at the user's own risk
+        ("cpu:gloo,cuda:nccl", "anything else", True),
+        ("cpu:gloo,cuda:gloo", None, False),  # workers that share a device
+        ("cpu:gloo,cuda:gloo", "job", False),
+    ],
+)
+def test_one_communicator_is_the_default_on_a_device(
+    monkeypatch: pytest.MonkeyPatch, config: str, lanes: str | None, expected: bool
+) -> None:
+    monkeypatch.delenv(LANES_VARIABLE, raising=False)
+    if lanes is not None:
+        monkeypatch.setenv(LANES_VARIABLE, lanes)
+    assert one_communicator(config) is expected
+
+
 def test_on_one_group_for_all_jobs_the_order_of_issue_is_the_same_everywhere(gangs: Callable[[int], Gang]) -> None:
     names = {
         "buckets": "jobs_plain:several_buckets",
         "views": "jobs_gradients:bucket_view_mixed",
         "beside": "jobs_plain:companion",
+        "buffers_too": "jobs_buffers:every_moment",
+        "talks": "jobs_collectives:mean_loss",
     }
     told = gangs(2).run("tests.distributed.jobs_housed:everything_on_one_group", names)
     assert [worker["differences"] for worker in told] == [[], []]
     assert told[0]["issued"] == told[1]["issued"]
     assert len({line.split()[0] for line in told[0]["issued"][:12]}) > 1  # the jobs' buckets are mixed
+    assert "beside buffers" in told[0]["issued"]

@@ -163,6 +163,72 @@ def test_seeds_that_wait_for_cuda_stay_with_their_jobs() -> None:
     assert tracker.call_order == before
 
 
+class StandIn:
+    """A device's generator: what matters of it is that its state can be exchanged for another one, or copied."""
+
+    def __init__(self, state: list[int]) -> None:
+        self.state = state
+
+    def graphsafe_get_state(self) -> StandIn:
+        return StandIn(self.state)
+
+    def graphsafe_set_state(self, other: StandIn) -> None:
+        self.state = other.state
+
+    def clone_state(self) -> StandIn:
+        return StandIn(list(self.state))
+
+    def manual_seed(self, seed: int) -> None:
+        self.state[0] = seed
+
+    def seed(self) -> None:
+        self.state[0] = -1000
+
+    def draw(self) -> int:
+        self.state[0] += 1
+        return self.state[0]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> tuple[StandIn, StandIn]:
+    """Two devices whose generators are there as soon as ``torch.cuda.is_initialized`` says so."""
+    generators = (StandIn([1]), StandIn([2]))
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    return generators
+
+
+def test_states_of_devices_are_exchanged_between_jobs(devices: tuple[StandIn, StandIn]) -> None:
+    begin = random_generators.take_cuda()
+    mine, theirs = random_generators._copy_cuda(begin), random_generators._copy_cuda(begin)
+    random_generators.put_cuda(mine)
+    captured = devices[1].state  # as a captured graph does
+    devices[0].manual_seed(100)
+    assert [device.draw() for device in devices] == [101, 3]
+    mine = random_generators.take_cuda()
+    random_generators.put_cuda(theirs)
+    assert [device.draw() for device in devices] == [2, 3]
+    theirs = random_generators.take_cuda()
+    random_generators.put_cuda(mine)
+    assert devices[1].state is captured
+    assert [device.draw() for device in devices] == [102, 4]
+    random_generators.put_cuda(begin)
+    assert [device.draw() for device in devices] == [2, 3]
+
+
+def test_seeds_that_waited_take_effect_once_another_job_has_begun_with_the_device(
+    devices: tuple[StandIn, StandIn],
+) -> None:
+    other = random_generators.take_cuda()  # of the job that began with it
+    seeds = ("seeds", (None, None, [None, (lambda: [device.manual_seed(7) for device in devices], [])]))
+    random_generators.put_cuda(seeds)
+    assert [device.draw() for device in devices] == [8, 8]
+    random_generators.put_cuda(other)
+    assert [device.draw() for device in devices] == [2, 3]
+    random_generators.put_cuda(("seeds", (None, None, [])))  # a job that never seeded
+    assert [device.draw() for device in devices] == [-999, -999]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_generators() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,23 @@ def test_without_a_peak_the_need_is_what_the_process_grew_by() -> None:
     assert meter.need_bytes() == 1_000_000
 
 
+def test_an_accelerator_whose_allocator_does_not_count_costs_only_the_activations() -> None:
+    class Uncounted(Counted):
+        def begin_peak(self) -> None:
+            raise RuntimeError("Allocator for this device is not a DeviceAllocator")
+
+        def peak_bytes(self) -> int | None:
+            raise RuntimeError("Allocator for this device is not a DeviceAllocator")
+
+    model, optimizer = model_with_state()
+    meter = MemoryMeter(Uncounted())
+    meter.admitted("a")
+    for turn in (1, 3):
+        meter.turn_begins("a", turn)
+        found = meter.turn_ended("a", turn, [model], [optimizer], 123)
+    assert found == replace(measure([model], [optimizer]), offload_bytes=123)
+
+
 def test_ever_fewer_turns_are_measured() -> None:
     assert [turn for turn in range(100) if is_measured(turn)] == [1, 3, 6, 12, 24, 48, 96]
 
@@ -139,6 +157,7 @@ def test_results_keep_what_was_measured_and_older_results_can_be_read() -> None:
         "optimizer_bytes": 3,
         "activations_bytes": None,
         "device": "cpu",
+        "offload_bytes": 0,
     }
     del data["jobs"]["a"]["memory"]
     assert Results.from_json(data)["a"].memory is None

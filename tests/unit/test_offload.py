@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
 
-from motet.offload import SMALLEST_BYTES, HostTransfers, Offload
+from motet.offload import SMALLEST_BYTES, HostTransfers, Offload, StreamTransfers
 from motet.testing import Gang
 
 NUMBERS = SMALLEST_BYTES // 4
@@ -100,6 +101,70 @@ def test_memory_is_kept_before_it_is_freed_and_waited_for_before_it_is_used() ->
     assert transfers.steps[3:] == [("wait", "the mark")]
 
 
+class FakeStream:
+    """Notes what is asked of it, on a list that all share; knows which stream is the current one."""
+
+    asked: ClassVar[list[tuple[str, ...]]] = []
+    current: ClassVar[list[str]] = ["compute"]
+
+    def __init__(self, device: object, name: str = "side") -> None:
+        self.name = name
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.asked.append((self.name, "waits for stream", other.name))
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.asked.append((self.name, "waits for event in", event.stream))
+
+    def __enter__(self) -> None:
+        self.current.append(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        self.current.pop()
+
+
+class FakeEvent:
+    def __init__(self, device: object) -> None:
+        self.stream = ""
+
+    def record(self, stream: FakeStream) -> None:
+        self.stream = stream.name
+        FakeStream.asked.append((stream.name, "records an event"))
+
+
+def test_streams_are_ordered_so_that_nothing_is_read_or_used_again_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transfers of a device, with stand-ins for its streams."""
+    asked = FakeStream.asked
+    asked.clear()
+    monkeypatch.setattr(torch, "Stream", FakeStream)
+    monkeypatch.setattr(torch, "Event", FakeEvent)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: FakeStream(device, FakeStream.current[-1]))
+
+    class OnTheHost(StreamTransfers):  # what needs a device by itself
+        def place(self, num_bytes: int) -> torch.Tensor:
+            return torch.empty(num_bytes, dtype=torch.uint8)
+
+        def keep(self, tensor: torch.Tensor) -> None:
+            asked.append((self._side.name, "keeps"))
+
+        def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+            asked.append((FakeStream.current[-1], "copies"))
+            super().copy(target, source)
+
+    offload = Offload(OnTheHost(torch.device("cpu")))
+    tensor = torch.arange(NUMBERS, dtype=torch.float32)
+    offload.put_away("a", [tensor])
+    behind_compute = ("side", "waits for stream", "compute")
+    assert asked == [behind_compute, ("side", "copies"), ("side", "keeps")]
+    asked.clear()
+    offload.begin_return("a")
+    assert asked == [behind_compute, ("side", "copies"), ("side", "records an event")]
+    asked.clear()
+    offload.returned("a")
+    assert asked == [("compute", "waits for event in", "side")]
+    assert tensor.tolist() == list(range(NUMBERS))
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_same_weights_with_idle_jobs_resting(gangs: Callable[[int], Gang], num_workers: int) -> None:
     for told in gangs(num_workers).run("tests.distributed.jobs_housed:idle_jobs_rest"):
@@ -108,6 +173,13 @@ def test_the_same_weights_with_idle_jobs_resting(gangs: Callable[[int], Gang], n
         assert len(told["moved"]) > 10
         assert all(told["moved"])
         assert told["places"] < 10 * len(told["moved"])
+
+
+def test_buckets_in_the_gradients_place_stay_while_they_travel(gangs: Callable[[int], Gang]) -> None:
+    for told in gangs(2).run("tests.distributed.jobs_housed:large_jobs_rest"):
+        assert told["differences"] == []
+        # Parameters, gradients and two moments of each layer; buckets, in which gradients travel, are not among them.
+        assert told["moved"] == {f"large{depth}": 4 * depth * 4 * 256 * 256 for depth in (2, 3, 4)}
 
 
 LOOPS = {
@@ -121,6 +193,18 @@ LOOPS = {
 
 def test_the_same_weights_of_many_kinds_of_loops(gangs: Callable[[int], Gang], monkeypatch: pytest.MonkeyPatch) -> None:
     for differences in gangs(2).run("tests.distributed.jobs_housed:loops_rest", LOOPS):
+        assert differences == []
+
+
+def test_on_the_cpu_nothing_is_moved_and_the_user_is_told(gangs: Callable[[int], Gang]) -> None:
+    for told in gangs(1).run("tests.distributed.jobs_housed:idle_on_the_cpu"):
+        assert told["differences"] == []
+        assert told["moves"] == 0
+        assert [notice for notice in told["notices"] if "nothing is moved" in notice]
+
+
+def test_what_is_the_hosts_stays_there_whatever_the_default_device(new_gang: Callable[[int], Gang]) -> None:
+    for differences in new_gang(2).run("tests.distributed.jobs_housed:default_device_elsewhere"):
         assert differences == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from motet import cli_run
+from motet import cli_plan, cli_run
 from motet.alternatives import Link, parse_link
 from motet.errors import UsageError
 from motet.order import Cost, Order
@@ -31,7 +31,8 @@ def saved(path: Path, **changes: Any) -> Path:
 
 
 def test_a_profile_comes_back_from_its_json_form() -> None:
-    assert Profile.from_json(json.loads(json.dumps(PROFILE.to_json()))) == PROFILE
+    for profile in (PROFILE, THREE):
+        assert Profile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -67,6 +68,76 @@ def test_unequal_jobs_get_unequal_turns_and_are_advised() -> None:
     assert plan.advice in text
     assert "1000?" not in text
     assert "one model per worker" not in text, "the data may not move"
+
+
+THREE = Profile(
+    costs={name: Cost(0.1, 0.001, 1000) for name in "abc"},
+    expected_turns=dict.fromkeys("abc", 200),
+    num_workers=2,
+    state_bytes=dict.fromkeys("abc", 1_200_000_000),
+    device="cuda",
+)
+
+
+def test_idle_state_that_moves_is_reckoned_with() -> None:
+    assert make_plan(THREE).offload is None
+    assert make_plan(THREE).to_json()["offload"] is None
+    plan = make_plan(THREE, host_link=12e9)  # 0.1 s out and 0.1 s in for every turn of 0.1 s
+    assert plan.offload is not None
+    resident = make_plan(THREE).alternatives.motet.total_seconds
+    assert plan.offload.resident_seconds == pytest.approx(resident)
+    assert plan.alternatives.motet.total_seconds == pytest.approx(resident + plan.offload.lost_seconds)
+    assert plan.offload.lost_fraction == pytest.approx(1.0, abs=0.02)
+    assert plan.offload.state_wait_seconds == pytest.approx(plan.offload.lost_seconds, abs=0.01)
+    assert plan.offload.elsewhere[0] == (3e9, pytest.approx(7.0, rel=0.05))
+    assert plan.offload.elsewhere[-2:] == ((24e9, pytest.approx(0, abs=0.01)), (48e9, pytest.approx(0, abs=0.01)))
+    told = plan.to_json()["offload"]
+    assert told["lost_seconds"] == plan.offload.lost_seconds
+    assert told["on_other_links"][0]["host_link_bytes_per_second"] == 3e9
+    text = plan_text(plan)
+    assert "with --offload idle over 12 GB/s to the host: 60.1 s are lost against all resident, 100.2%" in text
+    assert "a turn moves 1.2 GB out" in text
+    assert "on other links: 3 GB/s 700.2%, 6 GB/s 300.2%, 24 GB/s 0.3%" in text
+    assert "on the CPU" not in text
+    assert "on the CPU, where these turns were measured, it moves nothing" in plan_text(
+        make_plan(replace(THREE, device="cpu"), host_link=12e9)
+    )
+
+
+def test_with_two_jobs_nothing_rests() -> None:
+    two = replace(PROFILE, state_bytes=dict.fromkeys(PROFILE.costs, 10**9))
+    plan = make_plan(two, host_link=1e6)
+    assert plan.offload is not None
+    assert plan.offload.lost_seconds == pytest.approx(0)
+    assert "fewer than 3 jobs" in plan_text(plan)
+
+
+def test_the_command_says_what_resting_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(make_plan(THREE).to_json()))
+    assert cli_plan.main(["--profile", str(path), "--offload", "idle", "--host-link", "6GB/s", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["offload"]
+    assert told["host_link_bytes_per_second"] == 6e9
+    assert told["lost_fraction"] > 2
+    assert cli_plan.main(["--profile", str(path), "--offload", "idle"]) == 0
+    assert "over 12 GB/s to the host" in capsys.readouterr().out
+    assert cli_plan.main(["--profile", str(path)]) == 0
+    assert "offload" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--host-link=12GB/s"], "goes with --offload idle"), (["--offload=idle", "--host-link=fast"], "cannot be read")],
+)
+def test_a_link_to_the_host_is_checked(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        cli_plan.parse(["--profile", "x", *words])
+
+
+def test_a_plan_that_tells_no_bytes_cannot_say_what_resting_costs(tmp_path: Path) -> None:
+    saved_earlier = saved(tmp_path / "plan.json")
+    with pytest.raises(UsageError, match="does not tell"):
+        make_plan(saved_profile(saved_earlier), host_link=12e9)
 
 
 def test_data_that_may_be_everywhere_is_another_way() -> None:

@@ -189,9 +189,8 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
 
 def _memory(held: Mapping[str, Any] | None) -> str:
     """Return what a job held in all, with its parts on hovering."""
-    parts = {
-        name.removesuffix("_bytes"): size for name, size in (held or {}).items() if name.endswith("_bytes") and size
-    }
+    kinds = ("parameters", "gradients", "optimizer", "activations")  # what rests with --offload idle is among them
+    parts = {kind: size for kind in kinds if (size := (held or {}).get(f"{kind}_bytes"))}
     if not parts:
         return "–"
     told = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())

@@ -13,6 +13,8 @@ from tests.unit.observe.synthetic import THREE, Plan, sixteen
 from motet.errors import UsageError
 from motet.observe import build_report, report
 from motet.observe.report import embedded_json
+from motet.observe.report_page import _memory
+from motet.observe.text import bytes_text
 
 VOID = {"meta", "input", "link", "br", "hr", "img"}
 EVIL = "</script><img src=x onerror=alert(1)>&\"'\u2028"
@@ -156,6 +158,14 @@ def test_one_job_alone_has_nothing_to_compare(tmp_path: Path) -> None:
     _, page = built(synthetic.record(tmp_path, {"only": Plan(30, 0.01, 0.02)}))
     assert "Time saved" not in page.text
     assert "1 model trained on 2 workers" in page.text
+
+
+def test_what_a_job_held_is_counted_once() -> None:
+    held = {"parameters_bytes": 1000, "gradients_bytes": 2000, "optimizer_bytes": 4000, "activations_bytes": None}
+    shown = _memory({**held, "device": "cpu", "offload_bytes": 7000})
+    assert bytes_text(7000) in shown
+    assert "offload" not in shown
+    assert bytes_text(14_000) not in shown
 
 
 def test_no_run_no_report(tmp_path: Path) -> None:
