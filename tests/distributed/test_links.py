@@ -74,6 +74,9 @@ def test_a_link_that_stays_down(net: ShapedLinks, place: Place, gangs: Callable[
     words = ("run", place.jobs(a=LOOP, b={"seed": 2, "steps": 60}), "--run-dir=out", "--timeout=4s", "--quiet")
     machines = start(net, place, *words)
     place.wait_until("ready", machines[0])
+    while not place.checkpoints("a"):
+        assert machines[0].poll() is None, machines[0].communicate()
+        time.sleep(0.01)
     net.set_link(machine, up=False)
     begin = time.monotonic()
     told = ended(machines)
