@@ -1,7 +1,7 @@
 """What do the small blocking collectives cost that Lightning's and Hugging Face's Trainer make at every step?
 
-    sudo python benchmarks/framework_collectives.py                  # 300 Mbit/s, three repeats: about four minutes
-    sudo python benchmarks/framework_collectives.py --rate 1gbit --repeats 1
+    sudo python benchmarks/framework_collectives.py                  # 300 Mbit/s, three repeats: about 12 minutes
+    sudo python benchmarks/framework_collectives.py --rate 1gbit --repeats 1 --sets recommender
 
 Each Trainer makes such collectives of its own: Lightning broadcasts before each batch whether it was told to stop, the
 other gathers how many tokens a batch holds. A worker can do nothing else until they are back, and under Motet they
@@ -11,6 +11,8 @@ inside a job is timed, from the moment at which all jobs are warm until the firs
 for which a worker is blocked in them (the mean of the workers), and of it what passes after the last worker has made
 the call: that is what the link costs. The rest is waiting for the other worker to get there, which the next
 synchronization of gradients would wait for otherwise. (`time.perf_counter` counts alike in all processes of a machine.)
+What they cost in the end: how much longer a round takes than in the same set without them, in alternation. Blocked time
+costs nothing where the link is the bottleneck and goes on carrying the other job's gradients meanwhile.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from typing import Any
 WARM_TURNS = 5
 SETS: dict[str, tuple[str, ...]] = {
     "Lightning alone": ("lightning",),
-    "Lightning, recommender": ("lightning", "recommender"),
     "Hugging Face alone": ("hugging-face",),
+    "Lightning, recommender": ("lightning", "recommender"),
     "Hugging Face, recommender": ("hugging-face", "recommender"),
-    "Hugging Face that looks for unused parameters, recommender": ("hugging-face-unused", "recommender"),
     "Lightning, Hugging Face, recommender": ("lightning", "hugging-face", "recommender"),
+    "Hugging Face that looks for unused parameters, recommender": ("hugging-face-unused", "recommender"),
 }
+SILENT = ", silent"  # the same without these collectives
 BLOCKING = (
     "broadcast",
     "all_reduce",
@@ -105,7 +108,7 @@ class Window:
             self.end = min(self.end, event.time)
 
 
-def work(names: tuple[str, ...], steps: int) -> dict[str, Any]:
+def work(names: tuple[str, ...], steps: int, silent: bool) -> dict[str, Any]:
     """Train on this worker; return when the window began and ended, its turns, and when each call did."""
     stopwatch = Stopwatch()
     stopwatch.install()
@@ -117,13 +120,13 @@ def work(names: tuple[str, ...], steps: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     loops: dict[str, Callable[[], Any]] = {
-        "lightning": functools.partial(frameworks.lightning, steps),
-        "hugging-face": functools.partial(frameworks.hugging_face, steps),
-        "hugging-face-unused": functools.partial(frameworks.hugging_face, steps, find_unused=None),
+        "lightning": functools.partial(frameworks.lightning, steps, silent),
+        "hugging-face": functools.partial(frameworks.hugging_face, steps, silent),
+        "hugging-face-unused": functools.partial(frameworks.hugging_face, steps, silent, find_unused=None),
         "recommender": functools.partial(recommender, steps),
     }
     window = Window(len(names))
-    results = motet.run({name: loops[name] for name in names}, observers=[window])
+    results = motet.run({name: loops[name] for name in names}, order="round-robin", observers=[window])
     failed = [job.error for job in results.jobs.values() if job.status != "finished"]
     if failed:
         raise SystemExit(f"a job failed:\n{failed[0]}")
@@ -169,7 +172,7 @@ def measure(net: Any, job_set: str, steps: int) -> dict[str, float]:
     for process, (_, errors) in zip(processes, outputs, strict=True):
         if process.returncode:
             raise SystemExit(f"a worker failed:\n{errors[-4000:]}")
-    return joined([json.loads(out.splitlines()[-1]) for out, _ in outputs], len(SETS[job_set]))
+    return joined([json.loads(out.splitlines()[-1]) for out, _ in outputs], len(SETS[job_set.removesuffix(SILENT)]))
 
 
 def main() -> None:
@@ -180,27 +183,32 @@ def main() -> None:
     parser.add_argument("--rate", default="300mbit")
     parser.add_argument("--sets", help="only those whose name contains this")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--worker", choices=list(SETS), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
-        told = work(SETS[options.worker], options.steps)
+        silent = options.worker.endswith(SILENT)
+        told = work(SETS[options.worker.removesuffix(SILENT)], options.steps, silent)
         print(json.dumps(told), flush=True)
         os._exit(0)
     from motet.shaped_links import shaped_links
 
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in SETS if (options.sets or "") in name}
-    names = list(rows)
+    sets = [name for name in SETS if (options.sets or "") in name]
+    names = [name + silent for name in sets for silent in ("", SILENT)]
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with shaped_links(2, options.rate) as net:
         for repeat in range(options.repeats):
             for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
                 rows[name].append(measure(net, name, options.steps))
                 print(f"{repeat + 1}/{options.repeats} {name}: {rows[name][-1]}", file=sys.stderr, flush=True)
     print(f"Two workers, {options.rate}, {options.steps} steps; medians of {options.repeats} repeats.\n")
-    print("| jobs | ms a round | blocking calls | ms blocked | share of the time | by the link |")
-    print("|---|---|---|---|---|---|")
-    for name, repeats in rows.items():
+    print("| jobs | ms a round | blocking calls | ms blocked | share of the time | by the link | a round longer by |")
+    print("|---|---|---|---|---|---|---|")
+    for name in sets:
+        repeats = rows[name]
         ms, calls, blocked = (statistics.median(one[key] for one in repeats) for key in ("ms", "calls", "blocked"))
-        shares = (statistics.median(100 * one[key] / one["ms"] for one in repeats) for key in ("blocked", "link"))
+        shares = [statistics.median(100 * one[key] / one["ms"] for one in repeats) for key in ("blocked", "link")]
+        silent = zip(repeats, rows[name + SILENT], strict=True)
+        shares.append(statistics.median(100 * (one["ms"] / other["ms"] - 1) for one, other in silent))
         print(f"| {name} | {ms:.0f} | {calls:.1f} | {blocked:.1f} | " + " | ".join(f"{s:.1f} %" for s in shares) + " |")
     if options.json is not None:
         options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, "sets": rows}, indent=1))

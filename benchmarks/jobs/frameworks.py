@@ -29,9 +29,13 @@ class Texts(Dataset[Any]):
         return self.rows[index]
 
 
-def lightning(steps: int) -> None:
-    """Fit the transformer with Lightning's Trainer as it comes: progress bar off, nothing saved."""
+def lightning(steps: int, silent: bool = False) -> None:
+    """Fit the transformer with Lightning's Trainer as it comes: progress bar off, nothing saved.
+
+    ``silent``: without what it tells the other workers before each batch, to see what that costs.
+    """
     import lightning.pytorch as pl
+    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -46,6 +50,8 @@ def lightning(steps: int) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=1e-4)
 
+    if silent:
+        _TrainingEpochLoop._broadcast_sigterm_tensor = lambda loop: None  # type: ignore[method-assign]
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=int(os.environ["LOCAL_WORLD_SIZE"]),
@@ -60,8 +66,11 @@ def lightning(steps: int) -> None:
     trainer.fit(Module(), DataLoader(Texts(steps * BATCH * dist.get_world_size()), batch_size=BATCH))
 
 
-def hugging_face(steps: int, find_unused: bool | None = False) -> None:
-    """Train GPT-2 of the same size with Hugging Face's Trainer; ``find_unused`` None: the Trainer decides."""
+def hugging_face(steps: int, silent: bool = False, find_unused: bool | None = False) -> None:
+    """Train GPT-2 of the same size with Hugging Face's Trainer; ``find_unused`` None: the Trainer decides.
+
+    ``silent``: without gathering how many tokens a batch has, and logging nothing.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
     size = {"n_embd": SIZE["width"], "n_layer": SIZE["num_layers"], "n_head": SIZE["num_heads"], "vocab_size": 256}
@@ -72,6 +81,8 @@ def hugging_face(steps: int, find_unused: bool | None = False) -> None:
         max_steps=steps,
         per_device_train_batch_size=BATCH,
         ddp_find_unused_parameters=find_unused,
+        average_tokens_across_devices=not silent,
+        logging_strategy="no" if silent else "steps",
         logging_steps=10,
         save_strategy="no",
         report_to=[],
