@@ -173,7 +173,9 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
     if job.result and len(job.logged) < 2:
         logged += f'<div><span class="metric">returned</span> <b>{escape(job.result)}</b></div>'
     if job.said and not logged:
-        logged = f'<div><span class="metric">printed last</span> <span class="said">{escape(job.said)}</span></div>'
+        logged = (
+            f'<div><span class="metric last">printed last</span> <span class="said">{escape(job.said)}</span></div>'
+        )
     curve = next((run.curves[one.name].get(job.name) for one in job.logged if one.name in run.curves), None)
     spark = _spark(curve, index) if curve else ""
     error = f'<pre class="error">{escape(job.error.strip()[-2000:])}</pre>' if job.error else ""
@@ -182,8 +184,9 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
         error = f'<details class="failure"><summary>{escape(last)}</summary>{error}</details>'
     size = job.sums.num_bytes / job.sums.num_syncs if job.sums.num_syncs else 0
     return (
-        f'<tr><th scope="row"><span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}'
-        f'<div class="what">{escape(job.what)}</div>{error}</th>'
+        f'<tr><th scope="row" title="{escape(job.what)}">'
+        f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}<div class="what">'
+        f"{escape(job.what)}</div>{error}</th>"
         f"<td>{logged or '<span class=muted>nothing logged</span>'}</td><td>{spark}</td>"
         f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span></td>'
         f'<td class="number">{escape(summary.turns_text(job))}</td>'
