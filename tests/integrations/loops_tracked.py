@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 
-def _surroundings(folder: Path) -> None:
-    """Say where the trackers write, as a user does in the shell. Environment and warnings are the job's own."""
-    os.environ |= {
+def surroundings(folder: Path) -> dict[str, str]:
+    """Return what a user says in the shell: where the trackers write. W&B reads it once a process."""
+    return {
         "MLFLOW_ALLOW_FILE_STORE": "true",
         "MLFLOW_TRACKING_URI": f"file:{folder}/mlflow",
         "MLFLOW_EXPERIMENT_NAME": "frameworks",
@@ -25,7 +25,6 @@ def _surroundings(folder: Path) -> None:
         "WANDB_DIR": str(folder),
         "WANDB_CONSOLE": "off",
     }
-    warnings.simplefilter("ignore")  # theirs
 
 
 def lightning(folder: Path, name: str, lr: float) -> list[float]:
@@ -33,7 +32,7 @@ def lightning(folder: Path, name: str, lr: float) -> list[float]:
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
-    _surroundings(folder)
+    warnings.simplefilter("ignore")  # theirs
     losses: list[float] = []
 
     class Keep(pl.Callback):
@@ -64,7 +63,7 @@ def hugging_face(folder: Path, name: str, lr: float) -> list[float]:
     """Train with ``report_to`` of three trackers; return the losses of the Trainer's own log."""
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
 
-    _surroundings(folder)
+    warnings.simplefilter("ignore")  # theirs
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard" / name)
     set_seed(13)
     narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -93,7 +92,7 @@ def accelerate(folder: Path, name: str, lr: float) -> list[float]:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    _surroundings(folder)
+    warnings.simplefilter("ignore")  # theirs
     set_seed(4)
     accelerator = Accelerator(cpu=True, log_with=["tensorboard", "mlflow", "wandb"], project_dir=folder / "tensorboard")
     settings = {"mlflow": {"run_name": name}, "wandb": {"name": name}}

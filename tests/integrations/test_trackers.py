@@ -166,11 +166,11 @@ def test_trackers_of_the_jobs_own_stay_apart(framework_gang: Gang, tmp_path: Pat
 @needs_all
 @pytest.mark.skipif(find_spec("transformers") is None, reason="Transformers is not installed")
 def test_trackers_of_the_frameworks_stay_apart(
-    framework_gang: Gang, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_gang: Callable[[int], Gang], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    given = framework_gang.run(HOME + "with_frameworks_trackers", tmp_path)[0]
+    given = new_gang(2).run(HOME + "with_frameworks_trackers", tmp_path, timeout_seconds=150)[0]
     assert len(given) == 6
     assert [len(losses) for losses in given.values()] == [6] * 6
     assert len({tuple(losses) for losses in given.values()}) == 6, "each has a training of its own"

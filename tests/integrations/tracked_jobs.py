@@ -126,12 +126,15 @@ def with_a_tracker_that_fails(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def with_frameworks_trackers(folder: Path) -> dict[str, list[float]]:
-    """Run two jobs of each framework, with trackers of the frameworks' own; return the losses that these were given."""
+    """Run two jobs of each framework, with trackers of the frameworks' own; return the losses that these were given.
+
+    In processes that have not used W&B before.
+    """
     from tests.integrations import loops_tracked
     from tests.integrations.harness import torchrun_environment
 
     environment = dict(os.environ)
-    os.environ.update(torchrun_environment())
+    os.environ.update(torchrun_environment() | loops_tracked.surroundings(folder))
     try:
         jobs = {
             f"{kind}-{lr}": partial(getattr(loops_tracked, kind), folder, f"{kind}-{lr}", lr)
