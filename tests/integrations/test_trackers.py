@@ -163,35 +163,6 @@ def test_trackers_of_the_jobs_own_stay_apart(framework_gang: Gang, tmp_path: Pat
     }
 
 
-@needs_all
-@pytest.mark.skipif(find_spec("transformers") is None, reason="Transformers is not installed")
-def test_trackers_of_the_frameworks_stay_apart(
-    new_gang: Callable[[int], Gang], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    given = new_gang(2).run(HOME + "with_frameworks_trackers", tmp_path, timeout_seconds=150)[0]
-    assert len(given) == 6
-    assert [len(losses) for losses in given.values()] == [6] * 6
-    assert len({tuple(losses) for losses in given.values()}) == 6, "each has a training of its own"
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    client = pytest.importorskip("mlflow").MlflowClient(tracking_uri=f"file:{tmp_path}/mlflow")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    in_mlflow = {run.info.run_name: run.info for run in client.search_runs(experiments)}
-    in_wandb = wandb_runs(tmp_path)
-    assert set(in_mlflow) == set(in_wandb) == set(given)
-    assert {info.status for info in in_mlflow.values()} == {"FINISHED"}
-    assert {run["exit"] for run in in_wandb.values()} == {0}
-    for name, losses in given.items():
-        key = {"lightning": "loss_step", "hugging_face": "train/loss", "accelerate": "loss"}[name.split("-")[0]]
-        events = EventAccumulator(str(tmp_path / "tensorboard" / name)).Reload()
-        assert [event.value for event in events.Scalars(key)] == pytest.approx(losses, rel=1e-6), "as 32-bit floats"
-        history = client.get_metric_history(in_mlflow[name].run_id, key.removeprefix("train/"))
-        stored = [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
-        assert stored == pytest.approx(losses, rel=1e-12)
-        assert len(in_wandb[name]["steps"]) >= 6
-
-
 def test_a_tracker_that_fails_is_said_once_and_left_out(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
     for statuses, notices in gangs(2).run(HOME + "with_a_tracker_that_fails", tmp_path):
         assert statuses == ["finished", "finished"]

@@ -123,28 +123,3 @@ def with_a_tracker_that_fails(folder: Path) -> tuple[list[str], list[str]]:
     results = motet.run({"a": partial(train, 0.1), "b": partial(train, 0.2)}, observers=[failing])
     assert failing.seen == 3
     return [job.status for job in results.jobs.values()], list(results.notices)
-
-
-def with_frameworks_trackers(folder: Path) -> dict[str, list[float]]:
-    """Run two jobs of each framework, with trackers of the frameworks' own; return the losses that these were given.
-
-    In processes that have not used W&B before.
-    """
-    from tests.integrations import loops_tracked
-    from tests.integrations.harness import torchrun_environment
-
-    environment = dict(os.environ)
-    os.environ.update(torchrun_environment() | loops_tracked.surroundings(folder))
-    try:
-        jobs = {
-            f"{kind}-{lr}": partial(getattr(loops_tracked, kind), folder, f"{kind}-{lr}", lr)
-            for kind in ("lightning", "hugging_face", "accelerate")
-            for lr in (0.01, 0.02)
-        }
-        results = motet.run(jobs)
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-    failed = [f"{name}: {job.error}" for name, job in results.jobs.items() if job.status != "finished"]
-    assert not failed, failed[0]
-    return {name: job.result for name, job in results.jobs.items()}  # type: ignore[misc]
