@@ -31,7 +31,7 @@ def _shown(job: JobResult) -> str:
     elif isinstance(job.result, Mapping):
         if set(job.result) == {"repr", "file"}:
             text = str(job.result["file"] or job.result["repr"])
-        elif set(job.result) == {"metric", "before", "after"}:
+        elif {"metric", "before", "after"} <= set(job.result):  # what the report's first table shows, too
             text = f"{job.result['metric']} {_value(job.result['before'])} -> {_value(job.result['after'])}"
         else:
             text = ", ".join(f"{key} {_value(value)}" for key, value in job.result.items())

@@ -2,7 +2,7 @@
 
 Trackers finish their runs there, loggers write what they still hold; the process itself lives on for the other jobs,
 and ends without asking anybody. What a library registers while it is being imported stays the process's: other jobs
-may go on using that library.
+may go on using that library. So does what ends a thing that a library starts once for the whole process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Any
 
 Call = Callable[..., Any]
 
+# Modules whose hooks end what all jobs of the process share. W&B's: the service to which the runs of all jobs write,
+# started by whichever comes first.
+_OF_THE_PROCESS = {"wandb.sdk.lib.service.service_connection"}
+
 
 class ExitHooks:
     """The hooks of all jobs of this worker."""
@@ -23,7 +27,7 @@ class ExitHooks:
 
     def register(self, job: str, function: Call, /, *args: Any, **kwargs: Any) -> bool:
         """Remember a hook of ``job``; return False where it is not the job's but a library's."""
-        if _importing():
+        if _importing() or getattr(function, "__module__", None) in _OF_THE_PROCESS:
             return False
         self._of.setdefault(job, []).append((function, args, kwargs))
         return True

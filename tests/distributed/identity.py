@@ -6,10 +6,14 @@ for bit: same bytes, dtypes and shapes, everywhere.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import motet.seams
-from motet.events import Event, TurnEnded
+from motet.events import Event, Observer, TurnEnded
+from motet.observe import MetricsWriter, Progress, TraceRecorder, build_report, write_trace
 from motet.results import Results
 from motet.running import run
 
@@ -147,11 +152,24 @@ def run_alone(call: Callable[[], Any]) -> Any:
         torch.use_deterministic_algorithms(False)
 
 
-def run_together(jobs: Mapping[str, Callable[[], Any]], **options: Any) -> tuple[Results, list[str]]:
+@contextlib.contextmanager
+def recorders() -> Iterator[list[Observer]]:
+    """Return what ``motet run`` has look on: live rows, logged values, the trace. Trace and report must come of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder)
+        yield [Progress(io.StringIO(), live=True, width=120), MetricsWriter(run_dir), TraceRecorder(run_dir)]
+        assert "traceEvents" in write_trace(run_dir).read_text(encoding="utf-8")
+        assert "</html>" in build_report(run_dir).read_text(encoding="utf-8")
+
+
+def run_together(
+    jobs: Mapping[str, Callable[[], Any]], recorded: bool = False, **options: Any
+) -> tuple[Results, list[str]]:
     """Run jobs under Motet; return the results and the jobs in the order of their turns."""
     turns = TurnsTaken()
-    seed_everything()
-    results = run(jobs, observers=[turns], **options)
+    with recorders() if recorded else contextlib.nullcontext([]) as observers:
+        seed_everything()
+        results = run(jobs, observers=[turns, *observers], **options)
     return results, turns.taken
 
 
@@ -161,6 +179,7 @@ def must_equal_alone(
     """Run loops together, and require each to end as it does alone. Returns turns and notices, for the test.
 
     ``names``: loops by job. ``references``: what to run alone instead, for a loop that cannot run alone in a gang.
+    ``recorded``: with live rows, logged values and the trace, as ``motet run`` has them.
     """
     expected = {job: alone((references or {}).get(job, name)) for job, name in names.items()}
     results, taken = run_together({job: find(name) for job, name in names.items()}, **options)

@@ -1,4 +1,7 @@
-"""Every loop ends bit for bit as it does alone under plain DDP, while another job takes turns with it."""
+"""Every loop ends bit for bit as it does alone under plain DDP, while another job takes turns with it.
+
+On two workers everything is recorded meanwhile, as ``motet run`` does it: live rows, logged values, the trace.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ def test_same_weights_as_alone(gangs: Callable[[int], Gang], loop: str, num_work
     expected = LOOPS[loop]
     references = {"loop": expected.alone} if expected.alone else {}
     names = {"loop": loop, "beside": "jobs_plain:companion"}
-    told = gangs(num_workers).run(IDENTITY, names, references=references, **expected.options)
+    recorded = num_workers == 2
+    told = gangs(num_workers).run(IDENTITY, names, references=references, recorded=recorded, **expected.options)
     for worker in told:
         assert worker["turns"]["loop"] == expected.turns_of(num_workers)
         assert worker["taken"] == told[0]["taken"]

@@ -11,6 +11,7 @@ import pytest
 
 import motet
 from motet.testing import tiny_job
+from motet.turns_exit import ExitHooks
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,15 @@ def test_hooks_run_when_the_job_ends() -> None:
         ("long", "long first"),
     ]
     assert atexit.register is register
+
+
+def test_what_ends_a_thing_that_all_jobs_share_is_the_processs() -> None:
+    def teardown() -> None: ...
+
+    hooks = ExitHooks()
+    assert hooks.register("job", teardown)
+    teardown.__module__ = "wandb.sdk.lib.service.service_connection"  # as of wandb's own, which ends its service
+    assert not hooks.register("job", teardown)
 
 
 def test_what_an_import_registers_is_the_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

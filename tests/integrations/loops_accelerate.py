@@ -36,7 +36,9 @@ class Lines(GeneralTracker):
         self.lines.append((step, values))
 
 
-def train(folder: Path, bf16: bool = False, accumulate: bool = False, fail: bool = False) -> dict[str, Any]:
+def train(
+    folder: Path, bf16: bool = False, accumulate: bool = False, stop_early: bool = False, fail: bool = False
+) -> dict[str, Any]:
     """Train with accumulation, clipping, a schedule, evaluation on gathered metrics, tracking and saved states."""
     lines = Lines()
     accelerator = Accelerator(
@@ -72,6 +74,11 @@ def train(folder: Path, bf16: bool = False, accumulate: bool = False, fail: bool
             if fail and step == 4:
                 raise RuntimeError("this loop fails")
             accelerator.log({"loss": accelerator.reduce(loss.detach(), "mean")}, step=step)
+            if stop_early:
+                if step % 5 == 0 and accelerator.is_main_process:
+                    accelerator.set_trigger()
+                if accelerator.check_trigger():
+                    break
         schedule.step()
         model.eval()
         with torch.no_grad():

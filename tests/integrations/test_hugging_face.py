@@ -35,7 +35,7 @@ def test_two_accelerators(equal_alone: EqualAlone) -> None:
     assert told["notices"] == []
 
 
-@pytest.mark.parametrize(("feature", "turns"), [("accumulate", 6), ("bf16", 16)])
+@pytest.mark.parametrize(("feature", "turns"), [("accumulate", 6), ("bf16", 16), ("stop_early", 10)])
 def test_accelerate(equal_alone: EqualAlone, feature: str, turns: int) -> None:
     told = equal_alone(f"{ACCELERATE}?{feature}", PLAIN)
     assert told["turns"] == [turns, 8]

@@ -5,6 +5,7 @@
     text, account            numbers as people read them; sums of where time went
     metrics, trace           write metrics.jsonl and trace/ while the run goes
     parts, chrome            read the trace's parts; merge them into trace.json
+    printed                  the last line that a job printed
     digest, summary          the facts of a run; the same as sentences
     report, report_page      report.html (page/ holds its style and scripts)
     progress                 live, on worker 0's terminal

@@ -13,6 +13,7 @@ from motet.errors import UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
 from motet.observe.parts import Trace, read_trace, sums_of
+from motet.observe.printed import last_line
 from motet.observe.text import share_text
 from motet.results import Results
 
@@ -46,6 +47,7 @@ class JobDigest:
     sums: JobSums
     logged: tuple[Logged, ...]
     memory: Mapping[str, Any] | None = None  # `motet.memory.Footprint`, as results.json has it
+    said: str | None = None  # the last line that it printed, where it logged and returned nothing
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
         complete=results is not None,
         num_workers=_num_workers(results, trace),
         wall_seconds=wall,
-        jobs=tuple(_job(name, description or {}, results, trace, sums, curves) for name in names),
+        jobs=tuple(_job(name, run_dir, description or {}, results, trace, sums, curves) for name in names),
         waiting_seconds=waiting,
         estimate=guess,
         bound_seconds=bound,
@@ -244,6 +246,7 @@ def _what(spec: Mapping[str, Any]) -> str:
 
 def _job(
     name: str,
+    run_dir: Path,
     description: Mapping[str, Any],
     results: Results | None,
     trace: Trace,
@@ -278,6 +281,7 @@ def _job(
         result=shown,
         sums=own,
         logged=tuple(telling or logged),
+        said=None if logged or returned or shown else last_line(run_dir / "jobs" / name / "log.txt"),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import datetime
+import shlex
 from collections.abc import Iterator, Mapping
 from html import escape
 from importlib import resources
@@ -20,6 +21,7 @@ from motet.observe.text import bytes_text, count_text, seconds_text, share_text,
 
 SPARK_POINTS = 40
 MOST_SETTINGS = 400
+MANY_JOBS = 8  # more of them get a line each
 
 # One hue a job, for light and for dark pages: equally strong, and apart also for most colour-blind readers.
 _COLOURS = (
@@ -101,8 +103,9 @@ def _header(run: RunDigest) -> str:
         began = datetime.datetime.fromtimestamp(run.unix_time).astimezone().strftime("%d %B %Y, %H:%M") + " · "
     command = run.description.get("command")
     if isinstance(command, list):
-        command = " ".join(map(str, command))
-    shown = f'<p class="command"><code>{escape(str(command))}</code></p>' if command else ""
+        command = shlex.join(map(str, command))
+    command = escape(str(command or ""))
+    shown = f'<p class="command"><code title="{command}">{command}</code></p>' if command else ""
     return (
         f"<h1>{escape(title)}</h1>"
         f'<p class="headline">{escape(summary.headline(run))}</p>'
@@ -155,8 +158,9 @@ def _saved_card(run: RunDigest) -> tuple[str, str, str]:
 
 def _jobs_table(run: RunDigest) -> str:
     rows = "".join(_job_row(run, index, job) for index, job in enumerate(run.jobs))
+    many = " many" if len(run.jobs) > MANY_JOBS else ""
     return (
-        '<table class="jobs"><thead><tr><th scope="col">Job</th><th scope="col">How well: before → after</th>'
+        f'<table class="jobs{many}"><thead><tr><th scope="col">Job</th><th scope="col">How well: before → after</th>'
         '<th scope="col"><span class="unseen">Curve</span></th><th scope="col">Status</th>'
         '<th scope="col" class="number">Turns</th><th scope="col" class="number">Computing</th>'
         '<th scope="col" class="number">Gradients</th><th scope="col" class="number">Memory</th></tr></thead>'
@@ -168,6 +172,10 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
     logged = "".join(_logged(one) for one in job.logged[:2])
     if job.result and len(job.logged) < 2:
         logged += f'<div><span class="metric">returned</span> <b>{escape(job.result)}</b></div>'
+    if job.said and not logged:
+        logged = (
+            f'<div><span class="metric last">printed last</span> <span class="said">{escape(job.said)}</span></div>'
+        )
     curve = next((run.curves[one.name].get(job.name) for one in job.logged if one.name in run.curves), None)
     spark = _spark(curve, index) if curve else ""
     error = f'<pre class="error">{escape(job.error.strip()[-2000:])}</pre>' if job.error else ""
@@ -176,8 +184,9 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
         error = f'<details class="failure"><summary>{escape(last)}</summary>{error}</details>'
     size = job.sums.num_bytes / job.sums.num_syncs if job.sums.num_syncs else 0
     return (
-        f'<tr><th scope="row"><span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}'
-        f'<div class="what">{escape(job.what)}</div>{error}</th>'
+        f'<tr><th scope="row" title="{escape(job.what)}">'
+        f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}<div class="what">'
+        f"{escape(job.what)}</div>{error}</th>"
         f"<td>{logged or '<span class=muted>nothing logged</span>'}</td><td>{spark}</td>"
         f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span></td>'
         f'<td class="number">{escape(summary.turns_text(job))}</td>'

@@ -87,7 +87,7 @@ def logged_text(job: JobDigest, most: int = 2) -> str:
 
 
 def _table(jobs: Sequence[JobDigest]) -> list[str]:
-    rows = [("job", "status", "turns", "compute", "sync", "hidden", "logged, before → after")]
+    rows = [("job", "status", "turns", "compute", "sync", "hidden", "how well, before → after")]
     for job in jobs:
         sums = job.sums
         hidden = share_text(sums.hidden_seconds / sums.sync_seconds) if sums.sync_seconds else "-"
@@ -99,7 +99,7 @@ def _table(jobs: Sequence[JobDigest]) -> list[str]:
                 seconds_text(sums.compute_seconds),
                 seconds_text(sums.sync_seconds),
                 hidden,
-                logged_text(job) or (f"result {job.result}" if job.result else ""),
+                logged_text(job) or (f"result {job.result}" if job.result else job.said or ""),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

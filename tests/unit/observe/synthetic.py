@@ -153,6 +153,8 @@ def streams(
 
 
 def _values(plan: Plan, name: str, turn: int, rng: random.Random) -> dict[str, float]:
+    if not plan.metrics:
+        return {}
     speed = 0.5 + (sum(map(ord, name)) % 7) / 5
     progress = 1 - math.exp(-3 * speed * turn / max(60, plan.turns))
     values = {"loss": 2.4 - 1.7 * progress * min(1.0, speed) + rng.gauss(0, 0.05)}

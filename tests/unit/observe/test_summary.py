@@ -8,7 +8,7 @@ from tests.unit.observe import synthetic
 from tests.unit.observe.synthetic import THREE, Plan, sixteen
 
 from motet.errors import UsageError
-from motet.observe import summary_text
+from motet.observe import build_report, summary_text
 from motet.observe.digest import digest
 from motet.observe.text import bytes_text, clock_text, listing_text, seconds_text, value_text
 
@@ -92,6 +92,25 @@ def test_what_a_job_returns_can_say_how_well_it_did(tmp_path: Path) -> None:
     assert (one.logged[0].name, one.logged[0].first, one.logged[0].last) == ("recall@10", 0.01, 0.4)
     assert other.result == "<Model>"
     assert "recall@10 0.01 → 0.4 (baseline 0.2)" in summary_text(tmp_path)
+
+
+def test_a_job_that_logs_and_returns_nothing_is_told_by_its_last_line(tmp_path: Path) -> None:
+    run_dir = synthetic.record(tmp_path, {name: Plan(20, 0.01, 0.01, metrics=()) for name in "ab"})
+    results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
+    results["jobs"]["a"]["result"], results["jobs"]["b"]["result"] = None, 0.5
+    (run_dir / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    for name in "ab":
+        (run_dir / "jobs" / name).mkdir(parents=True)
+        (run_dir / "jobs" / name / "log.txt").write_bytes(
+            f"epoch 2: loss 0.25, accuracy 0.9 ({name})\n\x1b[32m 80%|████  | 8/10 [00:01, 7.1it/s]\r"
+            "100%|█████| 10/10 [00:01, 7.1it/s]\n\n".encode()
+        )
+    text = summary_text(run_dir)
+    assert "epoch 2: loss 0.25, accuracy 0.9 (a)" in text
+    assert "result 0.5" in text
+    assert "(b)" not in text, "what it returned says more"
+    assert "it/s" not in text
+    assert "epoch 2: loss 0.25, accuracy 0.9 (a)" in build_report(run_dir).read_text(encoding="utf-8")
 
 
 def test_no_run_no_summary(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@
     byId("timeline-section").hidden = true;
     return;
   }
-  const COMPUTE = 26, LANE = 13, GAP = 4, TOP = 24, TITLE = 20, LEFT = 108;
+  const COMPUTE = 26, LANE = run.jobs.length > 8 ? 13 : 16, GAP = 4, TOP = 24, TITLE = 20, LEFT = 108;
   const lanes = run.workers.map((worker) => readWorker(worker));
   const whole = Math.max(run.seconds, 1e-6);
   let view = firstView(), chosenJob = null, pointed = null, shown = byId("workers").value;
 
-  /* Give each turn names; find, a job, its turns in order. Times become seconds. */
+  /* Give each turn names; find, a job, its turns in order, and the waits in theirs. Times become seconds. */
   function readWorker(worker) {
     const byJob = run.jobs.map(() => []);
     const turns = worker.turns.map((row) => {
@@ -25,7 +25,9 @@
       byJob[turn.job].push(turn);
       return turn;
     });
-    return { worker: worker.worker, turns, byJob, busy: worker.busy };
+    /* A worker waits for one thing at a time, but not in the order in which the turns began. */
+    const waits = turns.filter((turn) => turn.landed > turn.waitBegin).sort((one, other) => one.waitBegin - other.waitBegin);
+    return { worker: worker.worker, turns, byJob, waits, busy: worker.busy };
   }
 
   /* Show about thirty turns at first: the whole run at once is a blur. They lie where the run is under way. */
@@ -44,15 +46,17 @@
   const at = (time, width) => LEFT + ((time - view.begin) / (view.end - view.begin)) * (width - LEFT);
   const timeAt = (x, width) => view.begin + ((x - LEFT) / (width - LEFT)) * (view.end - view.begin);
 
-  /* Return the index of the first turn that may be visible; a list is sorted by begin. */
-  function firstVisible(turns, time) {
-    let low = 0, high = turns.length;
+  /* Return the index of the last item that begins before `time`, or 0; a list is sorted by what `begin` says. */
+  function lastBefore(items, time, begin) {
+    let low = 0, high = items.length;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (turns[middle].begin < time) low = middle + 1; else high = middle;
+      if (begin(items[middle]) < time) low = middle + 1; else high = middle;
     }
     return Math.max(0, low - 1);
   }
+  const firstVisible = (turns, time) => lastBefore(turns, time, (turn) => turn.begin);
+  const firstWait = (waits, time) => lastBefore(waits, time, (turn) => turn.waitBegin);
 
   function draw() {
     const rows = shownLanes();
@@ -100,13 +104,14 @@
     context.fillStyle = palette.faint;
     context.fillRect(LEFT, computeY, width - LEFT, COMPUTE);
     drawTurns(context, width, lane.turns, computeY);
+    drawWaits(context, width, lane.waits, computeY);
     lane.byJob.forEach((turns, job) => drawTravel(context, width, turns, job, laneY + job * LANE, computeY));
     if (pointed && pointed.worker === lane.worker) drawPointed(context, width, computeY, laneY);
     context.restore();
   }
 
   function drawTurns(context, width, turns, y) {
-    let lastPixel = -1, lastWait = -1;
+    let lastPixel = -1;
     for (let i = firstVisible(turns, view.begin); i < turns.length && turns[i].begin <= view.end; i++) {
       const turn = turns[i], x = at(turn.begin, width), right = at(turn.end, width);
       if (right > lastPixel + 0.4) {
@@ -119,14 +124,12 @@
       }
     }
     context.globalAlpha = 1;
-    /* Waits come from turns that began earlier: look a little further back. */
-    for (let i = Math.max(0, firstVisible(turns, view.begin) - 64); i < turns.length && turns[i].begin <= view.end; i++) {
-      const turn = turns[i];
-      if (turn.landed === undefined || turn.landed < view.begin) continue;
-      const x = at(turn.waitBegin, width), right = at(turn.landed, width);
-      if (right - x < 0.7 || right <= lastWait) continue;
-      hatch(context, x, y, right - x, COMPUTE);
-      lastWait = right;
+  }
+
+  function drawWaits(context, width, waits, y) {
+    for (let i = firstWait(waits, view.begin); i < waits.length && waits[i].waitBegin <= view.end; i++) {
+      const x = at(waits[i].waitBegin, width), right = at(waits[i].landed, width);
+      if (right - x >= 0.7) hatch(context, x, y, right - x, COMPUTE);
     }
   }
 
@@ -282,8 +285,8 @@
       const start = firstVisible(lane.turns, time - near);
       for (let i = start; i < lane.turns.length && lane.turns[i].begin <= time + near; i++)
         if (lane.turns[i].end >= time - near) return lane.turns[i];
-      for (let i = Math.max(0, start - 64); i <= start && i < lane.turns.length; i++)
-        if (lane.turns[i].waitBegin <= time && time <= lane.turns[i].landed) return lane.turns[i];
+      const waited = lane.waits[firstWait(lane.waits, time)];
+      if (waited && waited.waitBegin <= time && time <= waited.landed) return waited;
     }
     const job = Math.floor((inside - COMPUTE - GAP) / LANE);
     if (job >= 0 && job < run.jobs.length) {
