@@ -32,6 +32,7 @@ _SLOW = (
     "unit/demo/",
     "unit/test_checkpoint",
     "unit/test_isolation_loggers.py",
+    "unit/test_isolation_trackers.py",
     "unit/test_run_any_file.py",
     "unit/test_shaped_links.py",
 )

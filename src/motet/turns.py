@@ -79,6 +79,7 @@ class RunningJob:
 
     def run(self) -> None:
         """Run the loop to its end; the greenlet's body. Only a `GangError` is raised: see ``outcome``."""
+        not_ours = isolation.open_runs()
         try:
             self.prepare()
             result = self._result()
@@ -95,7 +96,7 @@ class RunningJob:
             self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
         finally:
             self._call = _ended
-            isolation.end_runs(failed=self.outcome is None or self.outcome.status == "failed")
+            isolation.end_runs(not_ours, failed=self.outcome is None or self.outcome.status == "failed")
 
     def _result(self) -> object:
         try:

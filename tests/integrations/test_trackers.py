@@ -6,14 +6,14 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.integrations.python_process import ROOT, run_python
 from tests.integrations.tracked_jobs import QUIET
+from tests.integrations.wandb_files import wandb_runs
 
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
@@ -85,45 +85,6 @@ def test_mlflow(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file.path for file in client.list_artifacts(parent)] == ["report.html"]
 
 
-def wandb_records(path: Path) -> Iterator[bytes]:
-    """Read the records of an offline run's file: 7 bytes of header, then blocks of 32 KiB in LevelDB's log format."""
-    data, place, parts = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:  # a record's head does not go over the end of a block
-            place += 32768 - place % 32768
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part of one
-            yield parts
-            parts = b""
-
-
-def wandb_runs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read offline runs: their names, groups, configs, the steps of their histories, and exit codes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    found: dict[str, dict[str, Any]] = {}
-    for path in folder.glob("wandb/offline-run-*/run-*.wandb"):
-        run: dict[str, Any] = {"config": {}, "steps": [], "exit": None, "name": "", "group": ""}
-        for data in wandb_records(path):
-            record = Record()
-            record.ParseFromString(data)
-            kind = record.WhichOneof("record_type")
-            if kind == "run":
-                run |= {"name": record.run.display_name, "group": record.run.run_group}
-                run["config"] |= {item.key: item.value_json for item in record.run.config.update}
-            elif kind == "config":
-                run["config"] |= {item.key: item.value_json for item in record.config.update}
-            elif kind == "history":
-                run["steps"].append(record.history.step.num)
-            elif kind == "exit":
-                run["exit"] = record.exit.exit_code
-        found[run["name"]] = run
-    return found
-
-
 @needs_all
 def test_wandb_offline(tracked: Path) -> None:
     runs = wandb_runs(tracked / "wandb")
@@ -144,23 +105,25 @@ def test_any_lightning_logger(tracked: Path) -> None:
 
 
 @needs_all
-def test_trackers_of_the_jobs_own_stay_apart(framework_gang: Gang, tmp_path: Path) -> None:
-    mine, others = framework_gang.run(HOME + "with_trackers_of_their_own", tmp_path)
-    assert mine == ["finished", "finished", "None", "None"], "each job found its own run, and none is left open"
-    assert others[:2] == ["finished", "finished"]
+def test_trackers_of_the_jobs_own_stay_apart(
+    new_gang: Callable[[int], Gang], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, others = new_gang(2).run(HOME + "with_trackers_of_their_own", tmp_path)
+    assert told["statuses"] == others["statuses"] == ["finished", "finished", "failed", "failed"]
+    assert told["after"] == told["before"], "what the program itself had is there still, and no more is left open"
+    ends = {"0.1": 0, "0.2": 0, "0.3": 1, "0.4": 1}
     runs = wandb_runs(tmp_path)
-    assert {name: run["steps"] for name, run in runs.items()} == {"own-0.1": [0, 1, 2, 3], "own-0.2": [0, 1, 2, 3]}
-    assert {run["exit"] for run in runs.values()} == {0}
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-    try:
-        client = pytest.importorskip("mlflow").MlflowClient(tracking_uri=f"file:{tmp_path}/mlflow")
-        stored = {run.info.run_name: run for run in client.search_runs(["0"])}
-    finally:
-        del os.environ["MLFLOW_ALLOW_FILE_STORE"]
-    assert {name: (run.info.status, run.data.params["lr"]) for name, run in stored.items()} == {
-        "own-0.1": ("FINISHED", "0.1"),
-        "own-0.2": ("FINISHED", "0.2"),
+    assert {name: (run["group"], run["exit"]) for name, run in runs.items()} == {
+        f"own-{lr}": (f"group-{lr}", end) for lr, end in ends.items()
     }
+    assert {tuple(run["steps"]) for run in runs.values()} == {(0, 1, 2, 3)}
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = pytest.importorskip("mlflow")
+    for lr, end in ends.items():
+        client = mlflow.MlflowClient(tracking_uri=f"file:{tmp_path}/mlflow-{lr}")
+        [run] = client.search_runs([client.get_experiment_by_name(f"own-{lr}").experiment_id])
+        assert (run.info.status, run.data.params) == ("FAILED" if end else "FINISHED", {"lr": lr})
+        assert len(client.get_metric_history(run.info.run_id, "loss")) == 4
 
 
 def test_a_tracker_that_fails_is_said_once_and_left_out(gangs: Callable[[int], Gang], tmp_path: Path) -> None:

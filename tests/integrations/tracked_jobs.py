@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -73,37 +74,59 @@ def with_all_trackers(folder: Path) -> list[str]:
     return [job.status for job in results.jobs.values()] + list(results.notices)
 
 
-def with_trackers_of_their_own(folder: Path) -> list[str]:
-    """Run two jobs that each use the global functions of MLflow and W&B, and end no run themselves."""
+def with_trackers_of_their_own(folder: Path) -> dict[str, list[str]]:
+    """Run jobs that use the global functions of MLflow and W&B, each with settings of its own, and end no run.
+
+    In processes whose settings of W&B have not been read before.
+    """
     import mlflow
     import wandb
     from torch.utils.tensorboard import SummaryWriter
 
     os.environ.update(QUIET)
     warnings.simplefilter("ignore")
-    mlflow.set_tracking_uri(f"file:{folder}/mlflow")
 
-    def tracked(lr: float, fail: bool) -> float:
+    def tracked(lr: float, end: str) -> float:
         if dist.get_rank() != 0:
-            return train(lr)
-        mlflow.start_run(run_name=f"own-{lr}")
-        mlflow.log_param("lr", lr)
-        wandb.init(project="own", name=f"own-{lr}", dir=str(folder), settings=wandb.Settings(console="off"))
+            return ended(train(lr), end)
+        mlflow.set_tracking_uri(f"file:{folder}/mlflow-{lr}")
+        mlflow.set_experiment(f"own-{lr}")
+        mlflow.start_run(nested=True)
+        mlflow.log_params({"lr": lr}, synchronous=False)
+        os.environ.update(WANDB_DIR=str(folder), WANDB_CONSOLE="off", WANDB_RUN_GROUP=f"group-{lr}")
+        wandb.init(project="own", name=f"own-{lr}")
         writer = SummaryWriter(str(folder / "tensorboard" / f"own-{lr}"))
 
         def log(step: int, loss: float) -> None:
-            mlflow.log_metric("loss", loss, step=step)
+            mlflow.log_metric("loss", loss, step=step, synchronous=False)
             wandb.log({"loss": loss}, step=step)
             writer.add_scalar("loss", loss, step)
 
-        train(lr, log=log)
+        loss = train(lr, log=log)
         assert wandb.run is not None
         assert wandb.run.name == f"own-{lr}"
+        assert mlflow.get_tracking_uri() == f"file:{folder}/mlflow-{lr}"
         writer.close()
-        return lr
+        return ended(loss, end)
 
-    results = motet.run({"a": partial(tracked, 0.1, False), "b": partial(tracked, 0.2, True)})
-    return [job.error or job.status for job in results.jobs.values()] + [str(mlflow.active_run()), str(wandb.run)]
+    def ended(loss: float, end: str) -> float:
+        if end == "raise":
+            raise ValueError("as the test wants it")
+        if end == "exit":
+            sys.exit(1)
+        return loss
+
+    def globals_now() -> list[str]:
+        run = mlflow.active_run()
+        return ["" if run is None else run.info.run_id, mlflow.get_tracking_uri(), str(wandb.run)]
+
+    mlflow.set_tracking_uri(f"file:{folder}/mlflow")
+    with mlflow.start_run():
+        before = globals_now()
+        ends = {0.1: "", 0.2: "", 0.3: "exit", 0.4: "raise"}
+        results = motet.run({f"job-{lr}": partial(tracked, lr, end) for lr, end in ends.items()})
+        after = globals_now()
+    return {"statuses": [job.status for job in results.jobs.values()], "before": before, "after": after}
 
 
 def with_a_tracker_that_fails(folder: Path) -> tuple[list[str], list[str]]:

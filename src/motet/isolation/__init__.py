@@ -49,7 +49,7 @@ from motet.isolation.registry import (
     unregister,
 )
 from motet.isolation.scripts import prepare_script
-from motet.isolation.trackers import end_runs
+from motet.isolation.trackers import end_runs, open_runs
 
 __all__ = [
     "Saved",
@@ -57,6 +57,7 @@ __all__ = [
     "enter",
     "exchange",
     "leave",
+    "open_runs",
     "prepare_script",
     "put_all",
     "register",

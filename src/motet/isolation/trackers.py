@@ -6,88 +6,136 @@ Each job finds its own, and what it leaves open is ended with it, as the tracker
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from typing import Any
 
 from motet.isolation.registry import add
 
 _FLUENT = "mlflow.tracking.fluent"
+_MLFLOW_OF_THE_THREAD = ("_active_run_stack", "_last_active_run_id", "_last_logged_model_id", "_ACTIVE_MODEL_CONTEXT")
+_MLFLOW_GLOBALS = (
+    (_FLUENT, "_active_experiment_id"),
+    ("mlflow.tracking._tracking_service.utils", "_tracking_uri"),
+    ("mlflow.tracking._tracking_service.utils", "_tracking_store_registry"),
+    ("mlflow.tracking._model_registry.utils", "_registry_uri"),
+)
 # What wandb.init puts into the module's namespace, as far as this version has it.
 _WANDB_NAMES = (
     *("run", "config", "summary", "log", "watch", "unwatch", "save", "use_artifact", "log_artifact"),
     *("define_metric", "alert", "mark_preempting", "log_model", "use_model", "link_model"),
 )
 
-
-def take_mlflow() -> tuple[Any, Any, Any]:
-    """Return the stack of active runs itself, the last active run and the experiment."""
-    fluent = sys.modules[_FLUENT]
-    return fluent._active_run_stack.get(), fluent._last_active_run_id.get(), fluent._active_experiment_id
+Values = dict[str, Any]
 
 
-def put_mlflow(value: tuple[Any, Any, Any]) -> None:
+def take_mlflow() -> tuple[Values, Values]:
+    """Return what the fluent functions keep for the thread (the stack of active runs itself), and for all."""
+    fluent = vars(sys.modules[_FLUENT])
+    of_thread = {name: fluent[name].get() for name in _MLFLOW_OF_THE_THREAD if name in fluent}
+    return of_thread, {name: getattr(sys.modules[module], name, None) for module, name in _MLFLOW_GLOBALS}
+
+
+def put_mlflow(value: tuple[Values, Values]) -> None:
     """Bring them back."""
-    fluent: Any = sys.modules[_FLUENT]
-    fluent._active_run_stack.set(value[0])
-    fluent._last_active_run_id.set(value[1])
-    fluent._active_experiment_id = value[2]
+    fluent = vars(sys.modules[_FLUENT])
+    for name, content in value[0].items():
+        fluent[name].set(content)
+    for module, name in _MLFLOW_GLOBALS:
+        setattr(sys.modules[module], name, value[1][name])
 
 
-def copy_mlflow(value: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-    """Return the same with a stack of its own."""
-    return list(value[0]), value[1], value[2]
+def copy_mlflow(value: tuple[Values, Values]) -> tuple[Values, Values]:
+    """Return the same with a stack and stores of its own.
+
+    A store has one queue for all that is logged asynchronously to its address. Who ends a run, or the process, shuts it
+    down: what another job logs afterwards would be waited for forever. Each registry makes stores of its own.
+    """
+    of_thread, of_all = dict(value[0]), dict(value[1])
+    of_thread["_active_run_stack"] = list(of_thread["_active_run_stack"])
+    of_all["_tracking_store_registry"] = copy.copy(of_all["_tracking_store_registry"])
+    return of_thread, of_all
 
 
-def take_wandb() -> tuple[dict[str, Any], list[Any]]:
-    """Return the global run and functions, and which runs are active."""
-    wandb = sys.modules["wandb"]
-    return {name: wandb.__dict__[name] for name in _WANDB_NAMES if name in wandb.__dict__}, list(_active_runs())
+def fresh_mlflow() -> tuple[Values, Values]:
+    """Return what a first import finds: no run, no address but the environment's."""
+    now_of_thread, now_of_all = take_mlflow()
+    of_thread = {name: vars(sys.modules[_FLUENT])[name].default_factory() for name in now_of_thread}
+    of_all = dict.fromkeys(now_of_all) | {"_tracking_store_registry": now_of_all["_tracking_store_registry"]}
+    return copy_mlflow((of_thread, of_all))
 
 
-def put_wandb(value: tuple[dict[str, Any], list[Any]]) -> None:
-    """Bring them back."""
+def take_wandb() -> tuple[Values, list[Any], Any, Any]:
+    """Return the global run and functions, which runs are active, the settings, and the environment they came from."""
+    wandb, library = sys.modules["wandb"], _library()
+    names = {name: wandb.__dict__[name] for name in _WANDB_NAMES if name in wandb.__dict__}
+    if library is None:
+        return names, [], None, None
+    return names, list(library._active_runs), library._settings, library._settings_environ
+
+
+def put_wandb(value: tuple[Values, list[Any], Any, Any]) -> None:
+    """Bring them back. Settings that are None are read, from the environment, by the next to ask for them."""
     vars(sys.modules["wandb"]).update(value[0])
-    _active_runs()[:] = value[1]
+    if (library := _library()) is not None:
+        library._active_runs[:], library._settings, library._settings_environ = value[1:]
 
 
-def fresh_wandb() -> tuple[dict[str, Any], list[Any]]:
-    """Return what a first import finds: no run."""
+def copy_wandb(value: tuple[Values, list[Any], Any, Any]) -> tuple[Values, list[Any], Any, Any]:
+    """Return the same with settings of its own."""
+    names, runs, settings, environment = value
+    return names, runs, None if settings is None else settings.model_copy(), environment
+
+
+def fresh_wandb() -> tuple[Values, list[Any], Any, Any]:
+    """Return what a first import finds: no run, settings not read yet."""
     now = take_wandb()
     sys.modules["wandb.sdk.lib.module"].unset_globals()
-    fresh = take_wandb()[0]
+    names = take_wandb()[0]
     put_wandb(now)
-    return fresh, []
+    return names, [], None, None
 
 
-def _active_runs() -> list[Any]:
-    """Return wandb's own list; a list that nobody sees where wandb has not been set up yet."""
-    singleton: Any = getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None)
-    return [] if singleton is None else singleton._active_runs
+def _library() -> Any:
+    """Return what W&B has one of per process; None where it has not been set up yet."""
+    return getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None)
 
 
-def end_runs(*, failed: bool) -> None:
-    """End the runs that the present job has left open. What a tracker raises then is said, and harms nobody."""
+def open_runs() -> list[Any]:
+    """Return the runs that are open now."""
+    runs: list[Any] = []
+    if _FLUENT in sys.modules:
+        runs += vars(sys.modules[_FLUENT])["_active_run_stack"].get()
+    return runs + (list(_library()._active_runs) if _library() is not None else [])
+
+
+def end_runs(but: list[Any], *, failed: bool) -> None:
+    """End the runs that the present job has left open, ``but`` those that were when it began.
+
+    What a tracker raises then is said, and harms nobody.
+    """
     for module, end in ((_FLUENT, _end_mlflow), ("wandb", _end_wandb)):
         if module in sys.modules:
             try:
-                end(failed)
+                end(but, failed)
             except Exception as error:
                 with contextlib.suppress(Exception):
                     sys.stderr.write(f"motet: a run of {module.split('.')[0]} could not be ended: {error}\n")
 
 
-def _end_mlflow(failed: bool) -> None:
+def _end_mlflow(but: list[Any], failed: bool) -> None:
     fluent: Any = sys.modules[_FLUENT]
-    for _ in range(len(fluent._active_run_stack.get())):
+    for _ in range(sum(run not in but for run in fluent._active_run_stack.get())):
         fluent.end_run("FAILED" if failed else "FINISHED")
 
 
-def _end_wandb(failed: bool) -> None:
-    for run in list(_active_runs()):
-        run.finish(exit_code=int(failed))
+def _end_wandb(but: list[Any], failed: bool) -> None:
+    for run in list(_library()._active_runs) if _library() is not None else ():
+        if run not in but:
+            run.finish(exit_code=int(failed))
 
 
 def register_entries() -> None:
     """Register this family's entries."""
-    add("mlflow", take_mlflow, put_mlflow, module=_FLUENT, fresh=lambda: ([], None, None), copy=copy_mlflow)
-    add("wandb", take_wandb, put_wandb, module="wandb", fresh=fresh_wandb)
+    add("mlflow", take_mlflow, put_mlflow, module=_FLUENT, fresh=fresh_mlflow, copy=copy_mlflow)
+    add("wandb", take_wandb, put_wandb, module="wandb", fresh=fresh_wandb, copy=copy_wandb)
