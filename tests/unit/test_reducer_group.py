@@ -11,19 +11,17 @@ import pytest
 BESIDE_CALLBACKS = """
 import faulthandler, os
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-faulthandler.dump_traceback_later(50, exit=True)
+faulthandler.dump_traceback_later(30, exit=True)
 import torch, torch.distributed as dist
 from motet.reducer_group import ReducerGroup
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 world = dist.group.WORLD
 group = ReducerGroup(world, lambda tensors, options: world.allreduce(tensors, options))
-for number in range(1500):
-    works = [world.allreduce([torch.ones(8)]) for _ in range(3)]
-    futures = [work.get_future().then(lambda done: done.value()[0] / 2) for work in works]
-    del works
-    call = (group.{method})
-    call(*{arguments}).wait()
-    del futures
+for _ in range(150):
+    for _ in range(20):
+        world.allreduce([torch.ones(8)]).get_future().then(lambda done: done.value()[0] / 2)
+        work = group.{method}(*{arguments})
+    work.wait()
 print("done")
 os._exit(0)
 """
