@@ -1,6 +1,6 @@
 """What does determining the order gain for jobs that are unequal? Two such jobs, on a shaped link.
 
-    sudo python benchmarks/unequal_jobs.py                 # three repeats, about 9 minutes
+    sudo python benchmarks/unequal_jobs.py                 # three repeats, 10 to 20 minutes
     sudo python benchmarks/unequal_jobs.py --repeats 1 --units 10
 
 An embedding-heavy job takes few turns, each with much to send; a job of few parameters takes ten times as many, each
@@ -108,10 +108,19 @@ def measure(net: Any, way: str, units: int) -> dict[str, Any]:
     return {**told[0], "seconds": max(one["seconds"] for one in told)}
 
 
+def balanced() -> str:
+    """Return the rate at which what travels takes, over the whole run, about as long as what computes here."""
+    from costs import balanced_rate
+    from gang import gang
+
+    with gang(2) as workers:
+        return f"{round(balanced_rate(workers, JOB_SET, seconds=6.0) / 1e6)}mbit"
+
+
 def main() -> None:
     """Measure in alternation and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rate", default="300mbit")
+    parser.add_argument("--rate", help="of the links; without, what travels takes as long as what computes")
     parser.add_argument(
         "--units", type=int, default=30, help="turns of the embedding-heavy job; ten times of the other"
     )
@@ -126,7 +135,8 @@ def main() -> None:
     from motet.shaped_links import shaped_links
 
     rows: list[dict[str, Any]] = []
-    with shaped_links(2, rate=options.rate) as net:
+    rate = options.rate or balanced()
+    with shaped_links(2, rate=rate) as net:
         for repeat in range(options.repeats):
             for way in WAYS if repeat == 0 else WAYS[1:]:  # plain DDP once: for the weights
                 rows.append({"way": way, **measure(net, way, options.units)})
@@ -136,7 +146,7 @@ def main() -> None:
     weights = {json.dumps(row["weights"]) for row in rows}
     assert len(weights) == 1, f"the weights depend on the way: {weights}"
     seconds = {way: statistics.median(row["seconds"] for row in rows if row["way"] == way) for way in WAYS}
-    print(f"{options.rate}, {options.units} turns and {10 * options.units}; the same weights {len(rows)} times")
+    print(f"{rate}, {options.units} turns and {10 * options.units}; the same weights {len(rows)} times")
     for way in WAYS:
         print(f"  {way:12} {seconds[way]:7.2f} s")
     by_way = [[row["seconds"] for row in rows if row["way"] == way] for way in WAYS[1:]]

@@ -21,13 +21,17 @@ Send = Callable[[list[Tensor], Any], dist.Work]
 class ReducerGroup(dist.ProcessGroup):
     """Stands for ``group`` towards one reducer; ``send`` is called in place of ``group.allreduce``.
 
-    Everything but an all-reduce (agreeing on rebuilt buckets, say) goes to the same backends as ever, and so does an
-    all-reduce once nobody in Python refers to this object any more.
+    Everything but an all-reduce (agreeing on rebuilt buckets, say) goes to the group itself, and everything goes to its
+    backends once nobody in Python refers to this object any more.
+
+    The other collectives are overridden for one reason: what a class in Python does not override, torch calls with the
+    interpreter's lock held. Gloo's threads take that lock, too, when they let go of what a communication hook left
+    behind, and hold the one of their queue meanwhile, which the collective needs: both would wait for ever.
     """
 
     def __init__(self, group: dist.ProcessGroup, send: Send) -> None:
         super().__init__(group.rank(), group.size())  # type: ignore[call-arg]
-        self._send = send
+        self._group, self._send = group, send
         backends = dist.BackendConfig(dist.Backend(dist.get_backend_config(group))).get_device_backend_map()
         for device in group._device_types:
             kind = dist.Backend.backend_type_map[backends[device.type]]
@@ -38,6 +42,15 @@ class ReducerGroup(dist.ProcessGroup):
     def allreduce(self, tensors: list[Tensor], opts: Any) -> dist.Work:  # type: ignore[override]
         """Send a bucket on its way, or synchronize what is no bucket."""
         return self._send(tensors, opts)
+
+    def broadcast(self, *args: Any) -> dist.Work:
+        return self._group.broadcast(*args)
+
+    def allgather(self, *args: Any) -> dist.Work:
+        return self._group.allgather(*args)
+
+    def barrier(self, *args: Any) -> dist.Work:
+        return self._group.barrier(*args)
 
 
 def completed_work(tensor: Tensor) -> dist.Work:

@@ -201,4 +201,4 @@ def best_order(
     def seconds(order: Order) -> float:
         return replay(order, costs, turns, num_workers=1, assumptions=steady, keep_spans=False).total_seconds
 
-    return min(candidates, key=seconds)
+    return min(dict.fromkeys(candidates), key=seconds)  # equal ones are replayed once
