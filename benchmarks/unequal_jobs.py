@@ -1,6 +1,6 @@
 """What does determining the order gain for jobs that are unequal? Two such jobs, on a shaped link.
 
-    sudo python benchmarks/unequal_jobs.py                 # three repeats, 10 to 20 minutes
+    sudo python benchmarks/unequal_jobs.py                 # three repeats, about 10 to 20 minutes
     sudo python benchmarks/unequal_jobs.py --repeats 1 --units 10
 
 An embedding-heavy job takes few turns, each with much to send; a job of few parameters takes ten times as many, each
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rate", help="of the links; without, what travels takes as long as what computes")
     parser.add_argument(
-        "--units", type=int, default=30, help="turns of the embedding-heavy job; ten times of the other"
+        "--units", type=int, default=40, help="turns of the embedding-heavy job; ten times of the other"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="a file for all that was measured")
