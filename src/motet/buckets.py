@@ -26,7 +26,7 @@ from motet.reducer_group import ReducerGroup, completed_work
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
 Landing = tuple[Callable[[], None], Callable[[], None]]
 """What brings a synchronized bucket to where plain DDP leaves it, and what gives it up."""
-WORTH_LENDING_BYTES = 8 * 1024  # a parameter: below, binding its gradient twice costs more than the copy
+WORTH_LENDING_BYTES = 64 * 1024  # a parameter: below, binding its gradient twice costs more than the copy
 
 
 @dataclass(slots=True, eq=False)

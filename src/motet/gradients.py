@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -166,9 +166,13 @@ class JobGradients:
         if self.depth > 0 and self.lane is not None and buffer.layout == torch.strided:
             bucket = model.bucket_of(buffer)
         if bucket is None:
+            if model in self._sent and (buffer.is_floating_point() or buffer.is_complex()):
+                self._refuse_a_second_pass()  # after DDP has laid its buckets out anew, in between
             if self.lane is not None:
                 self._on_exposed(self.depth == 0)
             return model.group.allreduce(tensors, options)
+        if bucket.in_flight:
+            self._refuse_a_second_pass()
         if self.aggregate is not None:
             self._keep_future(model, bucket, self.aggregate(buffer))
         else:
@@ -182,32 +186,45 @@ class JobGradients:
         """Synchronize a bucket where a communication hook is needed: a user's, smaller messages, sparse gradients."""
         buffer = given.buffer()
         deferred = self.depth > 0 and self.lane is not None and buffer.layout == torch.strided
+        if deferred:
+            bucket = model.hooked_bucket(given)
+            if given.index() == 0 and model in self._sent:
+                self._refuse_a_second_pass()
         if model.user_hook is not None:
             state, hook = model.user_hook
             future = hook(state, given)
             if not deferred:
                 return future
-            self._keep_future(model, model.hooked_bucket(given), future)
+            self._keep_future(model, bucket, future)
+            return _completed(buffer)
+        packed = None if model.packer is None else model.packer.pack(given.index(), buffer, model.world_size)
+        travels = model.scaled(buffer) if packed is None else packed
+        if deferred and self.aggregate is not None:
+            self._keep_future(model, bucket, self.aggregate(travels), travels)
             return _completed(buffer)
         group = self._lane(buffer) if deferred else model.group
         assert group is not None
-        packed = None if model.packer is None else model.packer.pack(given.index(), buffer, model.world_size)
-        travels = model.scaled(buffer) if packed is None else packed
         work = group.allreduce([travels], _SUM)
         if deferred:
-            num_bytes = travels.numel() * travels.element_size()
-            bucket = model.hooked_bucket(given)
-            self._keep(model, bucket, num_bytes, work.wait, lambda: travels, work.get_future())
+            self._keep(model, bucket, _num_bytes(travels), work.wait, lambda: travels, work.get_future())
             return _completed(buffer)
         if self.lane is not None:
             self._on_exposed(self.depth == 0)
         unpacked: torch.futures.Future[Tensor] = work.get_future().then(lambda done: _unpacked(buffer, done.value()[0]))
         return unpacked
 
-    def _keep_future(self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any]) -> None:
-        self._keep(
-            model, bucket, bucket.num_bytes, lambda: _wait_for_hook(future), lambda: _hook_result(future), future
+    def _refuse_a_second_pass(self) -> NoReturn:
+        raise UnsupportedError(
+            f"job '{self.job}': a DistributedDataParallel synchronized twice within one backward(), and would "
+            "overwrite what is still travelling. Use checkpoint() inside the model rather than around it, or run this "
+            "job alone with torchrun."
         )
+
+    def _keep_future(
+        self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any], travels: Tensor | None = None
+    ) -> None:
+        num_bytes = bucket.num_bytes if travels is None else _num_bytes(travels)
+        self._keep(model, bucket, num_bytes, lambda: _wait_for_hook(future), lambda: _hook_result(future), future)
 
     def _lane(self, buffer: Tensor) -> dist.ProcessGroup | None:
         """Return the group that a bucket travels on (ADR 0020)."""
@@ -223,11 +240,6 @@ class JobGradients:
         future: torch.futures.Future[Any],
     ) -> None:
         """Take note of a bucket that has just left. ``future`` is done when it is there, ``result`` then returns it."""
-        if bucket.in_flight:
-            raise UnsupportedError(
-                f"job '{self.job}': a DistributedDataParallel synchronized twice within one backward(), so one "
-                "turn would overwrite what is still travelling. Run this job alone with torchrun."
-            )
         turn, now = self._turn, time.perf_counter()
         if not self._travelling:
             turn.launched, turn.waited_at_launch = now, self._stopwatch.waited_seconds(now)
@@ -328,6 +340,10 @@ class JobGradients:
         self._sent.clear()
         turn, self._turn = self._turn, Turnaround()
         return turn
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _completed(buffer: Tensor) -> torch.futures.Future[Tensor]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from tests.distributed.identity import Record, differences, run_alone, seed_everything
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.aggregation import Lane
 from motet.errors import UsageError
 from motet.events import Event, SyncEnded
 from motet.jobs import Job
@@ -74,7 +76,16 @@ def must_equal_the_hook(kind: str, dtype: str = "float32", **options: Any) -> di
     observer = Bytes()
     seed_everything()
     jobs = [Job("small", partial(call, hook=False), compress="bf16"), Job("plain", partial(call, hook=False))]
-    results = run(jobs, observers=[observer], **options)
+    aggregated: list[torch.dtype] = []
+    send = Lane.send
+
+    def sent(self: Lane, bucket: Tensor, aggregators: Sequence[int]) -> Any:
+        aggregated.append(bucket.dtype)
+        return send(self, bucket, aggregators)
+
+    with mock.patch.object(Lane, "send", sent):
+        results = run(jobs, observers=[observer], **options)
+    assert set(aggregated) == ({torch.bfloat16, torch.float32} if options.get("sync") == "aggregate" else set())
     for name, expected in (("small", with_hook), ("plain", without)):
         assert results[name].status == "finished", results[name].error
         found = differences(results[name].result, expected, name)

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from tests.distributed.identity import alone, differences, find, seed_everything
 from tests.distributed.jobs_plain import batch, net
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.algorithms.join import Join
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.nn.parallel.distributed import _MixedPrecision
+from torch.utils.checkpoint import checkpoint
 
 from motet.running import run
 
@@ -28,6 +29,23 @@ def _train(ddp: nn.Module) -> None:
         optimizer.zero_grad()
         F.cross_entropy(ddp(x), y).backward()
         optimizer.step()
+
+
+def checkpoint_around() -> None:
+    """Reentrant checkpointing around the whole model, twice in a backward: each part synchronizes by itself."""
+    _twice_in_a_backward(DDP(nn.Linear(4, 4)))
+
+
+def checkpoint_around_hook() -> None:
+    """The same with a communication hook."""
+    ddp = DDP(nn.Linear(4, 4))
+    ddp.register_comm_hook(None, default_hooks.allreduce_hook)
+    _twice_in_a_backward(ddp)
+
+
+def _twice_in_a_backward(ddp: nn.Module) -> None:
+    x = torch.ones(2, 4, requires_grad=True)
+    (checkpoint(ddp, x, use_reentrant=True) + checkpoint(ddp, 2 * x, use_reentrant=True)).sum().backward()
 
 
 def join() -> None:

@@ -27,6 +27,8 @@ REFUSED = {
     "fused_optimizer": ("_register_fused_optim", "after backward()"),
     "spawn": ("multiprocessing.spawn", "directly"),
     "start_processes": ("multiprocessing.start_processes", "directly"),
+    "checkpoint_around": ("twice within one backward", "inside the model"),
+    "checkpoint_around_hook": ("twice within one backward", "inside the model"),
     "bad_hook": ("future must hold a tensor", "register_comm_hook"),
 }
 ALSO_ALONE = set(REFUSED) - {"subgroup"}  # a subgroup of one is all of one
