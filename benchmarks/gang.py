@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import socket
 import subprocess
 import sys
@@ -41,6 +42,11 @@ class Process:
             self._errors.seek(0)
             raise RuntimeError(f"a worker failed: {answer['error']}\n{self._errors.read()[-4000:]}")
         return answer
+
+    def fileno(self) -> int:
+        """Where its answers come out."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
 
     @property
     def pid(self) -> int:
@@ -93,8 +99,7 @@ class Gang:
         port = PORT + len(self._groups) if self.links is not None else _free_port()
         group = [self._start(worker, port) for worker in range(self.num_workers)]
         self._groups.append(group)
-        for process in group:
-            process.answer()
+        _answers(group)
         return group
 
     def _start(self, worker: int, port: int) -> Process:
@@ -121,7 +126,7 @@ class Gang:
             self._main = self.start_group()
         for process in self._main:
             process.send({"method": method, "set": job_set, "units": units, **options})
-        return _joined([process.answer() for process in self._main])
+        return _joined(_answers(self._main))
 
     def measure_side_by_side(self, job_set: str, names: list[str], units: int, **options: Any) -> Figures:
         """Run each job of a set in processes of its own, all at the same time."""
@@ -132,11 +137,10 @@ class Gang:
             for process in group:
                 process.send({"method": "side by side", "set": job_set, "units": units, "job": name, **options})
                 processes.append(process)
-        for process in processes:
-            process.answer()
+        _answers(processes)
         for process in processes:
             process.send({})
-        return _joined([process.answer() for process in processes])
+        return _joined(_answers(processes))
 
     def pids_of(self, worker: int) -> list[int]:
         """Return the numbers of all processes of one worker."""
@@ -147,6 +151,19 @@ class Gang:
         for group in self._groups:
             for process in group:
                 process.end()
+
+
+def _answers(processes: list[Process]) -> list[dict[str, Any]]:
+    """Block for one answer of each; raise as soon as any fails, for then the others may wait for it forever."""
+    answers: dict[int, dict[str, Any]] = {}
+    with selectors.DefaultSelector() as selector:
+        for number, process in enumerate(processes):
+            selector.register(process, selectors.EVENT_READ, number)
+        while len(answers) < len(processes):
+            for key, _ in selector.select():
+                answers[key.data] = processes[key.data].answer()
+                selector.unregister(key.fileobj)
+    return [answers[number] for number in range(len(processes))]
 
 
 def _joined(answers: list[dict[str, Any]]) -> Figures:

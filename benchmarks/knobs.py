@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -61,7 +62,8 @@ def _gloo_threads(number: int) -> Iterator[None]:
     def new_group(_: str | None) -> dist.ProcessGroup:
         store = PrefixStore(f"bench/{next(_numbers)}", dist.distributed_c10d._get_default_store())
         options = dist.ProcessGroupGloo._Options()
-        options._devices = [dist.ProcessGroupGloo.create_default_device()]
+        interface = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+        options._devices = [dist.ProcessGroupGloo.create_device(interface=interface)]
         options._threads, options._timeout = number, timedelta(hours=1)
         rank, size = dist.get_rank(), dist.get_world_size()
         group = dist.ProcessGroup(store, rank, size)
@@ -71,14 +73,21 @@ def _gloo_threads(number: int) -> Iterator[None]:
         _own.append(group)
         return group
 
-    def destroy(group: dist.ProcessGroup | None = None) -> None:
-        if not any(group is own for own in _own):
-            original(group)
+    def leave(self: workers.Workers, *, orderly: bool = True) -> None:
+        """Leave torch to free the groups that it does not know."""
+        self._lanes = [lane for lane in self._lanes if not _is_own(lane)]
+        if self._control is not None and _is_own(self._control):
+            self._control = None
+        original(self, orderly=orderly)
 
-    original = dist.destroy_process_group
-    with _replaced(workers, "_new_group", new_group), _replaced(workers.dist, "destroy_process_group", destroy):
+    original = workers.Workers.leave
+    with _replaced(workers, "_new_group", new_group), _replaced(workers.Workers, "leave", leave):
         yield
     _own.clear()
+
+
+def _is_own(group: dist.ProcessGroup) -> bool:
+    return any(group is own for own in _own)
 
 
 _own: list[dist.ProcessGroup] = []
