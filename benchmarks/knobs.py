@@ -13,18 +13,20 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
-from motet import agreement, workers
+from motet import agreement, link_queue, workers
 
 _numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def turned(knobs: Mapping[str, Any]) -> Iterator[None]:
-    """Run Motet with other decisions inside the block: ``lanes``, ``gloo_threads``, ``agree_every``."""
+    """Run Motet with other decisions inside the block: ``lanes``, ``gloo_threads``, ``agree_every``, ``window``."""
     with contextlib.ExitStack() as stack:
         for name, value in knobs.items():
             stack.enter_context(
-                {"lanes": _lanes, "gloo_threads": _gloo_threads, "agree_every": _agree_every}[name](value)
+                {"lanes": _lanes, "gloo_threads": _gloo_threads, "agree_every": _agree_every, "window": _window}[name](
+                    value
+                )
             )
         yield
 
@@ -95,3 +97,7 @@ _own: list[dist.ProcessGroup] = []
 
 def _agree_every(seconds: float) -> contextlib.AbstractContextManager[None]:
     return _replaced(agreement, "INTERVAL_SECONDS", seconds)
+
+
+def _window(num_bytes: int) -> contextlib.AbstractContextManager[None]:
+    return _replaced(link_queue, "WINDOW_BYTES", num_bytes)

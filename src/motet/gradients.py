@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -30,6 +31,7 @@ from motet.clocks import Link, Stopwatch
 from motet.compression import Packer
 from motet.device_time import DeviceClock, Travel
 from motet.errors import UnsupportedError
+from motet.link_queue import LinkQueue
 
 _SUM = dist.AllreduceOptions()
 _SUM.asyncOp = True
@@ -70,6 +72,57 @@ class Turnaround:
     error: Exception | None = None  # what a user's hook raised
 
 
+@dataclass(slots=True)
+class Journey:
+    """A bucket's way over the network, as the host sees it. Runs on whichever thread launches it, or sees it arrive."""
+
+    turn: Turnaround
+    done: threading.Event
+    link: Link
+    stopwatch: Stopwatch
+    share: float = 0.0
+    work: dist.Work | None = None
+    error: Exception | None = None
+
+    def launch(self, collective: Callable[[], dist.Work], arrived: Callable[[], None]) -> None:
+        """Start the bucket's collective. What goes wrong comes out of `wait`, where the job's gradients land."""
+        try:
+            self.work = collective()
+            future = self.work.get_future()
+        except Exception as error:
+            self.error = error
+            arrived()
+            self.done.set()
+            return
+        self.follow(future, arrived)
+
+    def follow(self, future: torch.futures.Future[Any], arrived: Callable[[], None] | None = None) -> None:
+        """Count the time until ``future`` is done."""
+        turn, now = self.turn, time.perf_counter()
+        if not turn.launched:
+            turn.launched, turn.waited_at_launch = now, self.stopwatch.waited_seconds(now)
+        self.share = self.link.begin(now)
+
+        def there(_: object) -> None:
+            moment = time.perf_counter()
+            turn.completed = moment
+            turn.link_seconds += self.link.end(self.share, moment)
+            turn.hidden_seconds = moment - turn.launched
+            turn.hidden_seconds -= self.stopwatch.waited_seconds(moment) - turn.waited_at_launch
+            if arrived is not None:
+                arrived()
+            self.done.set()
+
+        future.add_done_callback(there)
+
+    def wait(self) -> None:
+        """Raise what went wrong with a bucket that is done."""
+        if self.error is not None:
+            raise self.error
+        assert self.work is not None
+        self.work.wait()
+
+
 class JobGradients:
     """All gradients of one job that are in flight, whichever of its DDP models they belong to.
 
@@ -83,6 +136,7 @@ class JobGradients:
         stopwatch: Stopwatch,
         link: Link,
         on_exposed: Callable[[bool], None],
+        queue: LinkQueue,
         clock: DeviceClock | None = None,
     ) -> None:
         self.job = job
@@ -96,6 +150,7 @@ class JobGradients:
         self._stopwatch = stopwatch
         self._link = link
         self._on_exposed = on_exposed
+        self._queue = queue
         self._clock = clock or DeviceClock()
         self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
         self._travelling: list[Travelling] = []
@@ -176,10 +231,7 @@ class JobGradients:
         if self.aggregate is not None:
             self._keep_future(model, bucket, self.aggregate(buffer))
         else:
-            lane = self._lane(buffer)
-            assert lane is not None
-            work = lane.allreduce(tensors, _SUM)
-            self._keep(model, bucket, bucket.num_bytes, work.wait, lambda: buffer, work.get_future())
+            self._keep_sum(model, bucket, buffer)
         return bucket.answered()
 
     def send_hooked(self, model: DeferredDDP, given: GradBucket) -> torch.futures.Future[Tensor]:
@@ -202,12 +254,10 @@ class JobGradients:
         if deferred and self.aggregate is not None:
             self._keep_future(model, bucket, self.aggregate(travels), travels)
             return _completed(buffer)
-        group = self._lane(buffer) if deferred else model.group
-        assert group is not None
-        work = group.allreduce([travels], _SUM)
         if deferred:
-            self._keep(model, bucket, _num_bytes(travels), work.wait, lambda: travels, work.get_future())
+            self._keep_sum(model, bucket, travels)
             return _completed(buffer)
+        work = model.group.allreduce([travels], _SUM)
         if self.lane is not None:
             self._on_exposed(self.depth == 0)
         unpacked: torch.futures.Future[Tensor] = work.get_future().then(lambda done: _unpacked(buffer, done.value()[0]))
@@ -220,15 +270,30 @@ class JobGradients:
             "job alone with torchrun."
         )
 
+    def _keep_sum(self, model: DeferredDDP, bucket: Bucket, travels: Tensor) -> None:
+        """Sum ``travels`` over all workers: when the link is free, or now if it travels from a device (ADR 0020)."""
+        lane = self.lane if self.device_lane is None or travels.is_cpu else self.device_lane
+        assert lane is not None
+        num_bytes, sum_up = _num_bytes(travels), partial(lane.allreduce, [travels], _SUM)
+        if not travels.is_cpu:
+            work = sum_up()
+            self._keep(model, bucket, num_bytes, work.wait, lambda: travels)
+            self._follow_on_device(self._travelling[-1], work.get_future(), travels.device, num_bytes)
+            return
+        journey = Journey(self._turn, bucket.done, self._link, self._stopwatch)
+        self._keep(model, bucket, num_bytes, journey.wait, lambda: travels)
+        self._queue.send(self.job, num_bytes, partial(journey.launch, sum_up))
+
     def _keep_future(
         self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any], travels: Tensor | None = None
     ) -> None:
+        """Take note of a bucket that somebody else synchronizes."""
         num_bytes = bucket.num_bytes if travels is None else _num_bytes(travels)
-        self._keep(model, bucket, num_bytes, lambda: _wait_for_hook(future), lambda: _hook_result(future), future)
-
-    def _lane(self, buffer: Tensor) -> dist.ProcessGroup | None:
-        """Return the group that a bucket travels on (ADR 0020)."""
-        return self.lane if self.device_lane is None or buffer.is_cpu else self.device_lane
+        self._keep(model, bucket, num_bytes, lambda: _wait_for_hook(future), lambda: _hook_result(future))
+        if bucket.buffer.is_cpu:
+            Journey(self._turn, bucket.done, self._link, self._stopwatch).follow(future)
+        else:
+            self._follow_on_device(self._travelling[-1], future, bucket.buffer.device, num_bytes)
 
     def _keep(
         self,
@@ -237,37 +302,19 @@ class JobGradients:
         num_bytes: int,
         wait: Callable[[], object],
         result: Callable[[], Tensor],
-        future: torch.futures.Future[Any],
     ) -> None:
-        """Take note of a bucket that has just left. ``future`` is done when it is there, ``result`` then returns it."""
-        turn, now = self._turn, time.perf_counter()
-        if not self._travelling:
-            turn.launched, turn.waited_at_launch = now, self._stopwatch.waited_seconds(now)
+        """Take note of a bucket that DDP has handed over."""
+        turn = self._turn
         self._sent.add(model)
         turn.num_bytes += num_bytes
         turn.num_collectives += 1
-        turn.launches.append((now, num_bytes))
+        turn.launches.append((time.perf_counter(), num_bytes))
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
-        bucket.in_flight, done = True, bucket.done
-        self._travelling.append(Travelling(bucket, done, wait, *model.landing(bucket, result)))
-        if not bucket.buffer.is_cpu:
-            self._follow_on_device(turn, self._travelling[-1], future, bucket.buffer.device, num_bytes)
-            return
-        share = self._link.begin(now)
-
-        def arrived(_: object) -> None:  # runs on a thread of the process group
-            moment = time.perf_counter()
-            turn.completed = moment
-            turn.link_seconds += self._link.end(share, moment)
-            turn.hidden_seconds = moment - turn.launched
-            turn.hidden_seconds -= self._stopwatch.waited_seconds(moment) - turn.waited_at_launch
-            done.set()
-
-        future.add_done_callback(arrived)
+        bucket.in_flight = True
+        self._travelling.append(Travelling(bucket, bucket.done, wait, *model.landing(bucket, result)))
 
     def _follow_on_device(
         self,
-        turn: Turnaround,
         travelling: Travelling,
         future: torch.futures.Future[Any],
         device: torch.device,
@@ -281,7 +328,7 @@ class JobGradients:
         """
         self._clock.use(device)
         travel = Travel(self._clock.now(), num_bytes)
-        turn.travels.append(travel)
+        self._turn.travels.append(travel)
         if future.done():
             travel.completed = self._clock.behind(travelling.wait)
             travelling.done.set()
@@ -316,14 +363,6 @@ class JobGradients:
                 wait(travelling)
                 travelling.drop()
         self._begin_turn()
-
-    def abandon(self) -> list[Travelling]:
-        """Forget what travels and return it. Whoever calls must keep it alive: the network still writes there."""
-        lost, self._travelling = self._travelling, []
-        for travelling in lost:
-            travelling.drop()
-        self.lane = None
-        return lost
 
     def close(self) -> None:
         """End the deferral: DDP models that outlive the job synchronize on their own group, waiting as ever."""

@@ -42,6 +42,7 @@ from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
+from motet.link_queue import LinkQueue
 from motet.nonfinite import answer_to
 from motet.order import Cursor
 from motet.planning import Change, Planning
@@ -88,6 +89,7 @@ class Pipeline:
         self._planning = planning
         self._aggregation = aggregation
         self._cursor = Cursor(planning.order)
+        self._queue = LinkQueue(planning.order)
         self._workers = workers
         self._watch = workers.watch
         self._agreements = Agreements(workers)
@@ -145,6 +147,7 @@ class Pipeline:
                     self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
                 raise
             finally:
+                self._queue.close()
                 self._turns.settle()
                 self._buffers.close()
         wall_seconds = time.perf_counter() - self._begin
@@ -195,7 +198,7 @@ class Pipeline:
             self._spec = None
             self._follow(self._planning.joined(spec.name, self._live))
             books = self._books
-            gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, books.clock)
+            gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, self._queue, books.clock)
             gradients.compress = spec.compress == "bf16"
             gradients.lane = self._workers.take_lane()
             gradients.device_lane = self._workers.device_lane
@@ -234,6 +237,7 @@ class Pipeline:
         if change is None:
             return
         self._cursor.change(change.order)
+        self._queue.follow(change.order)
         self._agreements.note("/order", self._slot, zlib.crc32(str(change.order).encode()))
         self._observe(OrderChanged(time=time.perf_counter(), order=change.order.turns, reason=change.reason))
 

@@ -1,0 +1,94 @@
+"""Whose buckets travel first: those of the job that comes first in the order.
+
+Every job has a lane of its own, and lanes share the link evenly. But the job whose gradients left first is the job
+whose turn comes first: what others send meanwhile holds it up, and with it every worker. So a bucket leaves once the
+buckets of other jobs that were sent before it have arrived. Jobs that come round at least twice as often do not wait
+for those that come seldom, nor these for them: they share the link (ADR 0016).
+
+No worker can wait for ever. Whom a bucket waits for depends only on the order and on what was sent before it, which
+is the same on every worker, and all of that can arrive without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from motet.order import Order
+
+Launch = Callable[[Callable[[], None]], None]
+"""Launches a bucket; what it is given is to be called when the bucket has arrived."""
+WINDOW_BYTES = 256 * 1024
+"""Of other jobs' buckets, so much may still travel when a bucket leaves: a link holds more than one small message."""
+
+
+def ranks(order: Order) -> dict[str, int]:
+    """Return which jobs queue together: 0 for those with more than half as many turns a round as any, 1 for those
+    with more than a quarter, and so on.
+    """
+    weights = order.weights
+    most = max(weights.values())
+    return {name: (most // weight).bit_length() - 1 for name, weight in weights.items()}
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Jobs that wait for each other."""
+
+    waiting: deque[tuple[str, int, Launch]] = field(default_factory=deque)
+    travelling: Counter[str] = field(default_factory=Counter)  # bytes of each job
+    launches: bool = False
+
+    def may_leave(self, job: str) -> bool:
+        others = sum(num_bytes for name, num_bytes in self.travelling.items() if name != job)
+        return others <= WINDOW_BYTES
+
+
+class LinkQueue:
+    """Buckets that wait for the link. Used by the main thread, and by those of process groups when a bucket arrives."""
+
+    def __init__(self, order: Order) -> None:
+        self._lock = threading.RLock()  # a collective may be over before its launch returns
+        self._queues: dict[int, _Queue] = {}
+        self._closed = False
+        self.follow(order)
+
+    def follow(self, order: Order) -> None:
+        """Queue what is sent from now on by ``order``. Every worker must call this at the same slot."""
+        self._ranks = ranks(order)
+
+    def send(self, job: str, num_bytes: int, launch: Launch) -> None:
+        """Call ``launch``, now or on another thread, as soon as the bucket may leave. It must not raise.
+
+        One job's buckets are launched in the order in which they are sent.
+        """
+        queue = self._queues.setdefault(self._ranks.get(job, 0), _Queue())
+        with self._lock:
+            queue.waiting.append((job, num_bytes, launch))
+            self._launch(queue)
+
+    def close(self) -> None:
+        """Launch nothing any more: the run has failed."""
+        with self._lock:
+            self._closed = True
+            for queue in self._queues.values():
+                queue.waiting.clear()
+
+    def _launch(self, queue: _Queue) -> None:
+        """Launch what may leave. Holds the lock, so that no two threads change the order of a lane."""
+        if queue.launches:
+            return  # further up on this thread's stack, and goes on there
+        queue.launches = True
+        while queue.waiting and not self._closed and queue.may_leave(queue.waiting[0][0]):
+            job, num_bytes, launch = queue.waiting.popleft()
+            queue.travelling[job] += num_bytes
+            launch(partial(self._arrived, queue, job, num_bytes))
+        queue.launches = False
+
+    def _arrived(self, queue: _Queue, job: str, num_bytes: int) -> None:
+        with self._lock:
+            queue.travelling[job] -= num_bytes
+            self._launch(queue)
