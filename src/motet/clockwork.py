@@ -156,7 +156,9 @@ class Clockwork:
         self._buckets = {name: assumptions.buckets_of(name) for name in turns}
         self._one_compute_unit = one_compute_unit
         self._num_workers = 1 if one_compute_unit else sum(unit.num_workers for unit in units)
-        self._lanes: dict[str, _Lane] = {}
+        self._lane_for_each = assumptions.lanes == "shared"
+        self._lanes = {name: _Lane() for name in (turns if self._lane_for_each else ("",))}
+        self._speed_beside_sends = 1 - assumptions.transfer_cpu_fraction
         self._landed = dict.fromkeys(turns, 0)  # the last turn whose gradients have landed
         self._waiting: dict[str, list[int]] = {name: [] for name in turns}
         self._sync_began: dict[str, float] = {}
@@ -170,44 +172,61 @@ class Clockwork:
         self._num_computing = 0  # workers
         self.computed = self.sent = self.hidden = self.waited_for_state = 0.0
 
-    def run(self) -> None:
-        """Go through all events. Raises DivergenceError where the workers wait for each other for ever."""
+    def run(self, limit_seconds: float = inf) -> bool:
+        """Go through all events. Raises DivergenceError where the workers wait for each other for ever.
+
+        Returns False, in the middle, once what is left to compute or to send cannot end within ``limit_seconds``; not
+        to be asked for with jitter, which makes turns shorter as well, or processes side by side.
+        """
+        compute = sum(self._costs[name].compute_seconds * count for name, count in self._turns.items())
+        network = sum(self._costs[name].sync_seconds * count for name, count in self._turns.items())
         for number in range(len(self._units)):
             self._next_turn(number)
-        while self._compute_ends or self._send_ends or self._state_back:
+        compute_ends, send_ends, state_back = self._compute_ends, self._send_ends, self._state_back
+        # A run of some hundred turns has thousands of events: what is called for each of them is kept short.
+        while compute_ends or send_ends or state_back:
             compute_speed, send_speed = self._speeds()
             until_computed = until_sent = until_back = inf
-            if self._compute_ends:
-                until_computed = (self._compute_ends[0][0] - self._compute_clock) / compute_speed
-            if self._send_ends:
-                until_sent = (self._send_ends[0][0] - self._network_clock) / send_speed
-            if self._state_back:
-                until_back = self._state_back[0][0] - self._time
-            self._advance(max(min(until_computed, until_sent, until_back), 0.0), compute_speed, send_speed)
-            if until_computed <= min(until_sent, until_back):
-                self._compute_clock, number = heappop(self._compute_ends)
+            if compute_ends:
+                until_computed = (compute_ends[0][0] - self._compute_clock) / compute_speed
+            if send_ends:
+                until_sent = (send_ends[0][0] - self._network_clock) / send_speed
+            if state_back:
+                until_back = state_back[0][0] - self._time
+            until_else = until_sent if until_sent < until_back else until_back
+            until = until_computed if until_computed < until_else else until_else
+            if until > 0:
+                self._advance(until, compute_speed, send_speed)
+            if until_computed <= until_else:
+                self._compute_clock, number = heappop(compute_ends)
                 self._launch_bucket(number)
             elif until_back <= until_sent:
-                back, number = heappop(self._state_back)
+                back, number = heappop(state_back)
                 self._time = max(self._time, back)  # not a rounding error before it
                 self._next_turn(number)
             else:
-                self._network_clock, _, lane = heappop(self._send_ends)
+                self._network_clock, _, lane = heappop(send_ends)
                 self._bucket_landed(lane)
+            if self._time + compute - self.computed > limit_seconds or self._time + network - self.sent > limit_seconds:
+                return False
         stuck = [unit for unit in self._units if unit.live]
         if stuck or len(self.finish) < len(self._turns):
             raise DivergenceError(f"The workers' orders lead to a deadlock: {self._deadlock(stuck)}.")
+        return True
 
     def _speeds(self) -> tuple[float, float]:
         """Return how fast the two clocks go: the share of a unit that computes, of a lane that sends."""
-        compute = 1 - self._assumptions.transfer_cpu_fraction if self._send_ends else 1.0
+        num_sends = len(self._send_ends)
+        compute = self._speed_beside_sends if num_sends else 1.0
         if self._one_compute_unit:
             compute /= max(self._num_computing, 1)
-        return compute, 1 / max(len(self._send_ends), 1)
+        return compute, 1 / num_sends if num_sends else 1.0
 
     def _advance(self, seconds: float, compute_speed: float, send_speed: float) -> None:
         """Let time pass in which nothing begins and nothing ends."""
-        computing = min(self._num_computing / self._num_workers, 1.0)
+        computing = self._num_computing / self._num_workers
+        if computing > 1.0:
+            computing = 1.0
         self._time += seconds
         self.computed += seconds * computing
         if self._compute_ends:
@@ -274,8 +293,8 @@ class Clockwork:
         """A unit has computed as far as its next bucket: launch it; after the last one, end the turn."""
         unit = self._units[number]
         bucket = (unit.job, unit.turn, unit.bucket)
-        name = unit.job if self._assumptions.lanes == "shared" else ""
-        lane = self._lanes.setdefault(name, _Lane())
+        name = unit.job if self._lane_for_each else ""
+        lane = self._lanes[name]
         position = unit.num_launched.get(name, 0)
         unit.num_launched[name] = position + 1
         if position == len(lane.issued):
@@ -285,7 +304,8 @@ class Clockwork:
         elif lane.issued[position] != bucket:
             raise DivergenceError(_mismatch(unit, bucket, lane.issued_by[position], lane.issued[position]))
         lane.num_workers[position] += unit.num_workers
-        self._send_next(name)
+        if not lane.sends:
+            self._send_next(name)
         unit.bucket += 1
         if unit.bucket < len(self._buckets[unit.job]):
             self._compute_bucket(number)
