@@ -178,63 +178,70 @@ class Clockwork:
         Returns False, in the middle, once what is left to compute or to send cannot end within ``limit_seconds``; not
         to be asked for with jitter, which makes turns shorter as well, or processes side by side.
         """
-        compute = sum(self._costs[name].compute_seconds * count for name, count in self._turns.items())
-        network = sum(self._costs[name].sync_seconds * count for name, count in self._turns.items())
+        self._limit = limit_seconds
+        self._least_compute = sum(self._costs[name].compute_seconds * count for name, count in self._turns.items())
+        self._least_network = sum(self._costs[name].sync_seconds * count for name, count in self._turns.items())
         for number in range(len(self._units)):
             self._next_turn(number)
         compute_ends, send_ends, state_back = self._compute_ends, self._send_ends, self._state_back
-        # A run of some hundred turns has thousands of events: what is called for each of them is kept short.
         while compute_ends or send_ends or state_back:
-            compute_speed, send_speed = self._speeds()
-            until_computed = until_sent = until_back = inf
-            if compute_ends:
-                until_computed = (compute_ends[0][0] - self._compute_clock) / compute_speed
-            if send_ends:
-                until_sent = (send_ends[0][0] - self._network_clock) / send_speed
-            if state_back:
-                until_back = state_back[0][0] - self._time
-            until_else = until_sent if until_sent < until_back else until_back
-            until = until_computed if until_computed < until_else else until_else
-            if until > 0:
-                self._advance(until, compute_speed, send_speed)
-            if until_computed <= until_else:
+            what = self._pass_time()
+            if what == "compute":
                 self._compute_clock, number = heappop(compute_ends)
                 self._launch_bucket(number)
-            elif until_back <= until_sent:
+            elif what == "state":
                 back, number = heappop(state_back)
                 self._time = max(self._time, back)  # not a rounding error before it
                 self._next_turn(number)
             else:
                 self._network_clock, _, lane = heappop(send_ends)
                 self._bucket_landed(lane)
-            if self._time + compute - self.computed > limit_seconds or self._time + network - self.sent > limit_seconds:
-                return False
+                if self._hopeless():
+                    return False
         stuck = [unit for unit in self._units if unit.live]
         if stuck or len(self.finish) < len(self._turns):
             raise DivergenceError(f"The workers' orders lead to a deadlock: {self._deadlock(stuck)}.")
         return True
 
-    def _speeds(self) -> tuple[float, float]:
-        """Return how fast the two clocks go: the share of a unit that computes, of a lane that sends."""
-        num_sends = len(self._send_ends)
-        compute = self._speed_beside_sends if num_sends else 1.0
-        if self._one_compute_unit:
-            compute /= max(self._num_computing, 1)
-        return compute, 1 / num_sends if num_sends else 1.0
+    def _hopeless(self) -> bool:
+        """Whether what is left to compute, or to send, cannot end within the limit, even if nothing idles any more."""
+        least = max(self._least_compute - self.computed, self._least_network - self.sent)
+        return self._time + least > self._limit
 
-    def _advance(self, seconds: float, compute_speed: float, send_speed: float) -> None:
-        """Let time pass in which nothing begins and nothing ends."""
-        computing = self._num_computing / self._num_workers
-        if computing > 1.0:
-            computing = 1.0
-        self._time += seconds
-        self.computed += seconds * computing
-        if self._compute_ends:
-            self._compute_clock += seconds * compute_speed
-        if self._send_ends:
-            self._network_clock += seconds * send_speed
-            self.sent += seconds
-            self.hidden += seconds * computing
+    def _pass_time(self) -> Literal["compute", "state", "sync"]:
+        """Let time pass until something that is under way ends, and return what it is.
+
+        The clocks go as fast as a unit computes and a lane sends. A run of some hundred turns has thousands of events,
+        so this is one function, and a long one.
+        """
+        compute_ends, send_ends = self._compute_ends, self._send_ends
+        num_sends = len(send_ends)
+        compute_speed = self._speed_beside_sends if num_sends else 1.0
+        if self._one_compute_unit:
+            compute_speed /= max(self._num_computing, 1)
+        until_computed = (compute_ends[0][0] - self._compute_clock) / compute_speed if compute_ends else inf
+        send_speed = until_else = until_sent = inf
+        if num_sends:
+            send_speed = 1 / num_sends
+            until_else = until_sent = (send_ends[0][0] - self._network_clock) / send_speed
+        if self._state_back:
+            until_else = min(until_sent, self._state_back[0][0] - self._time)
+        seconds = until_computed if until_computed < until_else else until_else
+        began = self._time
+        if seconds > 0:
+            computing = self._num_computing / self._num_workers
+            computed = seconds if computing >= 1 else seconds * computing
+            self._time += seconds
+            self.computed += computed
+            if compute_ends:
+                self._compute_clock += seconds * compute_speed
+            if num_sends:
+                self._network_clock += seconds * send_speed
+                self.sent += seconds
+                self.hidden += computed
+        if until_computed <= until_else:
+            return "compute"
+        return "state" if self._state_back and self._state_back[0][0] - began <= until_sent else "sync"
 
     def _next_turn(self, number: int) -> None:
         """Begin the next turn of a unit, or its wait for that turn's job; end the jobs that are at their ends."""
