@@ -66,4 +66,4 @@ def test_orders_that_are_determined_change_no_weight(gangs: Callable[[int], Gang
     assert told["taken"][:known] == (["wide", "narrow"] * known)[:known]
     assert known == 6, "after three rounds"
     followed = told["taken"][known : told["changed"][1][0]]
-    assert followed == ([*order, *order] * known)[2 : 2 + len(followed)], "from behind a turn of each"
+    assert followed == (list(order) * len(followed))[2 : 2 + len(followed)], "from behind a turn of each"

@@ -358,7 +358,7 @@ def test_the_first_order_is_there_after_three_rounds_and_goes_on_where_they_ende
     assert slots.taken[6:17] == ["conv"] * 9 + ["embedding", "conv"], "embedding's gradients are still under way"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(
     st.dictionaries(
         st.sampled_from("abcd"),
