@@ -2,12 +2,13 @@
 
     sudo python benchmarks/unequal_jobs.py                 # three repeats, about 10 to 20 minutes
     sudo python benchmarks/unequal_jobs.py --repeats 1 --units 10
+    sudo python benchmarks/unequal_jobs.py --repeats 1 --ways round-robin determined   # without plain DDP
 
 An embedding-heavy job takes few turns, each with much to send; a job of few parameters takes ten times as many, each
 with much to compute; over the whole run, what travels takes about as long as what computes. In alternation: a round
 robin, and what ``motet run`` does by itself (a round robin until the costs are known, then an order from them).
 Everything from the first turn on is counted, the profile included. All weights must be the same, bit for bit, and
-those of plain DDP.
+those of plain DDP. Told as well: after how many turns the order changed, and what each job's first turns took.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 JOB_SET = "unequal"
 WAYS = ("plain", "round-robin", "determined")
+FIRST_TURNS = 8
 
 
 def digest(model: Any) -> str:
@@ -47,16 +49,26 @@ def work(way: str, units: int) -> dict[str, Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     import motet
-    from motet.events import Event, OrderChanged
+    from motet.events import Event, OrderChanged, SyncEnded, TurnEnded
     from motet.jobs import Job
 
     class Changes:
         def __init__(self) -> None:
             self.reasons: list[str] = []
+            self.num_turns = dict.fromkeys(SETS[JOB_SET], 0)
+            self.computed: dict[str, list[float]] = {name: [] for name in SETS[JOB_SET]}
+            self.synced: dict[str, list[float]] = {name: [] for name in SETS[JOB_SET]}
 
         def observe(self, event: Event) -> None:
             if isinstance(event, OrderChanged):
-                self.reasons.append(f"{event.reason}: {','.join(event.order)}")
+                after = " and ".join(f"{turns} of {name}" for name, turns in self.num_turns.items())
+                self.reasons.append(f"{event.reason}: {','.join(event.order)} (after {after})")
+            elif isinstance(event, TurnEnded):
+                self.num_turns[event.job] += 1
+                if event.turn <= FIRST_TURNS:
+                    self.computed[event.job].append(round(event.time - event.begin, 4))
+            elif isinstance(event, SyncEnded) and event.turn <= FIRST_TURNS:
+                self.synced[event.job].append(round(event.completed - event.launched, 4))
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -90,6 +102,7 @@ def work(way: str, units: int) -> dict[str, Any]:
         "changes": changes.reasons,
         "efficiency": efficiency,
         "figures": figures,
+        "first_turns": {name: [changes.computed[name], changes.synced[name]] for name in SETS[JOB_SET]},
     }
 
 
@@ -125,6 +138,7 @@ def main() -> None:
         "--units", type=int, default=40, help="turns of the embedding-heavy job; ten times of the other"
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="what to measure (all); plain DDP once")
     parser.add_argument("--json", type=Path, help="a file for all that was measured")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -138,21 +152,28 @@ def main() -> None:
     rate = options.rate or balanced()
     with shaped_links(2, rate=rate) as net:
         for repeat in range(options.repeats):
-            for way in WAYS if repeat == 0 else WAYS[1:]:  # plain DDP once: for the weights
+            for way in (way for way in WAYS if way in options.ways):
+                if way == "plain" and repeat > 0:
+                    continue  # once: for the weights
                 rows.append({"way": way, **measure(net, way, options.units)})
                 row = rows[-1]
                 sys.stderr.write(f"{way}: {row['seconds']:.2f} s {row['efficiency']} {row['figures']}\n")
                 sys.stderr.writelines(f"  {change}\n" for change in row["changes"])
+                for name, (computed, synced) in row["first_turns"].items():
+                    if computed:
+                        sys.stderr.write(f"  {name}: first turns computed {computed} s, synchronized {synced} s\n")
     weights = {json.dumps(row["weights"]) for row in rows}
     assert len(weights) == 1, f"the weights depend on the way: {weights}"
-    seconds = {way: statistics.median(row["seconds"] for row in rows if row["way"] == way) for way in WAYS}
+    ways = [way for way in WAYS if way in options.ways]
+    seconds = {way: statistics.median(row["seconds"] for row in rows if row["way"] == way) for way in ways}
     print(f"{rate}, {options.units} turns and {10 * options.units}; the same weights {len(rows)} times")
-    for way in WAYS:
+    for way in ways:
         print(f"  {way:12} {seconds[way]:7.2f} s")
-    by_way = [[row["seconds"] for row in rows if row["way"] == way] for way in WAYS[1:]]
-    ratios = sorted(slow / fast for slow, fast in zip(*by_way, strict=True))
-    median = statistics.median(ratios)
-    print(f"  determined is {median:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) times as fast as a round robin")
+    if set(WAYS[1:]) <= set(ways):
+        by_way = [[row["seconds"] for row in rows if row["way"] == way] for way in WAYS[1:]]
+        ratios = sorted(slow / fast for slow, fast in zip(*by_way, strict=True))
+        median = statistics.median(ratios)
+        print(f"  determined is {median:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) times as fast as a round robin")
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))
 

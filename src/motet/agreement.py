@@ -3,8 +3,9 @@
 Nothing is agreed per turn: a small collective takes over a millisecond. *Every so many slots* the workers compare a
 running signature of their turns and whether anybody was asked to stop; the collective is begun at one slot and
 looked at one round later, so that nobody waits for it. How many slots is itself agreed, from the slowest worker's
-time, so that it happens about twice a second. *When a job ends*, all workers must report the same job, turn and
-outcome before anybody goes on.
+time, so that it happens about twice a second. *When an order can be determined for the first time*, one is made and
+waited for at once: another round in a bad order would cost more. *When a job ends*, all workers must report the same
+job, turn and outcome before anybody goes on.
 """
 
 from __future__ import annotations
@@ -68,16 +69,20 @@ class Agreements:
         """Whether the next periodic agreement begins at this slot; the same on every worker."""
         return self._pending is None and slot - self._begun_slot >= self._interval
 
-    def begin(self, slot: int, *, stop: int, num_live: int, costs: Sequence[float] = ()) -> None:
-        """Begin a periodic agreement; it is ripe one round later. Collective.
+    def begin(self, slot: int, *, stop: int, num_live: int, costs: Sequence[float] = (), at_once: bool = False) -> None:
+        """Begin a periodic agreement; it is ripe one round later, or ``at_once``. Collective.
+
+        With ``at_once`` one that is under way is settled first (blocks); what was told with it is superseded.
 
         ``stop``: what this worker was asked (`GO_ON`, `STOP`, `STOP_NOW`). ``costs``: what this worker tells of the
         jobs' costs, as many numbers on every worker; see `take_told`.
         """
+        if at_once and self._pending is not None:
+            self.settle()
         now = time.monotonic()
         since, slots, clock = now - self._since, slot - self._begun_slot, now - self._began
         values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, 0.0]
-        self._since, self._begun_slot, self._ripe_slot = now, slot, slot + num_live
+        self._since, self._begun_slot, self._ripe_slot = now, slot, slot + (0 if at_once else num_live)
         self._pending = self._workers.start_agreement(values)
         if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
             self._pending_costs = self._workers.start_agreement(costs)

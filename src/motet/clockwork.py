@@ -156,7 +156,9 @@ class Clockwork:
         self._buckets = {name: assumptions.buckets_of(name) for name in turns}
         self._one_compute_unit = one_compute_unit
         self._num_workers = 1 if one_compute_unit else sum(unit.num_workers for unit in units)
-        self._lanes: dict[str, _Lane] = {}
+        self._lane_for_each = assumptions.lanes == "shared"
+        self._lanes = {name: _Lane() for name in (turns if self._lane_for_each else ("",))}
+        self._speed_beside_sends = 1 - assumptions.transfer_cpu_fraction
         self._landed = dict.fromkeys(turns, 0)  # the last turn whose gradients have landed
         self._waiting: dict[str, list[int]] = {name: [] for name in turns}
         self._sync_began: dict[str, float] = {}
@@ -170,52 +172,76 @@ class Clockwork:
         self._num_computing = 0  # workers
         self.computed = self.sent = self.hidden = self.waited_for_state = 0.0
 
-    def run(self) -> None:
-        """Go through all events. Raises DivergenceError where the workers wait for each other for ever."""
+    def run(self, limit_seconds: float = inf) -> bool:
+        """Go through all events. Raises DivergenceError where the workers wait for each other for ever.
+
+        Returns False, in the middle, once what is left to compute or to send cannot end within ``limit_seconds``; not
+        to be asked for with jitter, which makes turns shorter as well, or processes side by side.
+        """
+        self._limit = limit_seconds
+        self._least_compute = sum(self._costs[name].compute_seconds * count for name, count in self._turns.items())
+        self._least_network = sum(self._costs[name].sync_seconds * count for name, count in self._turns.items())
         for number in range(len(self._units)):
             self._next_turn(number)
-        while self._compute_ends or self._send_ends or self._state_back:
-            compute_speed, send_speed = self._speeds()
-            until_computed = until_sent = until_back = inf
-            if self._compute_ends:
-                until_computed = (self._compute_ends[0][0] - self._compute_clock) / compute_speed
-            if self._send_ends:
-                until_sent = (self._send_ends[0][0] - self._network_clock) / send_speed
-            if self._state_back:
-                until_back = self._state_back[0][0] - self._time
-            self._advance(max(min(until_computed, until_sent, until_back), 0.0), compute_speed, send_speed)
-            if until_computed <= min(until_sent, until_back):
-                self._compute_clock, number = heappop(self._compute_ends)
+        compute_ends, send_ends, state_back = self._compute_ends, self._send_ends, self._state_back
+        while compute_ends or send_ends or state_back:
+            what = self._pass_time()
+            if what == "compute":
+                self._compute_clock, number = heappop(compute_ends)
                 self._launch_bucket(number)
-            elif until_back <= until_sent:
-                back, number = heappop(self._state_back)
+            elif what == "state":
+                back, number = heappop(state_back)
                 self._time = max(self._time, back)  # not a rounding error before it
                 self._next_turn(number)
             else:
-                self._network_clock, _, lane = heappop(self._send_ends)
+                self._network_clock, _, lane = heappop(send_ends)
                 self._bucket_landed(lane)
+                if self._hopeless():
+                    return False
         stuck = [unit for unit in self._units if unit.live]
         if stuck or len(self.finish) < len(self._turns):
             raise DivergenceError(f"The workers' orders lead to a deadlock: {self._deadlock(stuck)}.")
+        return True
 
-    def _speeds(self) -> tuple[float, float]:
-        """Return how fast the two clocks go: the share of a unit that computes, of a lane that sends."""
-        compute = 1 - self._assumptions.transfer_cpu_fraction if self._send_ends else 1.0
+    def _hopeless(self) -> bool:
+        """Whether what is left to compute, or to send, cannot end within the limit, even if nothing idles any more."""
+        least = max(self._least_compute - self.computed, self._least_network - self.sent)
+        return self._time + least > self._limit
+
+    def _pass_time(self) -> Literal["compute", "state", "sync"]:
+        """Let time pass until something that is under way ends, and return what it is.
+
+        The clocks go as fast as a unit computes and a lane sends. A run of some hundred turns has thousands of events,
+        so this is one function, and a long one.
+        """
+        compute_ends, send_ends = self._compute_ends, self._send_ends
+        num_sends = len(send_ends)
+        compute_speed = self._speed_beside_sends if num_sends else 1.0
         if self._one_compute_unit:
-            compute /= max(self._num_computing, 1)
-        return compute, 1 / max(len(self._send_ends), 1)
-
-    def _advance(self, seconds: float, compute_speed: float, send_speed: float) -> None:
-        """Let time pass in which nothing begins and nothing ends."""
-        computing = min(self._num_computing / self._num_workers, 1.0)
-        self._time += seconds
-        self.computed += seconds * computing
-        if self._compute_ends:
-            self._compute_clock += seconds * compute_speed
-        if self._send_ends:
-            self._network_clock += seconds * send_speed
-            self.sent += seconds
-            self.hidden += seconds * computing
+            compute_speed /= max(self._num_computing, 1)
+        until_computed = (compute_ends[0][0] - self._compute_clock) / compute_speed if compute_ends else inf
+        send_speed = until_else = until_sent = inf
+        if num_sends:
+            send_speed = 1 / num_sends
+            until_else = until_sent = (send_ends[0][0] - self._network_clock) / send_speed
+        if self._state_back:
+            until_else = min(until_sent, self._state_back[0][0] - self._time)
+        seconds = until_computed if until_computed < until_else else until_else
+        began = self._time
+        if seconds > 0:
+            computing = self._num_computing / self._num_workers
+            computed = seconds if computing >= 1 else seconds * computing
+            self._time += seconds
+            self.computed += computed
+            if compute_ends:
+                self._compute_clock += seconds * compute_speed
+            if num_sends:
+                self._network_clock += seconds * send_speed
+                self.sent += seconds
+                self.hidden += computed
+        if until_computed <= until_else:
+            return "compute"
+        return "state" if self._state_back and self._state_back[0][0] - began <= until_sent else "sync"
 
     def _next_turn(self, number: int) -> None:
         """Begin the next turn of a unit, or its wait for that turn's job; end the jobs that are at their ends."""
@@ -274,8 +300,8 @@ class Clockwork:
         """A unit has computed as far as its next bucket: launch it; after the last one, end the turn."""
         unit = self._units[number]
         bucket = (unit.job, unit.turn, unit.bucket)
-        name = unit.job if self._assumptions.lanes == "shared" else ""
-        lane = self._lanes.setdefault(name, _Lane())
+        name = unit.job if self._lane_for_each else ""
+        lane = self._lanes[name]
         position = unit.num_launched.get(name, 0)
         unit.num_launched[name] = position + 1
         if position == len(lane.issued):
@@ -285,7 +311,8 @@ class Clockwork:
         elif lane.issued[position] != bucket:
             raise DivergenceError(_mismatch(unit, bucket, lane.issued_by[position], lane.issued[position]))
         lane.num_workers[position] += unit.num_workers
-        self._send_next(name)
+        if not lane.sends:
+            self._send_next(name)
         unit.bucket += 1
         if unit.bucket < len(self._buckets[unit.job]):
             self._compute_bucket(number)

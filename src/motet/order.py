@@ -229,12 +229,16 @@ def spread_tolerance(num_jobs: int) -> float:
 
 
 class Cursor:
-    """A place in an order. Equal calls on every worker give equal turns on every worker."""
+    """A place in an order. Equal calls on every worker give equal turns on every worker.
+
+    A shallow copy goes its own way from there.
+    """
 
     def __init__(self, order: Order) -> None:
         self._order = order
         self._names = frozenset(order.turns)
         self._position = 0
+        self._begun = False
 
     @property
     def order(self) -> Order:
@@ -256,11 +260,28 @@ class Cursor:
             place = (self._position + step) % len(turns)
             if turns[place] in live:
                 self._position = (place + 1) % len(turns)
+                self._begun = True
                 return turns[place]
         raise AssertionError("unreachable: some live job is in the order")
 
     def change(self, order: Order) -> None:
-        """Follow ``order`` from its beginning. Call it at an agreed point: after the same turn on every worker."""
+        """Follow ``order``. Call it at an agreed point: after the same turn on every worker.
+
+        Before the first turn from its beginning; later from where its turns before are most like those that were
+        just taken: a job that had its turn a moment ago would be waited for, at the beginning as anywhere.
+        """
+        before = self._order.turns[self._position :] + self._order.turns[: self._position]
         self._order = order
         self._names = frozenset(order.turns)
         self._position = 0
+        if self._begun:
+            taken = [name for name in before if name in self._names]
+            self._position = max(range(len(order)), key=lambda place: _num_alike(order.turns, place, taken))
+
+
+def _num_alike(turns: Sequence[str], place: int, taken: Sequence[str]) -> int:
+    """Return how many turns right before ``place``, in a cyclic sequence, are those that were taken last."""
+    for back in range(min(len(turns), len(taken))):
+        if turns[place - 1 - back] != taken[-1 - back]:
+            return back
+    return min(len(turns), len(taken))

@@ -172,8 +172,9 @@ class Pipeline:
             self._conclude(job)
             self._admit()
             self._follow(self._planning.ended(job.name, self._num_synced()))
-        if self._agreements.due(self._slot) and self._live:
-            self._begin_agreement()
+        at_once = self._planning.first_known(self._live)
+        if at_once or (self._agreements.due(self._slot) and self._live):
+            self._begin_agreement(at_once)
         if self._agreements.ripe(self._slot):
             self._agreements.settle()
         if (told := self._agreements.take_told()) is not None:
@@ -225,9 +226,10 @@ class Pipeline:
             if parameters := parameters_of(spec.call):
                 handle.set_parameters(**parameters)
 
-    def _begin_agreement(self) -> None:
+    def _begin_agreement(self, at_once: bool) -> None:
         costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
-        self._agreements.begin(self._slot, stop=self._interruption.wish, num_live=len(self._live), costs=costs)
+        stop, num_live = self._interruption.wish, len(self._live)
+        self._agreements.begin(self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once)
 
     def _num_synced(self) -> dict[str, int]:
         return {name: job.num_synced for name, job in self._live.items()}

@@ -5,8 +5,9 @@ figures of each job's last turns (`Planning.computed`, `Planning.synced`); now a
 with an agreement that is made anyway. From then on nobody needs to ask again: the order is a pure function of what
 all have heard, so every worker finds the same one, at the same slot (ADR 0004, ADR 0008).
 
-The order is determined when the costs of all live jobs are known, and anew when a job ends, joins or says how long it
-is, and when costs have drifted.
+The order is determined as soon as each live job has one turn that can be measured (`first_known`: after three rounds),
+for which an agreement of its own is made, and once more when there are `TURNS_NEEDED` of each; anew when a job ends,
+joins or says how long it is, and when costs have drifted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from motet.order import Cost, Order, round_robin
@@ -22,7 +23,10 @@ from motet.simulate import assumed_turns, best_order, fewer_turns, replay
 
 TURNS_SKIPPED = 2
 """A job's first turns are not its costs: memory is allocated, code compiled, DDP's buckets are rebuilt."""
+SYNCS_SKIPPED = 1
+"""DDP rebuilds its buckets when the second turn begins, so that turn's sync is one like all later ones."""
 TURNS_NEEDED = 3
+"""An order that rests on fewer turns of a job is provisional: it is determined once more when there are so many."""
 TURNS_KEPT = 6
 """So many of the last turns count. A vote among them, so that one stall does not change the order."""
 
@@ -33,7 +37,7 @@ WORTH_CHANGING = 1.03
 TELL_EVERY = 4
 """Where all costs are known, they are told with every so manieth agreement (about every two seconds)."""
 
-_HEAD = 3  # of a job's figures: compute seconds, bytes, expected turns
+_HEAD = 4  # of a job's figures: compute seconds, bytes, expected turns, turns measured
 FIGURES_PER_JOB = _HEAD + 2 * TURNS_KEPT
 _UNKNOWN = -1.0
 
@@ -62,27 +66,35 @@ class Sync:
 
 @dataclass(slots=True)
 class Meter:
-    """What this worker saw of one job's last turns."""
+    """What this worker saw of one job's last turns. ``early``: a sync that counts until there is a better one."""
 
     num_computed: int = 0
     num_synced: int = 0
     compute: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS_KEPT))
     syncs: deque[Sync] = field(default_factory=lambda: deque(maxlen=TURNS_KEPT))
+    early: Sync | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.compute) and self.early is not None
 
     def figures(self, expected: int | None) -> list[float]:
-        """Return `FIGURES_PER_JOB` numbers to tell; all but the last of the head unknown while turns are too few."""
-        if len(self.compute) < TURNS_NEEDED or len(self.syncs) < TURNS_NEEDED:
-            return [_UNKNOWN] * 2 + [_told(expected)] + [_UNKNOWN] * (2 * TURNS_KEPT)
-        figures = [typical(self.compute), self.syncs[-1].num_bytes, _told(expected)]
-        for sync in self.syncs:
+        """Return `FIGURES_PER_JOB` numbers to tell; while nothing is measured, all unknown but the expected turns."""
+        if not self.compute or self.early is None:
+            return [_UNKNOWN] * 2 + [_told(expected)] + [_UNKNOWN] * (1 + 2 * TURNS_KEPT)
+        syncs = self.syncs or [self.early]
+        num_turns = float(min(len(self.compute), len(self.syncs)))
+        figures = [typical(self.compute), syncs[-1].num_bytes, _told(expected), num_turns]
+        for sync in syncs:
             figures += [sync.travel_seconds, sync.link_seconds]
         return figures + [_UNKNOWN] * (FIGURES_PER_JOB - len(figures))
 
 
 def typical(values: Iterable[float]) -> float:
-    """Return the mean of the middle half: one stall does not move it, and little noise is left."""
+    """Return the mean of the middle half: one stall among three or more does not move it, and little noise is left."""
     ranked = sorted(values)
-    cut = len(ranked) // 4
+    cut = (len(ranked) + 1) // 4
     return statistics.fmean(ranked[cut : len(ranked) - cut])
 
 
@@ -110,6 +122,11 @@ def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
     return Cost(compute, sync_seconds(syncs), round(max(figures[1] for figures in by_worker)))
 
 
+def rests_on_few(by_worker: Sequence[Sequence[float]]) -> bool:
+    """Return whether any worker's figures of a job rest on fewer turns than `TURNS_NEEDED`."""
+    return any(figures[3] < TURNS_NEEDED for figures in by_worker)
+
+
 def drift(old: Cost, new: Cost) -> float:
     """Return by which part of what a turn took alone its compute or its sync seconds have changed."""
     change = max(abs(new.compute_seconds - old.compute_seconds), abs(new.sync_seconds - old.sync_seconds))
@@ -130,6 +147,9 @@ class Planning:
         self._heard: dict[str, Cost] = {}  # the latest
         self._expected: dict[str, int | None] = {}
         self._meters: dict[str, Meter] = {}
+        self._few: set[str] = set()  # jobs of which what was heard last rests on few turns
+        self._provisional: frozenset[str] = frozenset()  # those of which it did when the order was made
+        self._told_first: set[str] = set()
         self._asked: tuple[str, ...] = ()
         self._num_passed = 0
         self._drifted = False
@@ -150,10 +170,25 @@ class Planning:
         meter.num_synced += 1
         if meter.num_synced > TURNS_SKIPPED:
             meter.syncs.append(sync)
+        elif meter.num_synced > SYNCS_SKIPPED:
+            meter.early = sync
 
     def over(self, num_slots: int) -> bool:
         """Whether the run stops after so many slots."""
         return False
+
+    def first_known(self, live: Collection[str]) -> bool:
+        """Whether to tell at once, because an order can be determined now and could not until now.
+
+        All live jobs whose costs are not known have been measured. True once for every job, in the same slot on every
+        worker: what has been noted by then is the same everywhere (`motet.device_time.Journal`).
+        """
+        if self.given or len(live) < 2:
+            return False
+        new = [name for name in live if name not in self._heard]
+        if not new or self._told_first.issuperset(new):
+            return False
+        return all(name in self._meters and self._meters[name].measured for name in new)
 
     def tell(self, expected: Mapping[str, int | None]) -> list[float]:
         """Return what this worker tells with the agreement that begins now; empty if costs are not told with it.
@@ -162,10 +197,11 @@ class Planning:
         """
         self._asked = ()
         self._num_passed += 1
-        settled = all(name in self.costs for name in expected) and self._num_passed < TELL_EVERY
-        if self.given or len(expected) < 2 or settled:
+        settled = all(name in self.costs and name not in self._provisional for name in expected)
+        if self.given or len(expected) < 2 or (settled and self._num_passed < TELL_EVERY):
             return []
         self._asked, self._num_passed = tuple(expected), 0
+        self._told_first.update(name for name in expected if name in self._meters and self._meters[name].measured)
         return [figure for name, turns in expected.items() for figure in self._meters.get(name, Meter()).figures(turns)]
 
     def hear(self, told: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
@@ -179,6 +215,7 @@ class Planning:
             cost = agreed_cost(of_job)
             if cost is not None:
                 self._heard[name] = cost
+                (self._few.add if rests_on_few(of_job) else self._few.discard)(name)
             longest = max(figures[2] for figures in of_job)
             expected = None if longest == _UNKNOWN else round(longest)
             lengthened = lengthened or (name in self.costs and self._expected.get(name) != expected)
@@ -189,6 +226,8 @@ class Planning:
             return self._determined(num_synced, f"the costs of {_named(new)} are known")
         if lengthened:
             return self._determined(num_synced, "jobs have said how long they are")
+        if self._provisional and self._few.isdisjoint(num_synced):
+            return self._determined(num_synced, "more turns have been measured")
         return self._after_drift(num_synced)
 
     def joined(self, job: str, live: Iterable[str]) -> Change | None:
@@ -202,18 +241,24 @@ class Planning:
         """Return the order for those that go on after a job has ended, if it is another one."""
         for known in (self._meters, self.costs, self._heard, self._expected):
             known.pop(job, None)
+        self._told_first.discard(job)
+        self._few.discard(job)
+        self._provisional -= {job}
         if self.given or len(num_synced) < 2 or any(name not in self._heard for name in num_synced):
             return None
         return self._determined(num_synced, f"job '{job}' ended")
 
     def _after_drift(self, num_synced: Mapping[str, int]) -> Change | None:
-        """Determine the order anew if costs have drifted, have stayed so, and it pays."""
+        """Determine the order anew if costs have drifted, have stayed so, and it pays.
+
+        Costs that rest on few turns may be wrong: they need not have stayed.
+        """
         by = {name: drift(self.costs[name], self._heard[name]) for name in num_synced}
         name = max(by, key=lambda name: (by[name], name), default=None)
         if name is None or by[name] <= DRIFT:
             self._drifted = False
             return None
-        if not self._drifted:
+        if not self._drifted and name not in self._provisional:
             self._drifted = True
             return None
         percent = f"{by[name]:.0%}" if by[name] < 100 else "far more than 100%"
@@ -223,6 +268,7 @@ class Planning:
         """Determine the order from what was heard last; return it if it is another one, ``worth`` times as fast."""
         self._drifted = False
         costs = self.costs = {name: self._heard[name] for name in num_synced}
+        self._provisional = frozenset(self._few.intersection(num_synced))
         remaining = remaining_turns(self._expected, num_synced)
         best = best_order(costs, remaining, current=self.order)
         if best == self.order:

@@ -13,6 +13,7 @@ What is assumed of the runtime, and of nothing else:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -185,20 +186,28 @@ def best_order(
     *,
     current: Order | None = None,
     assumptions: Assumptions = TYPICAL,
-    max_turns: int = 500,
+    max_turns: int = 350,
 ) -> Order:
     """Return the order that is fastest in a replay: the current one, the determined one, or a round robin.
 
     Among equals the first of these. The replay is of `assumed_turns`, scaled down to about ``max_turns`` in all, and
     without jitter: it takes some 10 ms, and comes out the same on every worker, however the mappings are sorted there.
+    A candidate that cannot be the fastest any more is not replayed to its end.
     """
     turns = fewer_turns(assumed_turns(costs, remaining), max_turns)
     steady = replace(assumptions, jitter=0.0)
     candidates = [determine(costs, remaining), round_robin(johnson(costs)), round_robin(sorted(costs))]
     if current is not None and costs.keys() <= set(current.turns):
-        candidates.insert(0, current)
-
-    def seconds(order: Order) -> float:
-        return replay(order, costs, turns, num_workers=1, assumptions=steady, keep_spans=False).total_seconds
-
-    return min(dict.fromkeys(candidates), key=seconds)  # equal ones are replayed once
+        candidates.insert(1, current)
+    # The determined one first: it is the fastest, as a rule, and the others are soon given up. Equal ones are replayed
+    # once.
+    best, best_seconds = candidates[0], math.inf
+    for order in dict.fromkeys(candidates):
+        unit = Unit(0, 1, Cursor(order), dict(turns), steady)
+        clockwork = Clockwork([unit], costs, turns, steady, keep_spans=False)
+        if not clockwork.run(best_seconds * (1 + 1e-9)):
+            continue
+        seconds = max(clockwork.finish.values())
+        if seconds < best_seconds or (order == current and seconds == best_seconds):
+            best, best_seconds = order, seconds
+    return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
@@ -25,6 +25,9 @@ from motet.running import run
 
 class Restless(Planning):
     """A planning for which costs drift with every agreement: each worker tells noise, and all follow it."""
+
+    def first_known(self, live: Collection[str]) -> bool:
+        return False  # they are told every time
 
     def tell(self, expected: Mapping[str, int | None]) -> list[float]:
         return [random.SystemRandom().random() for _ in expected]

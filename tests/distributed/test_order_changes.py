@@ -30,7 +30,8 @@ def test_the_order_changes_at_the_same_turn_on_slow_workers(
         followed = tuple(told["taken"][begin:end])[: len(order)]
         live = [name for name in order if name in told["taken"][begin:]]
         if followed and live == list(order):
-            assert followed == order[: len(followed)], "the new order is followed from its beginning"
+            rotations = [(order[start:] + order[:start])[: len(followed)] for start in range(len(order))]
+            assert followed in rotations, "the new order is followed from its first turn on"
 
 
 @pytest.mark.parametrize("num_workers", [2, 3])
@@ -52,11 +53,17 @@ def test_orders_that_are_determined_change_no_weight(gangs: Callable[[int], Gang
     told = must_be_one(gangs(num_workers).run(f"{RESTLESS}determined_run", 40))
     reasons = told["reasons"]
     assert reasons[0] == "the costs of 2 jobs are known"
-    assert any(reason.startswith("the costs of job 'wide' changed by 7") for reason in reasons)
+    drifted = [place for place, reason in enumerate(reasons) if reason.startswith("the costs of job 'wide' changed by")]
+    assert drifted, reasons
+    _, order = told["changed"][drifted[-1]]
+    assert 2 * order.count("wide") <= order.count("narrow") <= 3.5 * order.count("wide"), (
+        "3 to 1.1 is what they take now"
+    )
     assert "job 'late' joined" in reasons
     assert "the costs of job 'late' are known" in reasons
     (known, order), *_ = told["changed"]
     assert order.count("narrow") == 10 * order.count("wide")
     assert told["taken"][:known] == (["wide", "narrow"] * known)[:known]
+    assert known == 6, "after three rounds"
     followed = told["taken"][known : told["changed"][1][0]]
-    assert tuple(followed[: len(order)]) == order
+    assert followed == (list(order) * len(followed))[2 : 2 + len(followed)], "from behind a turn of each"

@@ -107,6 +107,17 @@ def test_an_agreement_is_looked_at_one_round_after_it_began(time: Time) -> None:
     assert not agreements.ripe(12)
 
 
+def test_an_agreement_at_once_is_looked_at_in_its_slot_and_takes_the_place_of_one_under_way(time: Time) -> None:
+    agreements, others = made()
+    agreements.begin(8, stop=GO_ON, num_live=3, costs=[1.0])
+    agreements.begin(9, stop=GO_ON, num_live=3, costs=[1.0, 2.0], at_once=True)
+    assert others.finished == [0, 1], "one at a time"
+    assert agreements.ripe(9)
+    agreements.settle()
+    assert agreements.take_told() == [[1.0, 2.0]] * 2
+    assert agreements.take_told() is None
+
+
 def test_one_worker_is_asked_to_stop_and_all_do(time: Time) -> None:
     def asked(values: Values) -> list[Values]:
         return [[*values[:3], float(STOP), *values[4:]]]

@@ -101,12 +101,41 @@ def test_a_cursor_passes_over_jobs_that_ended() -> None:
     assert [cursor.next({"b", "c"}) for _ in range(4)] == ["c", "b", "c", "b"]
 
 
-def test_a_changed_order_begins_at_its_beginning() -> None:
+def test_an_order_that_is_changed_before_the_first_turn_begins_at_its_beginning() -> None:
     cursor = Cursor(round_robin("ab"))
-    cursor.next("ab")
-    cursor.change(Order(("c", "a", "a")))
-    assert cursor.order == Order(("c", "a", "a"))
-    assert [cursor.next("ac") for _ in range(4)] == ["c", "a", "a", "c"]
+    cursor.change(Order(("b", "a", "a")))
+    assert cursor.order == Order(("b", "a", "a"))
+    assert [cursor.next("ab") for _ in range(4)] == ["b", "a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "changed", "following"),
+    [
+        (1, "baa", "aba"),  # a: one more of it, then b, as if the order had been followed all along
+        (2, "abbbb", "bbbab"),  # a, b: three more of b
+        (2, "bbbba", "bbbab"),  # the same order, from another place
+        (2, "acb", "acb"),
+        (2, "caa", "caa"),  # b has ended; a was last, so c is next
+        (2, "dc", "dc"),  # nobody who has had a turn goes on
+    ],
+)
+def test_a_changed_order_goes_on_where_it_is_most_like_what_was_taken(taken: int, changed: str, following: str) -> None:
+    cursor = Cursor(round_robin("ab"))
+    for _ in range(taken):
+        cursor.next("ab")
+    cursor.change(Order(tuple(changed)))
+    assert "".join(cursor.next(set(changed)) for _ in following) == following
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(NAMES), min_size=1), st.integers(0, 30))
+def test_a_change_to_the_same_order_changes_nothing_that_can_be_seen(turns: list[str], taken: int) -> None:
+    order = Order(tuple(turns))
+    cursor, twin = Cursor(order), Cursor(order)
+    for _ in range(taken):
+        assert cursor.next(order.names) == twin.next(order.names)
+    cursor.change(order)
+    assert [cursor.next(order.names) for _ in turns] == [twin.next(order.names) for _ in turns]
 
 
 def test_without_a_live_job_there_is_no_turn() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.order import Cost, Order, round_robin
+from motet.order import MAX_ROUND_TURNS, Cost, Cursor, Order, round_robin
 from motet.planning import (
     DRIFT,
     FIGURES_PER_JOB,
+    SYNCS_SKIPPED,
     TELL_EVERY,
     TURNS_NEEDED,
     TURNS_SKIPPED,
+    WORTH_CHANGING,
     Change,
     Planning,
     Sync,
@@ -26,6 +29,7 @@ from motet.planning import (
     sync_seconds,
     typical,
 )
+from motet.simulate import assumed_turns, fewer_turns, replay
 
 MEGABYTE = 1_000_000
 UNEQUAL = {"embedding": Cost(0.01, 0.1, 8 * MEGABYTE), "conv": Cost(0.01, 0.001, MEGABYTE // 10)}
@@ -50,6 +54,12 @@ class Gang:
                     worker.computed(name, 0.0, cost.compute_seconds * (1 + late), 0.0)
                     waited = cost.sync_seconds * (1 + noise.uniform(0, self._spread))
                     worker.synced(name, Sync(waited, waited, cost.sync_bytes))
+
+    def first_known(self) -> bool:
+        """Whether an agreement is to be made at once; the workers' answers must be one."""
+        answers = {worker.first_known(self.num_synced) for worker in self.workers}
+        assert len(answers) == 1
+        return answers.pop()
 
     def agree(self) -> Change | None:
         """Tell and hear on all workers; their answers must be one."""
@@ -80,13 +90,87 @@ def agree_until_told(gang: Gang) -> Change | None:
 def test_a_run_begins_with_a_round_robin_and_goes_on_with_a_determined_order() -> None:
     gang = Gang(2, None, ["embedding", "conv"])
     assert gang.workers[0].order == round_robin(["embedding", "conv"])
-    gang.turns(UNEQUAL, TURNS_SKIPPED + TURNS_NEEDED - 1)
+    gang.turns(UNEQUAL, TURNS_SKIPPED)
+    assert not gang.first_known()
     assert gang.agree() is None, "the first turns are no costs"
     gang.turns(UNEQUAL, 1)
+    assert gang.first_known()
     change = gang.agree()
     assert change is not None
     assert change.order.weights["conv"] == 10 * change.order.weights["embedding"]
     assert change.reason == "the costs of 2 jobs are known"
+    assert not gang.first_known()
+
+
+def test_what_the_first_two_turns_compute_and_the_first_one_syncs_is_no_cost() -> None:
+    gang = Gang(2, None, ["embedding", "conv"])
+    gang.turns({"embedding": Cost(7.0, 9.0, 1), "conv": Cost(8.0, 6.0, 1)}, SYNCS_SKIPPED)
+    gang.turns({"embedding": Cost(7.0, 0.1, 1), "conv": Cost(8.0, 0.001, 1)}, TURNS_SKIPPED - SYNCS_SKIPPED)
+    gang.turns(UNEQUAL, 1)
+    gang.agree()
+    assert {(name, c.compute_seconds, c.sync_seconds) for name, c in gang.workers[0].costs.items()} == {
+        ("embedding", 0.01, 0.1),
+        ("conv", 0.01, 0.001),
+    }
+
+
+def test_the_first_order_is_asked_for_once_and_by_nobody_who_needs_none() -> None:
+    gang = Gang(2, Order(("embedding", "conv")), ["embedding", "conv"])
+    gang.turns(UNEQUAL, 9)
+    assert not gang.first_known(), "the order was given"
+    alone = Gang(2, None, ["conv"])
+    alone.turns({"conv": UNEQUAL["conv"]}, 9)
+    assert not alone.first_known(), "one job alone needs no order"
+    for worker in (gang := Gang(2, None, ["embedding", "conv"])).workers:
+        assert not worker.first_known([]), "all have ended"
+    gang.turns(UNEQUAL, 9)
+    for worker in gang.workers:
+        worker.tell(gang.expected)
+    assert not gang.first_known(), "it has been told, and will be heard a round later"
+
+
+def test_a_job_that_never_synchronizes_is_not_waited_for_at_once() -> None:
+    gang = Gang(2, None, ["embedding", "conv", "silent"])
+    gang.turns(UNEQUAL, 9)
+    assert not gang.first_known()
+    assert gang.agree() is None
+    gang.end("silent")
+    assert {worker.order for worker in gang.workers} != {round_robin(["embedding", "conv", "silent"])}
+
+
+def test_a_first_turn_that_was_three_times_too_long_is_corrected_by_the_next() -> None:
+    """As if it had been compiled once more: the job looks dear, and gets too few turns."""
+    gang = Gang(3, None, ["embedding", "conv"], noise=0.02)
+    gang.turns(UNEQUAL, TURNS_SKIPPED)
+    gang.turns({**UNEQUAL, "conv": Cost(0.03, 0.003, MEGABYTE // 10)}, 1)
+    change = gang.agree()
+    assert change is not None
+    assert change.order.weights["conv"] < 4 * change.order.weights["embedding"], "wrong, as was to be expected"
+    gang.turns(UNEQUAL, 1)
+    change = gang.agree()
+    assert change is not None, "a drift need not last where costs rest on few turns"
+    assert change.order.weights["conv"] >= 5 * change.order.weights["embedding"], "half way"
+    gang.turns(UNEQUAL, TURNS_NEEDED - 2)
+    change = gang.agree()
+    assert change is not None
+    assert change.reason == "more turns have been measured"
+    assert change.order.weights["conv"] == pytest.approx(10 * change.order.weights["embedding"], rel=0.1)
+
+
+def test_a_provisional_order_is_determined_once_more_when_turns_are_enough() -> None:
+    # A tenth off: no drift, and yet another order.
+    gang = Gang(2, None, ["embedding", "conv"])
+    gang.turns({**UNEQUAL, "conv": Cost(0.0125, 0.001)}, TURNS_SKIPPED + 1)
+    first = gang.agree()
+    assert first is not None
+    gang.turns(UNEQUAL, TURNS_NEEDED - 2)
+    assert gang.agree() is None, "one turn is missing"
+    gang.turns(UNEQUAL, 1)
+    second = gang.agree()
+    assert second is not None
+    assert second.reason == "more turns have been measured"
+    assert second.order.weights["conv"] == 10 * second.order.weights["embedding"]
+    assert sum(bool(gang.workers[0].tell(gang.expected)) for _ in range(3 * TELL_EVERY)) == 3, "as rarely as ever"
 
 
 def test_an_order_that_was_given_is_never_changed() -> None:
@@ -196,7 +280,7 @@ def test_the_worker_that_launched_last_tells_what_a_sync_takes() -> None:
 
 
 def test_the_slowest_worker_tells_what_computing_takes() -> None:
-    figures = [[compute, 100.0, -1.0, 0.2, 0.1] + [-1.0] * (FIGURES_PER_JOB - 5) for compute in (0.1, 0.3, 0.2)]
+    figures = [[compute, 100.0, -1.0, 1.0, 0.2, 0.1] + [-1.0] * (FIGURES_PER_JOB - 6) for compute in (0.1, 0.3, 0.2)]
     assert agreed_cost(figures) == Cost(0.3, 0.1, 100)
     figures[1][0] = -1.0
     assert agreed_cost(figures) is None
@@ -204,6 +288,7 @@ def test_the_slowest_worker_tells_what_computing_takes() -> None:
 
 def test_one_stall_does_not_move_what_is_typical() -> None:
     assert typical([1.0, 1.1, 0.9, 1.0, 1.0, 60.0]) == pytest.approx(1.0, abs=0.05)
+    assert typical([9.0, 1.0, 3.0]) == 3.0
     assert typical([2.0]) == 2.0
 
 
@@ -234,3 +319,78 @@ def test_workers_agree_whatever_they_see(before: dict[str, Cost], data: st.DataO
         agree_until_told(gang)
         agree_until_told(gang)
         gang.end(name)
+
+
+class Slots:
+    """A run on several workers, slot by slot as the pipeline takes them, in which turns take what they are said to."""
+
+    def __init__(self, names: list[str], seconds: Callable[[str, int], Cost]) -> None:
+        self.gang = Gang(2, None, names)
+        self.taken: list[str] = []
+        self.changes: list[tuple[int, Change]] = []
+        self._cursor = Cursor(self.gang.workers[0].order)
+        self._seconds = seconds
+
+    def take(self, num_slots: int, agree_every: int) -> None:
+        """Take so many slots, and tell costs with every so manieth and when the first order is known."""
+        for _ in range(num_slots):
+            job = self._cursor.next(self.gang.num_synced)
+            self.taken.append(job)
+            turn = self.gang.num_synced[job] = self.gang.num_synced[job] + 1
+            for number, worker in enumerate(self.gang.workers):
+                if turn > 1:  # the last turn's gradients land when the next turn begins
+                    cost = self._seconds(job, turn - 1)
+                    worker.synced(job, Sync(cost.sync_seconds * (1 + number), cost.sync_seconds, cost.sync_bytes))
+                worker.computed(job, 0.0, self._seconds(job, turn).compute_seconds, 0.0)
+            if self.gang.first_known() or len(self.taken) % agree_every == 0:
+                change = self.gang.agree()
+                if change is not None:
+                    self._cursor.change(change.order)
+                    self.changes.append((len(self.taken), change))
+
+
+def test_the_first_order_is_there_after_three_rounds_and_goes_on_where_they_ended() -> None:
+    slots = Slots(["embedding", "conv"], lambda job, turn: UNEQUAL[job])
+    slots.take(40, agree_every=1000)
+    (after, change), *_ = slots.changes
+    assert after == 6
+    assert change.order.turns == ("embedding", *["conv"] * 10)
+    assert slots.taken[6:17] == ["conv"] * 9 + ["embedding", "conv"], "embedding's gradients are still under way"
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.dictionaries(
+        st.sampled_from("abcd"),
+        st.builds(Cost, st.floats(0.001, 1), st.floats(0.001, 1), st.integers(1, 10**9)),
+        min_size=2,
+    ),
+    st.lists(st.floats(0.01, 100), min_size=12, max_size=12),
+    st.integers(1, 20),
+)
+def test_noise_in_the_first_turns_starves_nobody_and_is_gone_when_they_are_enough(
+    costs: dict[str, Cost], factors: list[float], agree_every: int
+) -> None:
+    """Up to a hundred times too much or too little, in the turns that are no measure and in the first that is."""
+
+    def seconds(job: str, turn: int) -> Cost:
+        factor = factors[3 * "abcd".index(job) + turn - 1] if turn <= TURNS_SKIPPED + 1 else 1.0
+        return Cost(costs[job].compute_seconds * factor, costs[job].sync_seconds * factor, costs[job].sync_bytes)
+
+    slots = Slots(sorted(costs), seconds)
+    slots.take(3 * len(costs), agree_every)
+    assert not slots.gang.first_known(), "what can be known has been told"
+    assert set(slots.gang.workers[0].costs) == set(costs)
+    # Three more turns of each job, and the landing of the last one, in rounds that hold each at least once.
+    slots.take(4 * MAX_ROUND_TURNS + 2 * agree_every * TELL_EVERY, agree_every)
+    places = {name: [-1, *(at for at, taken in enumerate(slots.taken) if taken == name)] for name in costs}
+    for name, at in places.items():
+        assert max(y - x for x, y in itertools.pairwise([*at, len(slots.taken)])) <= 2 * MAX_ROUND_TURNS, name
+    planning = slots.gang.workers[0]
+    for name, cost in planning.costs.items():
+        assert drift(costs[name], cost) <= DRIFT, f"{name} is not known rightly: {cost}"
+    turns = fewer_turns(assumed_turns(planning.costs, {}), 500)
+    total = [
+        replay(order, planning.costs, turns).total_seconds for order in (planning.order, round_robin(sorted(costs)))
+    ]
+    assert total[0] <= total[1] * WORTH_CHANGING

@@ -297,6 +297,21 @@ def test_the_current_order_stays_unless_another_is_faster() -> None:
     assert best_order(UNEQUAL, UNEQUAL_TURNS, current=round_robin(list(UNEQUAL))) == determine(UNEQUAL, UNEQUAL_TURNS)
 
 
+def test_as_many_turns_as_are_replayed_choose_orders_as_good_as_many_more_do() -> None:
+    chance = random.Random(1)
+    slower = []
+    for number in range(16):
+        names = [f"job{i}" for i in range(chance.choice((2, 3, 4, 8, 12, 16)))]
+        costs = {name: Cost(10 ** chance.uniform(-2.5, 0), 10 ** chance.uniform(-2.5, 0)) for name in names}
+        remaining = {name: chance.randint(20, 400) if number % 2 else None for name in names}
+        turns = fewer_turns(assumed_turns(costs, remaining), 1500)
+        chosen = [best_order(costs, remaining, max_turns=limit) for limit in (350, 1000)]
+        totals = [replay(order, costs, turns, num_workers=1, keep_spans=False).total_seconds for order in chosen]
+        slower.append(totals[0] / totals[1])
+    assert max(slower) < 1.01
+    assert sum(slower) / len(slower) < 1.001
+
+
 def test_turns_that_are_not_known_are_assumed_by_solo_time() -> None:
     costs = {"slow": Cost(1, 3), "quick": Cost(1, 0), "free": Cost(0, 0)}
     assert assumed_turns(costs, {"slow": 10}) == {"slow": 10, "quick": 40, "free": 640}
