@@ -16,7 +16,7 @@ from math import inf
 from typing import Literal
 
 from motet.errors import DivergenceError
-from motet.order import Cost, Cursor
+from motet.order import Cost, Cursor, Order, ranks
 from motet.resting import Resting, SideStream, rests
 
 
@@ -30,7 +30,8 @@ class Assumptions:
         the others follow at equal distances, the last one at the end of the backward.
     buckets: for jobs of which more is known, their buckets instead: pairs of the fraction of the turn's compute after
         which one leaves, and its share of the sync seconds, in the order of leaving.
-    lanes: ``"shared"``, one for each job, all sharing the network; ``"one"``, first come, first served.
+    lanes: ``"queued"``, first come, first served among jobs of one rank (`motet.order.ranks`), as `motet.link_queue`
+        has it, ranks sharing the network; ``"shared"``, all jobs sharing it; ``"one"``, first come, first served.
     transfer_cpu_fraction: how much of the compute unit a transfer takes (gloo's runs on the worker's own cores).
     resting: what idle jobs move to the host's memory and back (``--offload idle``); None: all stay on the device.
     jitter: the standard deviation of a turn's compute seconds on each worker, as a fraction of them; ``seed`` fixes it.
@@ -40,7 +41,7 @@ class Assumptions:
     num_buckets: int = 4
     first_bucket_after: float | None = None
     buckets: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
-    lanes: Literal["shared", "one"] = "shared"
+    lanes: Literal["queued", "shared", "one"] = "queued"
     transfer_cpu_fraction: float = 0.0
     resting: Resting | None = None
     jitter: float = 0.0
@@ -52,7 +53,7 @@ class Assumptions:
             "forward_fraction": 0 <= self.forward_fraction <= 1,
             "num_buckets": self.num_buckets >= 1,
             "first_bucket_after": after is None or 0 <= after <= 1,
-            "lanes": self.lanes in ("shared", "one"),
+            "lanes": self.lanes in ("queued", "shared", "one"),
             "transfer_cpu_fraction": 0 <= self.transfer_cpu_fraction < 1,
             "jitter": self.jitter >= 0,
             "buckets": all(map(_is_in_order, self.buckets.values())),
@@ -95,6 +96,13 @@ class Span:
     end: float
 
 
+def lanes_of(order: Order, assumptions: Assumptions) -> dict[str, str]:
+    """Return on which lane each job's gradients travel."""
+    if assumptions.lanes == "queued":
+        return {name: f"rank {rank}" for name, rank in ranks(order).items()}
+    return {name: name if assumptions.lanes == "shared" else "" for name in order.names}
+
+
 class Unit:
     """A worker, or several that do the same: where it is in its order, and what it does there."""
 
@@ -106,7 +114,8 @@ class Unit:
         self.cursor = cursor
         self.left = left  # the turns to come of each live job
         self.live = [name for name in left if name in cursor.order.turns]
-        self.num_launched: dict[str, int] = {}  # on each lane
+        self.lanes = lanes_of(cursor.order, assumptions)
+        self.num_launched = dict.fromkeys(self.lanes.values(), 0)
         self.job = ""
         self.turn = 0
         self.bucket = 0
@@ -156,8 +165,7 @@ class Clockwork:
         self._buckets = {name: assumptions.buckets_of(name) for name in turns}
         self._one_compute_unit = one_compute_unit
         self._num_workers = 1 if one_compute_unit else sum(unit.num_workers for unit in units)
-        self._lane_for_each = assumptions.lanes == "shared"
-        self._lanes = {name: _Lane() for name in (turns if self._lane_for_each else ("",))}
+        self._lanes = {name: _Lane() for unit in units for name in unit.lanes.values()}
         self._speed_beside_sends = 1 - assumptions.transfer_cpu_fraction
         self._landed = dict.fromkeys(turns, 0)  # the last turn whose gradients have landed
         self._waiting: dict[str, list[int]] = {name: [] for name in turns}
@@ -300,9 +308,9 @@ class Clockwork:
         """A unit has computed as far as its next bucket: launch it; after the last one, end the turn."""
         unit = self._units[number]
         bucket = (unit.job, unit.turn, unit.bucket)
-        name = unit.job if self._lane_for_each else ""
+        name = unit.lanes[unit.job]
         lane = self._lanes[name]
-        position = unit.num_launched.get(name, 0)
+        position = unit.num_launched[name]
         unit.num_launched[name] = position + 1
         if position == len(lane.issued):
             lane.issued.append(bucket)
@@ -376,6 +384,6 @@ def _mismatch(unit: Unit, bucket: tuple[str, int, int], first: int, expected: tu
     """Say which two workers launch different buckets in the same place of a lane."""
     (job, turn, _), (first_job, first_turn, _) = bucket, expected
     return (
-        f"The workers' orders mismatch: on the one lane, worker {first} synchronizes {first_job!r}, turn {first_turn}, "
+        f"The workers' orders mismatch: on one lane, worker {first} synchronizes {first_job!r}, turn {first_turn}, "
         f"where worker {unit.worker} synchronizes {job!r}, turn {turn}; give every worker the same order."
     )

@@ -17,21 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from motet.order import Order
+from motet.order import Order, ranks
 
 Launch = Callable[[Callable[[], None]], None]
 """Launches a bucket; what it is given is to be called when the bucket has arrived."""
 WINDOW_BYTES = 256 * 1024
 """Of other jobs' buckets, so much may still travel when a bucket leaves: a link holds more than one small message."""
-
-
-def ranks(order: Order) -> dict[str, int]:
-    """Return which jobs queue together: 0 for those with more than half as many turns a round as any, 1 for those
-    with more than a quarter, and so on.
-    """
-    weights = order.weights
-    most = max(weights.values())
-    return {name: (most // weight).bit_length() - 1 for name, weight in weights.items()}
 
 
 @dataclass(slots=True)

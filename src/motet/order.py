@@ -87,6 +87,16 @@ def round_robin(names: Sequence[str]) -> Order:
     return Order(tuple(names))
 
 
+def ranks(order: Order) -> dict[str, int]:
+    """Return each job's rank: 0 with more than half as many turns a round as the most, 1 with more than a quarter, etc.
+
+    Jobs of one rank wait for each other on the network; others pass them (`motet.link_queue`).
+    """
+    weights = order.weights
+    most = max(weights.values())
+    return {name: (most // weight).bit_length() - 1 for name, weight in weights.items()}
+
+
 def parse_order(given: str | Sequence[str], names: Sequence[str]) -> Order:
     """Return the order that the user gave for the jobs ``names``: ``"a,b,a,c"``, a sequence, or ``"round-robin"``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from motet.simulate import Assumptions, replay
 
 COSTS = dict.fromkeys("ab", Cost(1, 1))
 TURNS = dict.fromkeys("ab", 10)
-ONE_LANE = Assumptions(lanes="one")
+ONE_LANE, SHARED = Assumptions(lanes="one"), Assumptions(lanes="shared")
 
 
 def orders(*rounds: str) -> list[Order]:
@@ -23,7 +24,7 @@ def orders(*rounds: str) -> list[Order]:
 
 def test_orders_that_differ_deadlock_where_each_worker_waits_for_the_other() -> None:
     with pytest.raises(DivergenceError) as caught:
-        replay(orders("aab", "abb"), COSTS, TURNS)
+        replay(orders("aab", "abb"), COSTS, TURNS, assumptions=SHARED)
     assert str(caught.value) == (
         "The workers' orders lead to a deadlock: "
         "worker 0 waits for the gradients of 'a', turn 3, which worker 1 would compute later; "
@@ -35,7 +36,7 @@ def test_orders_that_differ_deadlock_where_each_worker_waits_for_the_other() -> 
 def test_a_job_that_a_worker_never_takes_stops_the_others() -> None:
     message = "worker 0 waits for the gradients of 'b', turn 1, which worker 2 would compute later"
     with pytest.raises(DivergenceError, match=message):
-        replay(orders("ab", "ab", "a"), COSTS, TURNS)
+        replay(orders("ab", "ab", "a"), COSTS, TURNS, assumptions=SHARED)
 
 
 def test_on_one_lane_a_swap_is_a_mismatch() -> None:
@@ -45,10 +46,27 @@ def test_on_one_lane_a_swap_is_a_mismatch() -> None:
 
 
 def test_on_lanes_of_their_own_swapped_turns_only_cost_time() -> None:
-    same = replay(orders("ab", "ab"), COSTS, TURNS)
-    swapped = replay(orders("ab", "ba"), COSTS, TURNS)
+    same = replay(orders("ab", "ab"), COSTS, TURNS, assumptions=SHARED)
+    swapped = replay(orders("ab", "ba"), COSTS, TURNS, assumptions=SHARED)
     assert swapped.total_seconds > same.total_seconds
     assert {span.worker for span in swapped.spans} == {None, 0, 1}
+
+
+def test_gradients_that_queue_delay_the_next_job_less_than_if_they_shared_the_link() -> None:
+    """A sends for long, and what B sends meanwhile delays it by as much if both share the link."""
+    costs, turns = {"a": Cost(0.3, 0.7), "b": Cost(0.5, 0.2)}, dict.fromkeys("ab", 50)
+    at_end = Assumptions(num_buckets=1)
+    queued = replay(orders("ab"), costs, turns, num_workers=2, assumptions=at_end)
+    shared = replay(orders("ab"), costs, turns, num_workers=2, assumptions=replace(at_end, lanes="shared"))
+    assert queued.total_seconds == pytest.approx(50 * 1.0, rel=0.02)  # a's own compute and sync
+    assert shared.total_seconds == pytest.approx(50 * 1.2, rel=0.02)
+
+
+def test_jobs_that_come_round_far_more_often_pass() -> None:
+    costs, turns = {"a": Cost(0.1, 4.0), "b": Cost(0.5, 0.1)}, {"a": 10, "b": 80}
+    rare = replay(orders("abbbbbbbb"), costs, turns)
+    assert rare.total_seconds < 1.1 * rare.bound_seconds
+    assert replay(orders("abbbbbbbb"), costs, turns, assumptions=ONE_LANE).total_seconds > 1.5 * rare.bound_seconds
 
 
 @settings(deadline=None)
@@ -56,7 +74,7 @@ def test_on_lanes_of_their_own_swapped_turns_only_cost_time() -> None:
 def test_a_replay_always_ends(rounds: list[str]) -> None:
     if not all("a" in turns and "b" in turns for turns in rounds):
         rounds = [turns + "ab" for turns in rounds]
-    for lanes in (Assumptions(), ONE_LANE):
+    for lanes in (Assumptions(), SHARED, ONE_LANE):
         try:
             result = replay(orders(*rounds), COSTS, TURNS, assumptions=lanes)
         except DivergenceError:

@@ -10,8 +10,8 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.link_queue import WINDOW_BYTES, LinkQueue, ranks
-from motet.order import Order, parse_order
+from motet.link_queue import WINDOW_BYTES, LinkQueue
+from motet.order import Order, parse_order, ranks
 
 LARGE = WINDOW_BYTES + 1
 

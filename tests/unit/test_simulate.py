@@ -38,7 +38,7 @@ assumptions = st.builds(
     forward_fraction=st.floats(0, 1),
     num_buckets=st.integers(1, 5),
     first_bucket_after=st.none() | st.floats(0, 1),
-    lanes=st.sampled_from(["shared", "one"]),
+    lanes=st.sampled_from(["queued", "shared", "one"]),
     transfer_cpu_fraction=st.floats(0, 0.9),
 )
 
@@ -152,7 +152,8 @@ def test_with_equal_turns_any_cyclic_order_reaches_the_bound_up_to_its_ends(cost
 
 def test_lanes_share_the_network_equally() -> None:
     costs = {"a": Cost(1, 4), "b": Cost(1, 1)}
-    result = replay(round_robin("ab"), costs, {"a": 1, "b": 1}, assumptions=SEQUENTIAL)
+    shared = dataclasses.replace(SEQUENTIAL, lanes="shared")
+    result = replay(round_robin("ab"), costs, {"a": 1, "b": 1}, assumptions=shared)
     # From 1 to 2 a sends alone; then both at half speed until b has sent its 1 s, at 4; then a the 2 s that are left.
     landed = {span.job: span.end for span in result.spans if span.what == "sync"}
     assert landed == {"a": 6.0, "b": 4.0}
