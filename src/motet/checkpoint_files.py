@@ -8,7 +8,7 @@
 
 Parts are written into a folder whose name begins with a dot; the manifest comes last, then the folder gets its name
 in one step. Each file is synced to disk before that, the parent folder after it. All workers see one file system.
-Nothing here communicates: that all parts are there is agreed elsewhere. See ADR 0007.
+Nothing here communicates: that all parts are there is agreed elsewhere. See ADR 0007, 0016.
 """
 
 from __future__ import annotations
