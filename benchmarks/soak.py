@@ -2,7 +2,8 @@
 
     python benchmarks/soak.py            # about four minutes
 
-Jobs of different lengths on two workers: whenever one ends the next joins. Looked at every 500 turns on worker 0.
+Jobs of different lengths on two workers: whenever one ends the next joins. Looked at every 500 turns on each worker;
+worker 0's figures are printed. Ends with status 1, and says what grew, if one of them is above what `grown` allows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import statistics
+import sys
 import tempfile
 import threading
 from functools import partial
@@ -26,6 +29,11 @@ from motet.running import run
 from motet.testing import Gang
 
 LOOK_EVERY = 500
+# What the later half of the run may hold more than the earlier half, the first and last jobs left out; medians, because
+# figures go up and down with what is being written. The halves' middles are 7,500 turns apart: 400 bytes kept of each
+# turn would be 3 MB there, and the allocator's own drift was 1 MB (2026-11-25).
+MOST_MB = 3.0
+MOST_FILES = 2  # a checkpoint that is being written: its file, and the folder that is synced
 
 
 def train(steps: int, seed: int) -> float:
@@ -75,6 +83,38 @@ class Looking:
                 self.seen.append({"turns": self.num_turns, **figures()})
 
 
+def grown(before: dict[str, float], seen: list[dict[str, float]], after: dict[str, float]) -> list[str]:
+    """Return what grew on a worker, in words; nothing if all is well."""
+    edge = len(seen) // 8  # where the first jobs come, and the last leave
+    middle = seen[edge : len(seen) - edge]
+    half = len(middle) // 2
+    if half < 3:
+        raise ValueError("too few turns to tell: at least 4000")
+    found = []
+    for key, most, unit in (
+        ("rss_mb", MOST_MB, "MB of memory"),
+        ("files", MOST_FILES, "open files"),
+        ("threads", 0, "threads"),  # as many jobs in either half, and as many threads of theirs
+        ("python_threads", 0, "threads of Python"),
+        ("groups", 0, "process groups"),
+    ):
+        early, late = (statistics.median(row[key] for row in rows) for rows in (middle[:half], middle[half:]))
+        if late - early > most:
+            found.append(
+                f"{unit}: {early:.1f} in the earlier half of the run, {late:.1f} in the later: allowed {most} more"
+            )
+    # What is left at the end was there before the run began, when a run of one job had ended.
+    for key, most, unit in (
+        ("files", 0, "open files"),
+        ("threads", 0, "threads"),
+        ("python_threads", 0, "threads of Python"),
+        ("groups", 0, "process groups"),
+    ):
+        if after[key] - before[key] > most:
+            found.append(f"{unit}: {before[key]:.0f} before the run, {after[key]:.0f} after it: allowed {most} more")
+    return found
+
+
 def soak(
     folder: str, num_turns: int, at_once: int
 ) -> tuple[dict[str, float], list[dict[str, float]], dict[str, float]]:
@@ -92,19 +132,26 @@ def soak(
     return before, looking.seen, figures()
 
 
-def main() -> None:
-    """Run and print."""
+def main() -> int:
+    """Run and print; return 1 if anything grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=20_000)
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     with Gang(options.workers, timeout_seconds=3600) as gang, tempfile.TemporaryDirectory() as folder:
-        before, seen, after = gang.run(soak, folder, options.turns, options.at_once)[0]
+        workers = gang.run(soak, folder, options.turns, options.at_once)
+    before, seen, after = workers[0]
     for name, row in (("before", before), *((f"{row['turns']:.0f}", row) for row in seen), ("after", after)):
         told = ", ".join(f"{row[key]:.0f} {key}" for key in before)
         print(f"{name:>8}  {told}")
+    problems = [f"worker {worker} has more {text}" for worker, told in enumerate(workers) for text in grown(*told)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print("nothing grew")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

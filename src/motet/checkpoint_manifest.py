@@ -11,7 +11,7 @@ from typing import Any
 from motet.errors import CheckpointError
 
 FORMAT = "motet checkpoint"
-VERSION = 1
+VERSION = 2  # 1 had SHA-256 sums of the parts; nothing that was released wrote it
 SHARED = "shared"
 
 
@@ -26,7 +26,7 @@ class Part:
 
     name: str
     size_bytes: int
-    sha256: str
+    crc32: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _well_formed(body: dict[str, Any]) -> bool:
             and type(num_workers) is int
             and 0 < num_workers == len(parts) - 1
             and set(names) == {SHARED, *map(worker_part, range(num_workers))}
-            and all(type(part.size_bytes) is int and type(part.sha256) is str for part in parts)
+            and all(type(part.size_bytes) is int and type(part.crc32) is int for part in parts)
         )
     except (KeyError, TypeError):
         return False
