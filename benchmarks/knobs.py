@@ -20,13 +20,18 @@ _numbers = itertools.count()
 
 @contextlib.contextmanager
 def turned(knobs: Mapping[str, Any]) -> Iterator[None]:
-    """Run Motet with other decisions inside the block: ``lanes``, ``gloo_threads``, ``agree_every``, ``window``."""
+    """Run Motet with other decisions inside the block: ``lanes``, ``gloo_threads``, ``agree_every``, ``window``,
+    ``switch_seconds``."""
     with contextlib.ExitStack() as stack:
         for name, value in knobs.items():
             stack.enter_context(
-                {"lanes": _lanes, "gloo_threads": _gloo_threads, "agree_every": _agree_every, "window": _window}[name](
-                    value
-                )
+                {
+                    "lanes": _lanes,
+                    "gloo_threads": _gloo_threads,
+                    "agree_every": _agree_every,
+                    "window": _window,
+                    "switch_seconds": _switch_seconds,
+                }[name](value)
             )
         yield
 
@@ -101,3 +106,7 @@ def _agree_every(seconds: float) -> contextlib.AbstractContextManager[None]:
 
 def _window(num_bytes: int) -> contextlib.AbstractContextManager[None]:
     return _replaced(link_queue, "WINDOW_BYTES", num_bytes)
+
+
+def _switch_seconds(seconds: float) -> contextlib.AbstractContextManager[None]:
+    return _replaced(link_queue, "SWITCH_SECONDS", seconds)

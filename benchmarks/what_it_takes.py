@@ -1,6 +1,7 @@
 """Each decision that Motet takes for its users, measured: Motet with one knob turned, in alternation.
 
     python benchmarks/what_it_takes.py lanes            # one lane for all gradients, or one a job
+    python benchmarks/what_it_takes.py queue            # gradients of several jobs queue for the link, or share it
     python benchmarks/what_it_takes.py gloo-threads     # threads of each lane
     python benchmarks/what_it_takes.py agreements       # how often the workers agree
     python benchmarks/what_it_takes.py buckets          # DDP's bucket size, for plain DDP and for Motet
@@ -25,8 +26,15 @@ from gang import Figures, Gang, gang
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "lanes": {
         "one a job": {"method": "motet"},
+        "one, one thread, no queue": {"method": "motet", "knobs": {"lanes": 1, "gloo_threads": 1, "window": 1 << 40}},
         "two": {"method": "motet", "knobs": {"lanes": 2}},
         "one": {"method": "motet", "knobs": {"lanes": 1}},
+    },
+    "queue": {
+        "shared": {"method": "motet", "knobs": {"window": 1 << 40}},
+        "queued": {"method": "motet"},
+        "queued, no window": {"method": "motet", "knobs": {"window": 0}},
+        "queued, handover in 5 ms": {"method": "motet", "knobs": {"switch_seconds": 0.005}},
     },
     "gloo-threads": {
         "two (torch's)": {"method": "motet"},
@@ -40,6 +48,7 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 SETS_FOR = {
+    "queue": ["complementary", "twins", "eight small"],
     "lanes": ["twins", "complementary", "eight small", "heterogeneous six"],
     "gloo-threads": ["twins", "complementary", "eight small"],
     "agreements": ["two tiny", "twins"],

@@ -42,7 +42,7 @@ from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
-from motet.link_queue import LinkQueue
+from motet.link_queue import LinkQueue, quick_handover
 from motet.nonfinite import answer_to
 from motet.order import Cursor
 from motet.planning import Change, Planning
@@ -132,7 +132,7 @@ class Pipeline:
                 order=self._cursor.order.turns,
             )
         )
-        with installed(self._seams), self._interruption.listening():
+        with installed(self._seams), self._interruption.listening(), quick_handover():
             try:
                 self._admit()
                 while self._live:

@@ -72,7 +72,7 @@ def test_live_rows_tell_state_turns_and_values() -> None:
     assert sum("computing" in row for row in by_name.values()) == 1, "one job computes at a time"
     assert sum("gradients travelling" in row for row in by_name.values()) == 2
     assert re.search(
-        r"^0:12 · 2 workers · efficiency 0\.9\d · sync hidden \d\d % · compute busy \d\d % · network busy \d\d %$",
+        r"^0:1[12] · 2 workers · efficiency 0\.9\d · sync hidden \d\d % · compute busy \d\d % · network busy \d\d %$",
         rows[4].rstrip(),
     )
 
