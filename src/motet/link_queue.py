@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,15 +43,19 @@ def quick_handover() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Queue:
-    """Jobs that wait for each other."""
+    """Jobs that wait for each other, and how many bytes of them travel."""
 
     waiting: deque[tuple[str, int, Launch]] = field(default_factory=deque)
-    travelling: Counter[str] = field(default_factory=Counter)  # bytes of each job
+    travelling: int = 0
+    by_job: dict[str, int] = field(default_factory=dict)
     launches: bool = False
 
     def may_leave(self, job: str) -> bool:
-        others = sum(num_bytes for name, num_bytes in self.travelling.items() if name != job)
-        return others <= WINDOW_BYTES
+        return self.travelling - self.by_job.get(job, 0) <= WINDOW_BYTES
+
+    def travels(self, job: str, num_bytes: int) -> None:
+        self.travelling += num_bytes
+        self.by_job[job] = self.by_job.get(job, 0) + num_bytes
 
 
 class LinkQueue:
@@ -91,11 +95,11 @@ class LinkQueue:
         queue.launches = True
         while queue.waiting and not self._closed and queue.may_leave(queue.waiting[0][0]):
             job, num_bytes, launch = queue.waiting.popleft()
-            queue.travelling[job] += num_bytes
+            queue.travels(job, num_bytes)
             launch(partial(self._arrived, queue, job, num_bytes))
         queue.launches = False
 
     def _arrived(self, queue: _Queue, job: str, num_bytes: int) -> None:
         with self._lock:
-            queue.travelling[job] -= num_bytes
+            queue.travels(job, -num_bytes)
             self._launch(queue)

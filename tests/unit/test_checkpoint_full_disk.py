@@ -86,7 +86,7 @@ def test_every_amount_of_space(disk: Path) -> None:
         except CheckpointError as error:
             failures.append(error)  # and while it is kept, none of the disk is
             remains = limit - free_bytes(disk)
-            assert remains == 0  # noqa: PT017: of this write, whatever it raised
+            assert remains == 0, "of this write, whatever it raised"
         (disk / "ballast").unlink()
         check_good(checkpoints, turn)
         assert not [name for name in os.listdir(checkpoints.directory) if name.startswith(".")]
