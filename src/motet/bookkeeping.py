@@ -124,6 +124,7 @@ class Bookkeeping:
                     hidden_seconds=hidden,
                     num_bytes=figures.num_bytes,
                     num_collectives=figures.num_collectives,
+                    ready=figures.launches[0][0],
                 )
             )
 

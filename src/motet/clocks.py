@@ -10,28 +10,27 @@ class Stopwatch:
     """How long this worker has waited with nothing to compute, readable from any thread at any moment."""
 
     def __init__(self) -> None:
-        self._waited_seconds = 0.0
-        self._waiting_since: float | None = None
+        self._waited: tuple[float, float | None] = (0.0, None)  # in waits that have ended; since when in one more
 
     def wait_begins(self) -> None:
         """Note that the main thread has nothing to compute from now on."""
-        self._waiting_since = time.perf_counter()
+        self._waited = (self._waited[0], time.perf_counter())
 
     def wait_ends(self) -> None:
         """Note that the main thread computes again."""
-        since, self._waiting_since = self._waiting_since, None
+        seconds, since = self._waited
         if since is not None:
-            self._waited_seconds += time.perf_counter() - since
+            self._waited = (seconds + time.perf_counter() - since, None)
 
     @property
     def total_seconds(self) -> float:
         """Seconds of all waits that have ended."""
-        return self._waited_seconds
+        return self._waited[0]
 
     def waited_seconds(self, now: float) -> float:
         """Return the seconds waited up to ``now`` (a `time.perf_counter` value), open wait included."""
-        since = self._waiting_since
-        return self._waited_seconds + (max(0.0, now - since) if since is not None else 0.0)
+        seconds, since = self._waited
+        return seconds + (max(0.0, now - since) if since is not None else 0.0)
 
 
 class Link:

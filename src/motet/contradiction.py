@@ -42,7 +42,8 @@ class Position:
     """Where one worker stands. ``launched`` counts the synchronized turns of each job that it has sent off.
 
     ``epoch`` changes whenever the worker moves; ``beat`` counts what it has published, so that a position that nobody
-    renews any more is told from one where somebody still stands.
+    renews any more is told from one where somebody still stands. ``history``: a signature of all turns that it has sent
+    off, after each of the last ones, by their number in the run.
     """
 
     worker: int
@@ -56,6 +57,7 @@ class Position:
     ended: Mapping[str, str] = field(default_factory=dict)
     num_agreements: int = 0
     last_turns: Sequence[str] = ()
+    history: Mapping[int, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the store."""
@@ -67,7 +69,8 @@ class Position:
     def from_json(cls, data: Mapping[str, Any]) -> Position:
         """Rebuild what `to_json` gave."""
         item = data["item"]
-        return cls(**{**data, "item": None if item is None else Item(**item)})
+        history = {int(number): signature for number, signature in data["history"].items()}
+        return cls(**{**data, "item": None if item is None else Item(**item), "history": history})
 
     def has_launched(self, item: Item) -> bool:
         """Whether this worker has done its part of ``item``, or may have (for collectives it cannot be known)."""
@@ -105,6 +108,23 @@ def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> l
         changed = len(stuck) < len(waits)
         waits = {x: waits[x] for x in stuck}
     return sorted(waits)
+
+
+def find_apart(positions: Mapping[int, Position]) -> list[int]:
+    """Return workers that have sent off other turns than another, or others' buckets in them; an empty list if none.
+
+    What waits in the queue for the link counts as launched and need never leave, if workers have sent in different
+    orders: no circle shows that. What a worker sends is the same on all, so any difference is a contradiction.
+    """
+    return sorted(
+        {
+            worker
+            for x, at in positions.items()
+            for y, other in positions.items()
+            if any(other.history.get(number, signature) != signature for number, signature in at.history.items())
+            for worker in (x, y)
+        }
+    )
 
 
 def _met(item: Item, other: Position, certain: bool) -> bool:

@@ -47,9 +47,10 @@ class TurnEnded:
 class SyncEnded:
     """A turn's gradients have landed on this worker.
 
-    They travelled from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The worker
-    had nothing else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of the travel during
-    which it computed something.
+    They travelled from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The first
+    bucket was ready at ``ready``, and queued for the link until it left (None: it left at once). The worker had nothing
+    else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of the travel during which it computed
+    something.
     """
 
     time: float
@@ -61,6 +62,7 @@ class SyncEnded:
     hidden_seconds: float
     num_bytes: int
     num_collectives: int
+    ready: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,15 +82,15 @@ class Journey:
     stopwatch: Stopwatch
     share: float = 0.0
     work: dist.Work | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def launch(self, collective: Callable[[], dist.Work], arrived: Callable[[], None]) -> None:
         """Start the bucket's collective. What goes wrong comes out of `wait`, where the job's gradients land."""
         try:
             self.work = collective()
             future = self.work.get_future()
-        except Exception as error:
-            self.error = error
+        except BaseException as error:  # also what a signal's handler raises here: nobody may wait for ever
+            self.error = error.with_traceback(None)
             arrived()
             self.done.set()
             return
@@ -106,7 +106,8 @@ class Journey:
         def there(_: object) -> None:
             moment = time.perf_counter()
             turn.completed = moment
-            turn.link_seconds += self.link.end(self.share, moment)
+            share = self.link.end(self.share, moment)
+            turn.link_seconds += share  # in one step: buckets of a turn arrive on several threads
             turn.hidden_seconds = moment - turn.launched
             turn.hidden_seconds -= self.stopwatch.waited_seconds(moment) - turn.waited_at_launch
             if arrived is not None:
@@ -151,6 +152,7 @@ class JobGradients:
         self._link = link
         self._on_exposed = on_exposed
         self._queue = queue
+        self._has_device = False
         self._clock = clock or DeviceClock()
         self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
         self._travelling: list[Travelling] = []
@@ -206,6 +208,8 @@ class JobGradients:
         """Take note of a DDP model of this job; what it sends comes by `send` or `send_hooked` from now on."""
         self._models.append(model)
         self.num_ddp += 1
+        ddp = model.ddp()
+        self._has_device = self._has_device or (ddp is not None and not all(p.is_cpu for p in ddp.parameters()))
         if self.compress and model.may_be_smaller:
             model.packer = Packer()
 
@@ -282,7 +286,10 @@ class JobGradients:
             return
         journey = Journey(self._turn, bucket.done, self._link, self._stopwatch)
         self._keep(model, bucket, num_bytes, journey.wait, lambda: travels)
-        self._queue.send(self.job, num_bytes, partial(journey.launch, sum_up))
+        if self._has_device:  # what is sent from a device on this lane does not queue, and may not be passed
+            journey.launch(sum_up, lambda: None)
+        else:
+            self._queue.send(self.job, num_bytes, partial(journey.launch, sum_up))
 
     def _keep_future(
         self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any], travels: Tensor | None = None

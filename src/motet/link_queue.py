@@ -45,6 +45,9 @@ def quick_handover() -> Iterator[None]:
 class _Queue:
     """Jobs that wait for each other, and how many bytes of them travel."""
 
+    # Reentrant, for a collective may be over before its launch returns. One a queue: where launching blocks until
+    # other workers have launched (torch's debug mode), another queue must not wait for it.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     waiting: deque[tuple[str, int, Launch]] = field(default_factory=deque)
     travelling: int = 0
     by_job: dict[str, int] = field(default_factory=dict)
@@ -62,7 +65,6 @@ class LinkQueue:
     """Buckets that wait for the link. Used by the main thread, and by those of process groups when a bucket arrives."""
 
     def __init__(self, order: Order) -> None:
-        self._lock = threading.RLock()  # a collective may be over before its launch returns
         self._queues: dict[int, _Queue] = {}
         self._closed = False
         self.follow(order)
@@ -76,30 +78,35 @@ class LinkQueue:
 
         One job's buckets are launched in the order in which they are sent.
         """
-        queue = self._queues.setdefault(self._ranks.get(job, 0), _Queue())
-        with self._lock:
+        rank = self._ranks.get(job, 0)
+        queue = self._queues.get(rank)
+        if queue is None:
+            queue = self._queues[rank] = _Queue()
+        with queue.lock:
             queue.waiting.append((job, num_bytes, launch))
             self._launch(queue)
 
     def close(self) -> None:
         """Launch nothing any more: the run has failed."""
-        with self._lock:
-            self._closed = True
-            for queue in self._queues.values():
+        self._closed = True
+        for queue in self._queues.values():
+            with queue.lock:
                 queue.waiting.clear()
 
     def _launch(self, queue: _Queue) -> None:
-        """Launch what may leave. Holds the lock, so that no two threads change the order of a lane."""
+        """Launch what may leave. Holds the queue's lock, so that no two threads change the order of a lane."""
         if queue.launches:
             return  # further up on this thread's stack, and goes on there
         queue.launches = True
-        while queue.waiting and not self._closed and queue.may_leave(queue.waiting[0][0]):
-            job, num_bytes, launch = queue.waiting.popleft()
-            queue.travels(job, num_bytes)
-            launch(partial(self._arrived, queue, job, num_bytes))
-        queue.launches = False
+        try:
+            while queue.waiting and not self._closed and queue.may_leave(queue.waiting[0][0]):
+                job, num_bytes, launch = queue.waiting.popleft()
+                queue.travels(job, num_bytes)
+                launch(partial(self._arrived, queue, job, num_bytes))
+        finally:
+            queue.launches = False
 
     def _arrived(self, queue: _Queue, job: str, num_bytes: int) -> None:
-        with self._lock:
+        with queue.lock:
             queue.travels(job, -num_bytes)
             self._launch(queue)

@@ -172,13 +172,13 @@ class Pipeline:
             self._conclude(job)
             self._admit()
             self._follow(self._planning.ended(job.name, self._num_synced()))
+            self._hear_costs()  # what was told before it ended, and not of those that are asked for next
         at_once = self._planning.first_known(self._live)
         if at_once or (self._agreements.due(self._slot) and self._live):
             self._begin_agreement(at_once)
         if self._agreements.ripe(self._slot):
             self._agreements.settle()
-        if (told := self._agreements.take_told()) is not None:
-            self._follow(self._planning.hear(told, self._num_synced()))
+        self._hear_costs()
         self._saving.clock_seconds = self._agreements.clock_seconds
         self._saving.poll()
         if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
@@ -231,6 +231,10 @@ class Pipeline:
         stop, num_live = self._interruption.wish, len(self._live)
         self._agreements.begin(self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once)
 
+    def _hear_costs(self) -> None:
+        if (told := self._agreements.take_told()) is not None:
+            self._follow(self._planning.hear(told, self._num_synced()))
+
     def _num_synced(self) -> dict[str, int]:
         return {name: job.num_synced for name, job in self._live.items()}
 
@@ -251,7 +255,7 @@ class Pipeline:
             self._housing.before_landing(job)
         if self._turns.current is not None:  # the job waits in the middle of its turn
             job.num_synced += 1
-            self._watch.turn_ended(job.name, job.num_synced)
+            self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         on_nan = self._safety.on_nan
         models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
         with job.gradients.on_stream():
@@ -308,7 +312,7 @@ class Pipeline:
         synchronizing = job.gradients.in_flight and not ended
         if synchronizing:
             job.num_synced += 1
-            self._watch.turn_ended(job.name, job.num_synced)
+            self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         elif not ended:
             self._agreements.note(job.name, turn, -1)
         travels = job.gradients.travels if synchronizing else ()

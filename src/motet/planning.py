@@ -211,6 +211,8 @@ class Planning:
         """
         lengthened = False
         for number, name in enumerate(self._asked):
+            if name not in num_synced:
+                continue  # it has ended since
             of_job = [figures[number * FIGURES_PER_JOB : (number + 1) * FIGURES_PER_JOB] for figures in told]
             cost = agreed_cost(of_job)
             if cost is not None:

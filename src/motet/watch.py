@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
-from motet.contradiction import Item, Position, describe, find_circle
+from motet.contradiction import Item, Position, describe, find_apart, find_circle
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 
 T = TypeVar("T")
@@ -72,6 +73,8 @@ class Watch:
         self._seen: dict[int, tuple[int, int]] = {}
         self._known: dict[int, Position] = {}
         self._last: deque[tuple[str, int]] = deque(maxlen=6)
+        self._num_sent, self._sent = 0, 0  # turns, and what they sent, one after the other
+        self._history: deque[tuple[int, int]] = deque(maxlen=64)
         self._since = time.monotonic()
         self._timeout_seconds = timeout_seconds
         self._suspicion_seconds = suspicion_seconds
@@ -116,10 +119,13 @@ class Watch:
             self._item = None
             self._moved()
 
-    def turn_ended(self, job: str, turn: int) -> None:
-        """Note that a turn's gradients are on their way."""
+    def turn_ended(self, job: str, turn: int, signature: int) -> None:
+        """Note that a turn's gradients are on their way, or queue for it; ``signature``: of what was sent."""
         self.launched[job] = turn
         self._last.append((job, turn))
+        self._num_sent += 1
+        self._sent = zlib.crc32(f"{job} {turn} {signature}".encode(), self._sent)
+        self._history.append((self._num_sent, self._sent))
 
     def _moved(self) -> None:
         self._epoch += 1
@@ -146,6 +152,7 @@ class Watch:
             ended=dict(self.ended),
             num_agreements=self.num_agreements,
             last_turns=[f"{job} {turn}" for job, turn in self._last],
+            history=dict(self._history),
         )
 
     def others_stand(self) -> str:
@@ -268,7 +275,7 @@ class Watch:
                 positions[other] = Position.from_json(json.loads(store.get(key)))
         self._known = positions
         stable = {worker: position for worker, position in positions.items() if self._stands(position)}
-        circle = find_circle(stable, certain=still < self._certainty_seconds)
+        circle = find_circle(stable, certain=still < self._certainty_seconds) or find_apart(positions)
         if circle and mine.item is not None:
             self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
         elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._words("left")):

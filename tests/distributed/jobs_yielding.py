@@ -76,14 +76,14 @@ def where_it_cannot() -> list[bool]:
     return answers
 
 
-def yields_on_worker_0_alone() -> None:
+def yields_on_worker_0_alone(width: int) -> None:
     """Do what the documentation forbids."""
 
     def train(forbidden: bool) -> None:
-        ddp = DistributedDataParallel(nn.Linear(3, 3))
+        ddp = DistributedDataParallel(nn.Linear(width, width))
         for _ in range(60):
             if forbidden and dist.get_rank() == 0:
                 motet.current_job().yield_turn()
-            ddp(torch.ones(1, 3)).sum().backward()
+            ddp(torch.ones(1, width)).sum().backward()
 
     motet.run({"wrong": partial(train, True), "right": partial(train, False)})

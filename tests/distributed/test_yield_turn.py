@@ -28,7 +28,8 @@ def test_nothing_happens_where_a_turn_cannot_end(gangs: Callable[[int], Gang]) -
         assert answers == [False, False, False, True]
 
 
-def test_workers_that_disagree_are_found(new_gang: Callable[[int], Gang]) -> None:
-    for outcome in new_gang(2).attempt(f"{JOBS}:yields_on_worker_0_alone"):
+@pytest.mark.parametrize("width", [3, 512])  # of 512, gradients queue for the link
+def test_workers_that_disagree_are_found(new_gang: Callable[[int], Gang], width: int) -> None:
+    for outcome in new_gang(2).attempt(f"{JOBS}:yields_on_worker_0_alone", width):
         assert outcome.kind in GANG_ERRORS or outcome.status == 4
         assert outcome.seconds < 60

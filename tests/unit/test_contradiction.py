@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.contradiction import Item, Position, describe, find_circle
+from motet.contradiction import Item, Position, describe, find_apart, find_circle
 
 
 def at(worker: int, item: Item | None = None, **fields: Any) -> Position:
@@ -114,9 +114,31 @@ def test_agreements_are_met_by_number() -> None:
     assert circle(early, at(1, Item("gradients", "a", 9), num_agreements=4, launched={"a": 9})) == []
 
 
+def test_workers_that_sent_different_things_are_apart() -> None:
+    def sent(worker: int, **history: int) -> Position:
+        waits = Item("gradients", "a", 1)
+        return at(worker, waits, launched={"a": 1, "b": 1}, history={int(n[1:]): s for n, s in history.items()})
+
+    def apart(*positions: Position) -> list[int]:
+        return find_apart({position.worker: position for position in positions})
+
+    assert apart(sent(0, n1=5, n2=6), sent(1, n1=5, n2=6, n3=7)) == [], "one has come further"
+    assert apart(sent(0, n1=5), sent(1, n2=6)) == [], "nothing to compare"
+    assert apart(sent(0, n1=5, n2=6), sent(1, n1=5, n2=8)) == [0, 1]
+    assert apart(sent(0, n1=5, n2=6), sent(1, n1=5, n2=6), sent(2, n2=8)) == [0, 1, 2]
+    assert circle(sent(0, n1=5, n2=6), sent(1, n1=5, n2=8)) == [], "both have launched what the other waits for"
+
+
 def test_a_position_survives_the_store() -> None:
     position = at(
-        1, Item("gradients", "a", 3), job="a", turn=4, launched={"a": 3}, ended={"b": "finished"}, last_turns=["a 3"]
+        1,
+        Item("gradients", "a", 3),
+        job="a",
+        turn=4,
+        launched={"a": 3},
+        ended={"b": "finished"},
+        last_turns=["a 3"],
+        history={3: 77, 4: 1},
     )
     assert Position.from_json(json.loads(json.dumps(position.to_json()))) == position
     nothing = at(0, last_turns=[])

@@ -394,3 +394,16 @@ def test_noise_in_the_first_turns_starves_nobody_and_is_gone_when_they_are_enoug
         replay(order, planning.costs, turns).total_seconds for order in (planning.order, round_robin(sorted(costs)))
     ]
     assert total[0] <= total[1] * WORTH_CHANGING
+
+
+def test_what_was_told_before_a_job_ended_is_taken_for_what_it_is() -> None:
+    costs = {"a": Cost(0.1, 0.1), "b": Cost(0.2, 0.1), "c": Cost(0.3, 0.1)}
+    gang = Gang(2, None, list(costs))
+    gang.turns(costs)
+    told = [worker.tell(gang.expected) for worker in gang.workers]
+    gang.end("a")
+    gang.one([worker.hear(told, gang.num_synced) for worker in gang.workers])
+    for worker in gang.workers:
+        assert {name: cost.compute_seconds for name, cost in worker.costs.items()} == pytest.approx(
+            {"b": 0.2, "c": 0.3}
+        )

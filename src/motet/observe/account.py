@@ -22,7 +22,8 @@ NUM_RECENT = 64
 class JobSums:
     """Sums over one job's turns on one worker. ``begin`` and ``end`` are seconds since the run began.
 
-    ``overlap_seconds`` is the part of its syncs that its own backward passes covered: plain DDP hides that too.
+    ``overlap_seconds`` is the part of its syncs that its own backward passes covered, ``alone_overlap_seconds`` what
+    they would have covered had no gradients queued before these: plain DDP hides that too.
     """
 
     turns: int = 0
@@ -30,6 +31,7 @@ class JobSums:
     sync_seconds: float = 0.0
     hidden_seconds: float = 0.0
     overlap_seconds: float = 0.0
+    alone_overlap_seconds: float = 0.0
     waiting_seconds: float = 0.0
     num_syncs: int = 0
     num_bytes: int = 0
@@ -44,6 +46,7 @@ class JobSums:
             "sync_seconds",
             "hidden_seconds",
             "overlap_seconds",
+            "alone_overlap_seconds",
             "waiting_seconds",
             "num_syncs",
             "num_bytes",
@@ -198,6 +201,8 @@ class Account:
         sums.sync_seconds += max(0.0, completed - launched)
         sums.hidden_seconds += event.hidden_seconds
         sums.overlap_seconds += max(0.0, min(completed, turn_end) - launched)
+        ready = launched if event.ready is None else event.ready
+        sums.alone_overlap_seconds += max(0.0, min(completed - launched, turn_end - ready))
         sums.waiting_seconds += waiting
         sums.num_syncs += 1
         sums.num_bytes += event.num_bytes
@@ -255,5 +260,5 @@ def estimate(jobs: Mapping[str, JobSums], network_seconds: float) -> Estimate:
     alone = {}
     for name, sums in jobs.items():
         sync = min(sums.sync_seconds, network_seconds * sizes[name] / whole)
-        alone[name] = sums.compute_seconds + max(0.0, sync - sums.overlap_seconds)
+        alone[name] = sums.compute_seconds + max(0.0, sync - sums.alone_overlap_seconds)
     return Estimate(sum(sums.compute_seconds for sums in jobs.values()), network_seconds, alone)

@@ -49,9 +49,18 @@ def test_sums_of_one_turn() -> None:
     account.observe(JobStarted(105.0, "a", 10))  # its length became known
     account.observe(SyncEnded(109.0, "a", 1, 103.0, 108.0, 106.0, 3.0, 40, 2))
     sums = account.jobs["a"]
-    assert sums == JobSums(1, 4.0, 5.0, 3.0, 2.0, 3.0, 1, 40, 1.0, 9.0)
+    assert sums == JobSums(1, 4.0, 5.0, 3.0, 2.0, 2.0, 3.0, 1, 40, 1.0, 9.0)
     assert (account.compute_seconds, account.waiting_seconds, account.network_seconds) == (4.0, 3.0, 5.0)
     assert account.seconds == 9.0
+
+
+def test_what_ddp_alone_would_hide_counts_from_when_gradients_were_ready() -> None:
+    account = Account()
+    account.observe(RunStarted(100.0, 0.0, 0, 2, ("a",), ("a",)))
+    account.observe(TurnEnded(105.0, "a", 1, 101.0, True))
+    account.observe(SyncEnded(109.0, "a", 1, 106.0, 108.0, 106.0, 2.0, 40, 2, ready=104.0))  # it queued for 2 s
+    sums = account.jobs["a"]
+    assert (sums.sync_seconds, sums.overlap_seconds, sums.alone_overlap_seconds) == (2.0, 0.0, 1.0)
 
 
 def test_network_seconds_count_overlapping_syncs_once() -> None:
@@ -71,8 +80,8 @@ def test_the_wall_is_split_without_rest() -> None:
 
 def test_estimate_shares_the_network_by_bytes_and_grants_what_ddp_hides() -> None:
     jobs = {
-        "big": JobSums(compute_seconds=4.0, sync_seconds=9.0, overlap_seconds=1.0, num_bytes=900),
-        "small": JobSums(compute_seconds=6.0, sync_seconds=9.0, overlap_seconds=0.5, num_bytes=100),
+        "big": JobSums(compute_seconds=4.0, sync_seconds=9.0, alone_overlap_seconds=1.0, num_bytes=900),
+        "small": JobSums(compute_seconds=6.0, sync_seconds=9.0, alone_overlap_seconds=0.5, num_bytes=100),
     }
     guess = estimate(jobs, 10.0)
     assert guess.alone_seconds == pytest.approx({"big": 12.0, "small": 6.5})
