@@ -26,6 +26,7 @@ GO_ON, STOP, STOP_NOW = 0, 1, 2
 
 _PERIODIC, _ENDED = 1.0, 2.0
 _STATUSES = ("finished", "failed", "pruned", "stopped")
+_FAILED = float(_STATUSES.index("failed"))
 _LENGTH = 8
 
 
@@ -69,13 +70,23 @@ class Agreements:
         """Whether the next periodic agreement begins at this slot; the same on every worker."""
         return self._pending is None and slot - self._begun_slot >= self._interval
 
-    def begin(self, slot: int, *, stop: int, num_live: int, costs: Sequence[float] = (), at_once: bool = False) -> None:
+    def begin(
+        self,
+        slot: int,
+        *,
+        stop: int,
+        num_live: int,
+        costs: Sequence[float] = (),
+        at_once: bool = False,
+        after: str = "",
+    ) -> None:
         """Begin a periodic agreement; it is ripe one round later, or ``at_once``. Collective.
 
         With ``at_once`` one that is under way is settled first (blocks); what was told with it is superseded.
 
-        ``stop``: what this worker was asked (`GO_ON`, `STOP`, `STOP_NOW`). ``costs``: what this worker tells of the
-        jobs' costs, as many numbers on every worker; see `take_told`.
+        ``after``: the turn that was just taken, for messages. ``stop``: what this worker was asked (`GO_ON`, `STOP`,
+        `STOP_NOW`). ``costs``: what this worker tells of the jobs' costs, as many numbers on every worker; see
+        `take_told`.
         """
         if at_once and self._pending is not None:
             self.settle()
@@ -83,9 +94,9 @@ class Agreements:
         since, slots, clock = now - self._since, slot - self._begun_slot, now - self._began
         values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, 0.0]
         self._since, self._begun_slot, self._ripe_slot = now, slot, slot + (0 if at_once else num_live)
-        self._pending = self._workers.start_agreement(values)
+        self._pending = self._workers.start_agreement(values, after=after)
         if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
-            self._pending_costs = self._workers.start_agreement(costs)
+            self._pending_costs = self._workers.start_agreement(costs, after=after)
 
     def ripe(self, slot: int) -> bool:
         """Whether the agreement under way is looked at in this slot; the same on every worker."""
@@ -97,6 +108,7 @@ class Agreements:
         pending, self._pending = self._pending, None
         gathered = self._workers.finish_agreement(pending)
         if len({tuple(values[:3]) for values in gathered}) > 1:
+            self._raise_if_failed_elsewhere(gathered)
             raise DivergenceError(
                 "The workers have taken different turns, or synchronized different gradients in the same turn:\n"
                 + "\n".join(
@@ -115,6 +127,16 @@ class Agreements:
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
         self.stop = max(self.stop, *(int(values[3]) for values in gathered))
         self.clock_seconds = gathered[0][6]
+
+    def _raise_if_failed_elsewhere(self, gathered: Sequence[Sequence[float]]) -> None:
+        """Name a job that has failed on some workers while this one came to its next agreement."""
+        failed = [worker for worker, values in enumerate(gathered) if (values[0], values[2]) == (_ENDED, _FAILED)]
+        if failed:
+            errors = self._workers.watch.failures(within_seconds=1.0)
+            raise WorkerFailedError(
+                f"Worker {', '.join(map(str, failed))} met an error that the other workers did not meet:"
+                + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
+            )
 
     def take_told(self) -> list[list[float]] | None:
         """Return what all workers told of their costs, by worker, once; None if nothing new was told."""
@@ -139,7 +161,7 @@ class Agreements:
         if len({tuple(values) for values in gathered}) == 1:
             return
         told = "\n".join(f"  worker {worker}: {_tell(values)}" for worker, values in enumerate(gathered))
-        failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == 1.0]
+        failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == _FAILED]
         if 0 < len(failed) < len(gathered):
             errors = self._workers.watch.failures(within_seconds=1.0)
             raise WorkerFailedError(

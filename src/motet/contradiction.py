@@ -20,18 +20,21 @@ class Item:
     """What a worker waits for.
 
     ``gradients``: those of turn ``number`` of ``job``; ``agreement``: the ``number``-th of the run; ``collective``: one
-    that the loop of ``job`` called by itself in turn ``number``; ``word``: what worker 0 decides there.
+    that the loop of ``job`` called by itself in turn ``number``; ``word``: what worker 0 decides there. ``after``:
+    where an agreement began.
     """
 
     kind: Kind
     job: str | None
     number: int
+    after: str = ""
 
     def __str__(self) -> str:
         if self.kind == "gradients":
             return f"the gradients of job '{self.job}', turn {self.number}"
         if self.kind == "agreement":
-            return "the other workers' agreement" + (f" that job '{self.job}' ended" if self.job else "")
+            after = f" after {self.after}" if self.after else ""
+            return "the other workers' agreement" + (f" that job '{self.job}' ended" if self.job else after)
         if self.kind == "word":
             return "worker 0's decision" + (f" about job '{self.job}', turn {self.number}" if self.job else "")
         return f"a collective that job '{self.job}' called in turn {self.number}"

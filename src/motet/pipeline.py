@@ -175,7 +175,7 @@ class Pipeline:
             self._hear_costs()  # what was told before it ended, and not of those that are asked for next
         at_once = self._planning.first_known(self._live)
         if at_once or (self._agreements.due(self._slot) and self._live):
-            self._begin_agreement(at_once)
+            self._begin_agreement(at_once, job)
         if self._agreements.ripe(self._slot):
             self._agreements.settle()
         self._hear_costs()
@@ -226,10 +226,11 @@ class Pipeline:
             if parameters := parameters_of(spec.call):
                 handle.set_parameters(**parameters)
 
-    def _begin_agreement(self, at_once: bool) -> None:
+    def _begin_agreement(self, at_once: bool, job: RunningJob) -> None:
         costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
         stop, num_live = self._interruption.wish, len(self._live)
-        self._agreements.begin(self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once)
+        after = f"job '{job.name}', turn {job.num_synced}"
+        self._agreements.begin(self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after)
 
     def _hear_costs(self) -> None:
         if (told := self._agreements.take_told()) is not None:

@@ -186,21 +186,22 @@ class Workers:
                 time.sleep(pause)
                 pause = min(1.5 * pause, 0.001)
 
-    def start_agreement(self, values: Sequence[float], job: str | None = None) -> Pending:
+    def start_agreement(self, values: Sequence[float], job: str | None = None, after: str = "") -> Pending:
         """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
         self._num_agreements += 1
         self.watch.num_agreements = self._num_agreements
+        item = Item("agreement", job, self._num_agreements, after)
         mine = torch.tensor(values, dtype=torch.float64, device="cpu")
         gathered = [torch.empty_like(mine) for _ in range(self.num_workers)]
         done = threading.Event()
         if self.num_workers == 1:
             gathered[0].copy_(mine)
             done.set()
-            return Pending(Item("agreement", job, self._num_agreements), done, None, gathered)
+            return Pending(item, done, None, gathered)
         work = dist.all_gather(gathered, mine, group=self._control, async_op=True)
         assert work is not None
         work.get_future().add_done_callback(lambda _: done.set())
-        return Pending(Item("agreement", job, self._num_agreements), done, work, gathered)
+        return Pending(item, done, work, gathered)
 
     def finish_agreement(self, pending: Pending) -> list[list[float]]:
         """Block until all workers have told theirs; return the values, by worker."""
@@ -240,10 +241,12 @@ class Workers:
         if failed := self.watch.failures(within_seconds=2.0):
             worker, text = sorted(failed.items())[0]
             return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
-        return WorkerLostError(
-            f"Worker {self.worker} lost the connection to another worker while it waited for {item}: a worker died, "
-            f"or the network failed ({str(error).split('This is typically')[0].strip()})"
+        why = str(error).split("This is typically")[0].strip()
+        text = (
+            f"Worker {self.worker} lost the connection to another worker while it waited for {item}: a worker died, or "
+            f"the network failed ({why})\n{self.watch.others_stand()}"
         )
+        return WorkerLostError(text.rstrip())
 
 
 def _new_group(backend: str | None) -> dist.ProcessGroup:

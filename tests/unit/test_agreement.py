@@ -33,7 +33,7 @@ class Others:
         self.finished: list[int] = []
         self.watch = Watch(failures or {})
 
-    def start_agreement(self, values: Any, job: str | None = None) -> int:
+    def start_agreement(self, values: Any, job: str | None = None, after: str = "") -> int:
         self.told.append(list(values))
         return len(self.told) - 1
 
