@@ -56,9 +56,13 @@ SETS_FOR = {
 }
 
 
-def measure(workers: Gang, question: str, job_set: str, factor: float, repeats: int, seconds: float) -> dict[str, Any]:
-    """Return each answer's time over the first one's, on a link so many times as fast as a balanced one."""
-    rate = round(balanced_rate(workers, job_set) * factor) if workers.links is not None else None
+def measure(
+    workers: Gang, question: str, job_set: str, factor: float, given: int | None, repeats: int, seconds: float
+) -> dict[str, Any]:
+    """Return each answer's time over the first one's, at a rate ``given``, or one so many times a balanced one."""
+    rate = None
+    if workers.links is not None:
+        rate = given or round(balanced_rate(workers, job_set) * factor)
     workers.set_rate(None if rate is None else f"{rate}bit")
     bound = bound_of(measure_costs(workers, job_set, seconds / 2))
     units = units_for(job_set, bound.seconds, seconds)
@@ -84,6 +88,7 @@ def main() -> None:
     parser.add_argument("--sets", help="comma-separated")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--links", default="1.0", help="how many times as fast as a balanced link: 0.4,1.0,2.5")
+    parser.add_argument("--mbit", type=int, help="the links' rate, instead of one found from the set's costs")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--json", type=Path, help="write the figures there")
@@ -95,10 +100,20 @@ def main() -> None:
     for job_set in sets:
         for factor in map(float, options.links.split(",")):
             with gang(options.workers) as workers:
-                one = measure(workers, options.question, job_set, factor, options.repeats, options.seconds)
+                one = measure(
+                    workers,
+                    options.question,
+                    job_set,
+                    factor,
+                    options.mbit and options.mbit * 10**6,
+                    options.repeats,
+                    options.seconds,
+                )
             found[f"{job_set}, {factor}"] = one
             shown = [f"{s['median']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in one["over_first"].values()]
-            link = f"{factor} x balanced, {one['rate_mbit']:.0f} Mbit/s" if one["rate_mbit"] else "loopback"
+            link = f"{one['rate_mbit']:.0f} Mbit/s" if one["rate_mbit"] else "loopback"
+            if one["rate_mbit"] and not options.mbit:
+                link = f"{factor} x balanced, {link}"
             print(f"| {job_set} | {link} | " + " | ".join(shown) + " |", flush=True)
             if options.json:
                 options.json.write_text(json.dumps(found, indent=1))

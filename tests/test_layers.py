@@ -15,7 +15,7 @@ LAYERS = [
     "errors suggest order simulate clockwork resting alternatives planning plan events results run_dir",
     "jobs resuming",
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
-    "reducer_group buckets link_queue gradients buffers seams turns job_seams job_output job_source "
+    "reducer_group buckets link_queue journey gradients buffers seams turns job_seams job_output job_source "
     "accounts bookkeeping memory offload housing aggregation compression "
     "checkpoint nonfinite saving pipeline running profiling",
     "observe integrations",

@@ -27,7 +27,6 @@ GO_ON, STOP, STOP_NOW = 0, 1, 2
 _PERIODIC, _ENDED = 1.0, 2.0
 _STATUSES = ("finished", "failed", "pruned", "stopped")
 _FAILED = float(_STATUSES.index("failed"))
-_LENGTH = 8
 
 
 @dataclass(frozen=True)

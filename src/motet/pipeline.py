@@ -34,7 +34,7 @@ from motet.events import (
     RunEnded,
     RunStarted,
 )
-from motet.gradients import JobGradients, Travelling
+from motet.gradients import JobGradients
 from motet.handle import JobHandle
 from motet.housing import AtOnce, Housing, OffloadWhat
 from motet.interruption import Interruption
@@ -42,6 +42,7 @@ from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
+from motet.journey import Travelling
 from motet.link_queue import LinkQueue, quick_handover
 from motet.nonfinite import answer_to
 from motet.order import Cursor

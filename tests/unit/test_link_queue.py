@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.link_queue import WINDOW_BYTES, LinkQueue
@@ -127,6 +127,7 @@ def test_closed_it_launches_nothing() -> None:
     assert network.launched == ["a"]
 
 
+@settings(deadline=None)
 @given(
     turns=st.lists(
         st.tuples(st.sampled_from("abcd"), st.lists(st.sampled_from([1, WINDOW_BYTES, LARGE]), max_size=4)), max_size=20
