@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -315,6 +316,17 @@ def test_fileno_without_an_echo_is_the_logs(log: JobLog) -> None:
         JobStream("a", echo=io.StringIO()).fileno()
 
 
+def _all_of(reader: int) -> str:
+    """What a terminal showed until its writer closed it. One read may return a part of it only:
+    the kernel hands over what is written to a terminal in pieces, later."""
+    parts = []
+    # an OSError (EIO) is Linux's way to say that the writer has gone
+    with os.fdopen(reader, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+        while part := terminal.read(1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
 def test_real_tqdm_bars_on_a_real_terminal() -> None:
     tqdm = pytest.importorskip("tqdm")
     reader, writer = pty.openpty()
@@ -326,8 +338,7 @@ def test_real_tqdm_bars_on_a_real_terminal() -> None:
             bar.update()
         print("hello", file=b)
         bar.close()
-        screen = os.read(reader, 1 << 16).decode()
-    os.close(reader)
+    screen = _all_of(reader)
     lines = [line.split("\r")[-1] for line in screen.replace("\r\n", "\n").split("\n")]
     assert lines[0].startswith("[a] 100%")
     assert lines[1] == "[b] hello"
