@@ -13,11 +13,13 @@ MEASURED_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class JobCost:
-    """A step of one job alone, in seconds: computing, syncing, and the processor time that a sync takes."""
+    """A step of one job alone, in seconds: computing, syncing, the processor time that a sync takes on the worker's
+    core, and the part of that which is the process's own (the rest is the kernel's, for the network)."""
 
     compute: float
     sync: float
     transfer_cpu: float
+    process_cpu: float
     num_bytes: int
     steps: int  # in one unit of work
 
@@ -29,6 +31,7 @@ def costs_of(figures: Figures) -> dict[str, JobCost]:
             max(part[name]["compute"] for part in figures.parts),
             max(part[name]["sync"] for part in figures.parts),
             max(part[name]["transfer_cpu"] for part in figures.parts),
+            max(part[name]["process_cpu"] for part in figures.parts),
             int(figures.parts[0][name]["bytes"]),
             int(figures.parts[0][name]["steps_a_unit"]),
         )
@@ -41,12 +44,14 @@ class Bound:
     """The least seconds for one unit of work, and its three reasons.
 
     The processor that computes also moves the bytes (there is one core a worker), so what a transfer takes of its
-    time counts as computing.
+    time counts as computing: its process's part, and what the kernel does on the same core (``kernel``, which is part
+    of ``compute``).
     """
 
     compute: float
     network: float
     longest_job: float
+    kernel: float
 
     @property
     def seconds(self) -> float:
@@ -60,6 +65,7 @@ def bound_of(costs: dict[str, JobCost]) -> Bound:
         compute=sum(c.steps * (c.compute + c.transfer_cpu) for c in costs.values()),
         network=sum(c.steps * c.sync for c in costs.values()),
         longest_job=max(c.steps * (c.compute + c.sync) for c in costs.values()),
+        kernel=sum(c.steps * (c.transfer_cpu - c.process_cpu) for c in costs.values()),
     )
 
 

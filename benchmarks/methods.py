@@ -6,6 +6,7 @@ Clocks: `time.perf_counter` counts alike in all processes of one machine.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -193,8 +194,8 @@ def profiled(jobs: Mapping[str, BenchJob], wrap: Wrap, **options: Any) -> Measur
 def solo_costs(jobs: Mapping[str, BenchJob], units: int, cap_mb: float | None) -> Measured:
     """What each job's step costs alone: computing with no network; its buckets' sync with nothing else to do.
 
-    ``parts``: for each job ``compute`` and ``sync`` seconds, ``transfer_cpu`` seconds of this process's processor
-    time that a sync takes, ``bytes``, each a step.
+    ``parts``: for each job ``compute`` and ``sync`` seconds, ``transfer_cpu`` seconds for which a sync keeps this
+    worker's core busy, ``process_cpu`` those of them that are this process's own, ``bytes``, each a step.
     """
     total = Measured(begin=0.0)
     for name, job in jobs.items():
@@ -233,13 +234,39 @@ def _sync_costs(sizes: list[tuple[int, torch.dtype]], steps: int) -> dict[str, f
             work.wait()
 
     synchronize()
+    core, sharing = shared_core()
     dist.barrier()
-    begin, cpu = time.perf_counter(), time.process_time()
+    begin, cpu, idle = time.perf_counter(), time.process_time(), idle_seconds(core)
     for _ in range(steps):
         synchronize()
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    num_bytes = sum(bucket.numel() * bucket.element_size() for bucket in buckets)
-    return {"sync": seconds / steps, "transfer_cpu": cpu / steps, "bytes": num_bytes, "buckets": len(buckets)}
+    busy = max(0.0, seconds - (idle_seconds(core) - idle)) / sharing
+    return {
+        "sync": seconds / steps,
+        "transfer_cpu": max(cpu, busy) / steps,
+        "process_cpu": cpu / steps,
+        "bytes": sum(bucket.numel() * bucket.element_size() for bucket in buckets),
+        "buckets": len(buckets),
+    }
+
+
+def shared_core() -> tuple[int, int]:
+    """Return the core that this worker is held to, and how many workers are held to it. Collective."""
+    cores: list[list[int]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(cores, sorted(os.sched_getaffinity(0)))
+    own = cores[dist.get_rank()]
+    return own[0], cores.count(own)
+
+
+def idle_seconds(core: int) -> float:
+    """Return for how long a core has been idle since the machine started.
+
+    What the kernel does for the network (sending, receiving, holding to a rate) is in no process's time, or in that of
+    whichever process it interrupts; it is not idling.
+    """
+    rows = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    _, _, _, _, idle, waiting, *_ = next(row for row in rows if row[0] == f"cpu{core}")
+    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(command: Mapping[str, Any], gate: Callable[[], None]) -> Measured:
