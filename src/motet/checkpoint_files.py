@@ -25,7 +25,7 @@ import torch
 
 from motet.checkpoint_manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
 from motet.checkpoint_payload import check_plain
-from motet.checkpoint_stream import SummedFile, crc32_of
+from motet.checkpoint_stream import SummedFile, xxh3_128_of
 from motet.errors import CheckpointError, UsageError
 
 MANIFEST = "manifest.json"
@@ -99,7 +99,7 @@ class Checkpoints:
             with SummedFile(unfinished) as file:
                 _save(payload, file)
                 self._at_moment(f"{name} is written")
-            part = Part(name, file.size_bytes, file.crc32)
+            part = Part(name, file.size_bytes, file.xxh3_128)
             self._at_moment(f"{name} is synced")
             os.replace(unfinished, path)
             _sync(folder)
@@ -321,7 +321,7 @@ def _check_part(found: Found, part: Part) -> None:
             raise CheckpointError(
                 f"checkpoint {found.path} is damaged: {path.name} has {size} of {part.size_bytes} bytes"
             )
-        if crc32_of(path) != part.crc32:
+        if xxh3_128_of(path) != part.xxh3_128:
             raise CheckpointError(f"checkpoint {found.path} is damaged: {path.name} does not match its checksum")
     except OSError as error:
         raise CheckpointError(f"checkpoint {found.path} is damaged: {path.name} cannot be read: {error}") from error

@@ -26,7 +26,7 @@ class Part:
 
     name: str
     size_bytes: int
-    crc32: int
+    xxh3_128: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _well_formed(body: dict[str, Any]) -> bool:
             and type(num_workers) is int
             and 0 < num_workers == len(parts) - 1
             and set(names) == {SHARED, *map(worker_part, range(num_workers))}
-            and all(type(part.size_bytes) is int and type(part.crc32) is int for part in parts)
+            and all(type(part.size_bytes) is int and type(part.xxh3_128) is str for part in parts)
         )
     except (KeyError, TypeError):
         return False

@@ -11,9 +11,10 @@ import errno
 import fcntl
 import mmap
 import os
-import zlib
 from pathlib import Path
 from types import TracebackType
+
+import xxhash
 
 PIECE = 1 << 20  # bytes; a multiple of the blocks of every disk
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
@@ -22,17 +23,22 @@ _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
 class SummedFile:
     """A new file for ``torch.save`` to write to; at the end of the ``with`` block it is on the disk.
 
-    ``size_bytes`` and ``crc32`` are those of all that was handed over. An error of the disk raises when the block
+    ``size_bytes`` and ``xxh3_128`` are those of all that was handed over. An error of the disk raises when the block
     ends: ``torch.save`` calls `write` out of C++, which no exception must cross, and does not report each that does.
     """
 
     def __init__(self, path: Path) -> None:
         self.size_bytes = 0
-        self.crc32 = 0
+        self._sum = xxhash.xxh3_128()
         self._error: OSError | None = None
         self._piece = memoryview(mmap.mmap(-1, PIECE))  # begins at a page, as direct writing needs it
         self._filled = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+    @property
+    def xxh3_128(self) -> str:
+        """The checksum, in hexadecimal."""
+        return self._sum.hexdigest()
 
     def __enter__(self) -> SummedFile:
         return self
@@ -70,7 +76,7 @@ class SummedFile:
     def _write_piece(self) -> None:
         """Sum and write what is there, without the interpreter's lock."""
         piece, self._filled = self._piece[: self._filled], 0
-        self.crc32 = zlib.crc32(piece, self.crc32)
+        self._sum.update(piece)
         self.size_bytes += len(piece)
         direct = len(piece) == PIECE and self._set_direct(_DIRECT)
         while piece:
@@ -93,10 +99,10 @@ class SummedFile:
         return bool(flag)
 
 
-def crc32_of(path: Path) -> int:
+def xxh3_128_of(path: Path) -> str:
     """Return the checksum of a file; the interpreter's lock is free for most of it."""
-    total, buffer = 0, memoryview(bytearray(PIECE))
+    total, buffer = xxhash.xxh3_128(), memoryview(bytearray(PIECE))
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(buffer):
-            total = zlib.crc32(buffer[:size], total)
-    return total
+            total.update(buffer[:size])
+    return total.hexdigest()

@@ -8,13 +8,13 @@ import os
 import pickle
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.unit.test_checkpoint_files import check_good, workers, write
@@ -182,7 +182,7 @@ parts = st.fixed_dictionaries(
     {
         "name": st.sampled_from(["shared", "worker-0", "worker-1", "worker-2", "../../wide/shared"]) | json_values,
         "size_bytes": st.integers() | json_values,
-        "crc32": st.integers() | json_values,
+        "xxh3_128": st.text() | json_values,
     }
 )
 
@@ -226,7 +226,7 @@ def forge(directory: Path, data: bytes) -> Checkpoints:
     listed = json.loads((path / "manifest.json").read_bytes())["parts"]
     for part in listed:
         if part["name"] == "shared":
-            part |= {"size_bytes": len(data), "crc32": zlib.crc32(data)}
+            part |= {"size_bytes": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)}
     reseal(path, {"parts": listed})
     (checkpoints, _) = workers(directory)
     return checkpoints

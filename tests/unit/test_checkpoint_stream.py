@@ -6,18 +6,18 @@ import errno
 import os
 import threading
 import time
-import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet import checkpoint_stream
 from motet.checkpoint import Checkpoints, Writer
-from motet.checkpoint_stream import PIECE, SummedFile, crc32_of
+from motet.checkpoint_stream import PIECE, SummedFile, xxh3_128_of
 
 sizes = st.lists(st.integers(0, 3 * PIECE) | st.sampled_from([PIECE - 1, PIECE, PIECE + 1, 2 * PIECE]), max_size=4)
 
@@ -31,7 +31,7 @@ def check(path: Path, sizes: list[int]) -> None:
     whole = b"".join(chunks)
     assert path.read_bytes() == whole
     assert file.size_bytes == len(whole)
-    assert file.crc32 == zlib.crc32(whole) == crc32_of(path)
+    assert file.xxh3_128 == xxhash.xxh3_128_hexdigest(whole) == xxh3_128_of(path)
 
 
 @settings(max_examples=30, deadline=None)
