@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import motet
 from motet import running
+from motet.events import Event, SyncEnded, TurnEnded
 from motet.jobs import Job
 from motet.pipeline import Pipeline
 from motet.profiling import profile
@@ -128,6 +129,25 @@ def together(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, **options: An
         for name, r in results.jobs.items()
     }
     return measured
+
+
+class Spans:
+    """An observer that keeps what each turn computed and what its gradients' travel took, in seconds."""
+
+    changes_nothing_global = True
+
+    def __init__(self) -> None:
+        self.turns: list[tuple[str, int, float, float]] = []
+        self.syncs: list[tuple[str, int, float, float, float, float]] = []
+
+    def observe(self, event: Event) -> None:
+        """Keep begin and end of a turn; of a sync when it was ready, left, arrived, and began to be waited for."""
+        if isinstance(event, TurnEnded):
+            self.turns.append((event.job, event.turn, event.begin, event.time))
+        elif isinstance(event, SyncEnded):
+            ready = event.launched if event.ready is None else event.ready
+            times = (ready, event.launched, event.completed, event.wait_begin)
+            self.syncs.append((event.job, event.turn, *times))
 
 
 def bare_turns(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured:
@@ -290,6 +310,11 @@ def measure(command: Mapping[str, Any], gate: Callable[[], None]) -> Measured:
     if method == "motet":
         with turned(command.get("knobs", {})):
             return together(jobs, units, wrap, **command.get("options", {}))
+    if method == "watched":
+        spans = Spans()
+        measured = together(jobs, units, wrap, observers=[spans], **command.get("options", {}))
+        measured.parts = {"begin": measured.begin, "end": measured.end, "turns": spans.turns, "syncs": spans.syncs}
+        return measured
     if method == "profile":
         return profiled(jobs, wrap, **command.get("options", {}))
     if method == "costs":

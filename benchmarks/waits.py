@@ -1,0 +1,99 @@
+"""What does a worker's main thread do all the time, and what does it still wait for? Motet alone, on shaped links.
+
+    sudo python benchmarks/waits.py                              # twins and the mixed four, balanced: about a minute
+    sudo python benchmarks/waits.py --sets twins --mbit 700 --seconds 10
+
+Shares of the time of all workers. Waiting for gradients is told apart: another worker has none ready yet (it is late
+with its turn), or they travel, or queue for the link. "Uneven" is what the turns took longer than they would if each
+took the mean of all workers: each waits for the others' gradients sooner or later, so the slowest counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+from costs import balanced_rate, bound_of, measure_costs, units_for
+from gang import gang
+
+COLUMNS = ("computing", "another late", "travelling", "between turns", "link in use", "uneven", "spread of turns")
+
+
+def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the shares of the time between all workers' begin and end, from what each worker saw."""
+    begin, end = min(part["begin"] for part in parts), max(part["end"] for part in parts)
+    turns = [_inside(part["turns"], begin) for part in parts]
+    syncs = [_inside(part["syncs"], begin) for part in parts]
+    total = (end - begin) * len(parts)
+    computed = sum(there - here for one in turns for here, there in one.values())
+    late = travelling = 0.0
+    in_use: list[tuple[float, float]] = []
+    for key in set.intersection(*map(set, syncs)):
+        all_ready, all_left = (max(one[key][moment] for one in syncs) for moment in (0, 1))
+        in_use.append((all_left, min(one[key][2] for one in syncs)))
+        for _, _, arrived, wait_begin in (one[key] for one in syncs):
+            late += max(0.0, min(arrived, all_ready) - wait_begin)
+            travelling += max(0.0, arrived - max(wait_begin, all_ready))
+    lengths = {key: [one[key][1] - one[key][0] for one in turns] for key in set.intersection(*map(set, turns))}
+    slowest, mean = (sum(map(of, lengths.values())) for of in (max, statistics.fmean))
+    by_job: dict[str, list[float]] = {}
+    for (job, _), these in lengths.items():
+        by_job.setdefault(job, []).extend(these)
+    spreads = [statistics.pstdev(these) / statistics.fmean(these) for these in by_job.values()]
+    return {
+        "computing": computed / total,
+        "another late": late / total,
+        "travelling": travelling / total,
+        "between turns": 1 - (computed + late + travelling) / total,
+        "link in use": _union(in_use) / (end - begin),
+        "uneven": slowest / mean - 1,
+        "spread of turns": statistics.fmean(spreads),
+    }
+
+
+def _inside(spans: list[list[Any]], begin: float) -> dict[tuple[str, int], list[float]]:
+    """Return the times of what began when all was warm, by job and turn."""
+    return {(job, turn): times for job, turn, *times in spans if times[0] >= begin}
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """Return for how long any of these was."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default="twins,mixed four", help="comma-separated")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--mbit", type=int, help="the links' rate, instead of a balanced one")
+    parser.add_argument("--cap-mb", type=float, help="DDP's bucket_cap_mb")
+    parser.add_argument("--repeats", type=int, default=3, help="the median is shown")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    options = parser.parse_args()
+    print("| set | link | efficiency | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 3), flush=True)
+    for job_set in options.sets.split(","):
+        with gang(options.workers) as workers:
+            rate = None
+            if workers.links is not None:
+                rate = options.mbit * 10**6 if options.mbit else balanced_rate(workers, job_set)
+            workers.set_rate(None if rate is None else f"{rate}bit")
+            rows = []
+            for _ in range(options.repeats):
+                bound = bound_of(measure_costs(workers, job_set, options.seconds / 2, options.cap_mb))
+                units = units_for(job_set, bound.seconds, options.seconds)
+                found = workers.measure("watched", job_set, units, cap_mb=options.cap_mb)
+                rows.append((units * bound.seconds / found.seconds, shares(found.parts)))
+        link = f"{rate / 1e6:.0f} Mbit/s" if rate else "loopback"
+        shown = [f"{statistics.median(row[column] for _, row in rows):.1%}" for column in COLUMNS]
+        efficiency = statistics.median(row[0] for row in rows)
+        print(f"| {job_set} | {link} | {efficiency:.3f} | " + " | ".join(shown) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
