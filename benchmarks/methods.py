@@ -138,16 +138,14 @@ class Spans:
 
     def __init__(self) -> None:
         self.turns: list[tuple[str, int, float, float]] = []
-        self.syncs: list[tuple[str, int, float, float, float, float]] = []
+        self.syncs: list[tuple[str, int, float, float, float]] = []
 
     def observe(self, event: Event) -> None:
-        """Keep begin and end of a turn; of a sync when it was ready, left, arrived, and began to be waited for."""
+        """Keep begin and end of a turn; of a sync when it left, arrived, and began to be waited for."""
         if isinstance(event, TurnEnded):
             self.turns.append((event.job, event.turn, event.begin, event.time))
         elif isinstance(event, SyncEnded):
-            ready = event.launched if event.ready is None else event.ready
-            times = (ready, event.launched, event.completed, event.wait_begin)
-            self.syncs.append((event.job, event.turn, *times))
+            self.syncs.append((event.job, event.turn, event.launched, event.completed, event.wait_begin))
 
 
 def bare_turns(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured:

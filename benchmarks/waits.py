@@ -3,9 +3,10 @@
     sudo python benchmarks/waits.py                              # twins and the mixed four, balanced: about a minute
     sudo python benchmarks/waits.py --sets twins --mbit 700 --seconds 10
 
-Shares of the time of all workers. Waiting for gradients is told apart: another worker has none ready yet (it is late
-with its turn), or they travel, or queue for the link. "Uneven" is what the turns took longer than they would if each
-took the mean of all workers: each waits for the others' gradients sooner or later, so the slowest counts.
+Shares of the time of all workers. "Waiting": for gradients that travel, queue for the link, or have not all left
+another worker yet. "Between turns" is the rest, and holds what ends a run: the jobs' last optimizer steps, agreement on
+their ends. "Uneven" is what the turns took longer than they would if each took the mean of all workers: each waits for
+the others' gradients sooner or later, so the slowest counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from costs import balanced_rate, bound_of, measure_costs, units_for
 from gang import gang
 
-COLUMNS = ("computing", "another late", "travelling", "between turns", "link in use", "uneven", "spread of turns")
+COLUMNS = ("computing", "waiting", "between turns", "link in use", "uneven", "spread of turns")
 
 
 def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
@@ -27,14 +28,11 @@ def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
     syncs = [_inside(part["syncs"], begin) for part in parts]
     total = (end - begin) * len(parts)
     computed = sum(there - here for one in turns for here, there in one.values())
-    late = travelling = 0.0
-    in_use: list[tuple[float, float]] = []
-    for key in set.intersection(*map(set, syncs)):
-        all_ready, all_left = (max(one[key][moment] for one in syncs) for moment in (0, 1))
-        in_use.append((all_left, min(one[key][2] for one in syncs)))
-        for _, _, arrived, wait_begin in (one[key] for one in syncs):
-            late += max(0.0, min(arrived, all_ready) - wait_begin)
-            travelling += max(0.0, arrived - max(wait_begin, all_ready))
+    waiting = sum(max(0.0, arrived - wait_begin) for one in syncs for _, arrived, wait_begin in one.values())
+    in_use = [
+        (max(one[key][0] for one in syncs), min(one[key][1] for one in syncs))
+        for key in set.intersection(*map(set, syncs))
+    ]
     lengths = {key: [one[key][1] - one[key][0] for one in turns] for key in set.intersection(*map(set, turns))}
     slowest, mean = (sum(map(of, lengths.values())) for of in (max, statistics.fmean))
     by_job: dict[str, list[float]] = {}
@@ -43,9 +41,8 @@ def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
     spreads = [statistics.pstdev(these) / statistics.fmean(these) for these in by_job.values()]
     return {
         "computing": computed / total,
-        "another late": late / total,
-        "travelling": travelling / total,
-        "between turns": 1 - (computed + late + travelling) / total,
+        "waiting": waiting / total,
+        "between turns": 1 - (computed + waiting) / total,
         "link in use": _union(in_use) / (end - begin),
         "uneven": slowest / mean - 1,
         "spread of turns": statistics.fmean(spreads),
