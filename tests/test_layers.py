@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "motet"
-# From bottom to top; a module may import those of its own layer and of layers below it. `cli_run` counts as `cli`.
+# From bottom to top; a module may import those of its own layer and of layers below it.
 LAYERS = [
     # the standard library alone
     "errors suggest order simulate clockwork resting alternatives planning plan events results run_dir",

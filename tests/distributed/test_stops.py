@@ -13,7 +13,7 @@ import psutil
 import pytest
 from tests.distributed.command import FAULTY, Place
 
-from motet.cli_safety import parse_duration
+from motet.cli.safety import parse_duration
 from motet.errors import GangError, UsageError
 from motet.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
 from motet.launch_agent import STOP_SECONDS

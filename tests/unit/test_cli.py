@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from motet.cli import COMMANDS, main
-from motet.cli_run import parse
-from motet.cli_table import results_table
+from motet.cli.run import parse
+from motet.cli.table import results_table
 from motet.errors import UsageError
 from motet.launch_options import torchrun_options
 from motet.launch_outcome import exit_status

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from motet import cli_plan, cli_run
 from motet.alternatives import Link, parse_link
+from motet.cli import plan as plan_command
+from motet.cli import run
 from motet.errors import UsageError
 from motet.order import Cost, Order
 from motet.plan import Profile, make_plan, plan_text, saved_order, saved_prediction, saved_profile
@@ -54,7 +55,7 @@ def test_a_run_by_a_plan_says_what_was_predicted(tmp_path: Path, monkeypatch: py
     (tmp_path / "jobs.yaml").write_text("jobs: {conv: {script: train.py}, embedding: {script: train.py}}")
     path = saved(tmp_path / "plan.json")
     words = ["jobs.yaml", "--plan", str(path)]
-    description = cli_run.describe(cli_run.parse(words), words)
+    description = run.describe(run.parse(words), words)
     assert description["prediction"] == {"wall_seconds": saved_prediction(path)}
     assert description["order"] == list(make_plan(PROFILE).order.turns)
 
@@ -115,13 +116,13 @@ def test_with_two_jobs_nothing_rests() -> None:
 def test_the_command_says_what_resting_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(make_plan(THREE).to_json()))
-    assert cli_plan.main(["--profile", str(path), "--offload", "idle", "--host-link", "6GB/s", "--json"]) == 0
+    assert plan_command.main(["--profile", str(path), "--offload", "idle", "--host-link", "6GB/s", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["offload"]
     assert told["host_link_bytes_per_second"] == 6e9
     assert told["lost_fraction"] > 2
-    assert cli_plan.main(["--profile", str(path), "--offload", "idle"]) == 0
+    assert plan_command.main(["--profile", str(path), "--offload", "idle"]) == 0
     assert "over 12 GB/s to the host" in capsys.readouterr().out
-    assert cli_plan.main(["--profile", str(path)]) == 0
+    assert plan_command.main(["--profile", str(path)]) == 0
     assert "offload" not in capsys.readouterr().out
 
 
@@ -131,7 +132,7 @@ def test_the_command_says_what_resting_costs(tmp_path: Path, capsys: pytest.Capt
 )
 def test_a_link_to_the_host_is_checked(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        cli_plan.parse(["--profile", "x", *words])
+        plan_command.parse(["--profile", "x", *words])
 
 
 def test_a_plan_that_tells_no_bytes_cannot_say_what_resting_costs(tmp_path: Path) -> None:

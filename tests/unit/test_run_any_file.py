@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.test_jobs_file_properties import broken, changed, check_specs_are_sound, dumped, valid
 
-from motet import cli_run
-from motet.cli import main
+from motet.cli import main, run
 from motet.jobs import JobSpec
 from motet.run_dir import RunDir
 
@@ -28,7 +27,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def run_workers(*words: Any, **options: Any) -> None:
         raise Started
 
-    monkeypatch.setattr(cli_run, "run_workers", run_workers)
+    monkeypatch.setattr(run, "run_workers", run_workers)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):

@@ -15,7 +15,7 @@ from typing import Any
 from motet import entry
 from motet.alternatives import parse_link
 from motet.cli import Parser
-from motet.cli_run import specs_of, with_each_attached
+from motet.cli.run import specs_of, with_each_attached
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options

@@ -1,7 +1,7 @@
 """The command ``motet``: finds the subcommand, and turns errors into one message and an exit status.
 
-A subcommand is a module with a function ``main(argv) -> int`` that returns the exit status; enter it in `COMMANDS`.
-It raises `MotetError` for what the user should know; `Parser` does so for what argparse finds.
+A subcommand is a module of this package with a function ``main(argv) -> int`` that returns the exit status; enter it
+in `COMMANDS`. It raises `MotetError` for what the user should know; `Parser` does so for what argparse finds.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from motet.errors import CheckpointError, MotetError, UnsupportedError, UsageErr
 from motet.suggest import did_you_mean
 
 COMMANDS = {
-    "run": ("motet.cli_run", "train several jobs at once on the same workers"),
-    "plan": ("motet.cli_plan", "say what a run would take, in which order, and whether it pays"),
-    "resume": ("motet.cli_resume", "go on with a run that was stopped, from its checkpoints"),
-    "report": ("motet.cli_report", "rebuild a run's report and print its summary"),
+    "run": ("motet.cli.run", "train several jobs at once on the same workers"),
+    "plan": ("motet.cli.plan", "say what a run would take, in which order, and whether it pays"),
+    "resume": ("motet.cli.resume", "go on with a run that was stopped, from its checkpoints"),
+    "report": ("motet.cli.report", "rebuild a run's report and print its summary"),
 }
 REFUSED, BROKEN = 2, 4
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli_report import build_quietly
-from motet.cli_safety import add_safety_options, safety_of
-from motet.cli_table import results_table
+from motet.cli.report import build_quietly
+from motet.cli.safety import add_safety_options, safety_of
+from motet.cli.table import results_table
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each

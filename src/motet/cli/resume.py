@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from motet import cli_run, entry, resuming
+from motet import entry, resuming
 from motet.checkpoint import Checkpoints
-from motet.cli import Parser
-from motet.cli_safety import add_safety_options, safety_of
-from motet.cli_table import results_table
+from motet.cli import Parser, run
+from motet.cli.safety import add_safety_options, safety_of
+from motet.cli.table import results_table
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec, check_specs
 from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet resume`` and torchrun's, in any order."""
-    parser = Parser("motet resume", description=_DESCRIPTION, epilog=cli_run._EPILOG)
+    parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of the run")
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
     parser.add_argument("--only", action="append", metavar="JOB", help="go on with this job; the others wait")
@@ -95,7 +95,7 @@ def _as_before(options: argparse.Namespace, run_dir: RunDir) -> None:
     if not isinstance(command, list) or command[:2] != ["motet", "run"] or len(command) < 3:
         return
     try:
-        before = cli_run.parse([str(word) for word in command[2:]])
+        before = run.parse([str(word) for word in command[2:]])
     except UsageError:  # of another version, or edited by hand: then only what is said now counts
         return
     for name, default in defaults.items():
@@ -131,7 +131,7 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
         results = Results(jobs, num_workers=0, wall_seconds=0.0)
         told = "nothing to do: all jobs that were asked for have ended"
         hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
-        cli_run.say(options, told + hint)
+        run.say(options, told + hint)
         sys.stdout.write(results_table(results))
         return exit_status(results)
     specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
@@ -142,11 +142,11 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
     outcome = run_workers(
         options,
         arguments,
-        say=lambda text: cli_run.say(options, text),
+        say=lambda text: run.say(options, text),
         explain=lambda: what_workers_told(run_dir),
     )
     refused = entry.REFUSED in outcome.exits.values()
-    return cli_run.report(run_dir, *conclude(outcome, run_dir), refused=refused)
+    return run.report(run_dir, *conclude(outcome, run_dir), refused=refused)
 
 
 def _standing(
@@ -157,7 +157,7 @@ def _standing(
     resuming.look(run_dir, names, only=options.only)  # first of all: is everything whole that is asked for?
     if options.retry_failed:
         for name in resuming.retry(run_dir, options.only or names):
-            cli_run.say(options, f"job '{name}' had failed and is tried again")
+            run.say(options, f"job '{name}' had failed and is tried again")
     return resuming.look(run_dir, names, max_job_failures=failures, only=options.only)
 
 
@@ -166,9 +166,9 @@ def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
     checkpoints = Checkpoints(run_dir.checkpoints_dir, name, worker=0, num_workers=1)
     found = checkpoints.latest()
     for problem in checkpoints.problems:
-        cli_run.say(options, f"job '{name}': {problem}")
+        run.say(options, f"job '{name}': {problem}")
     if found is not None:
-        cli_run.say(options, f"job '{name}' goes on after turn {found.turn}")
+        run.say(options, f"job '{name}' goes on after turn {found.turn}")
 
 
 def _work_in_place(argv: Sequence[str]) -> None:
@@ -184,5 +184,5 @@ def _work_in_place(argv: Sequence[str]) -> None:
 
     status, results, found = entry.work(lambda: entry.begin_together(find), changes=_changes(options), launched=False)
     if results is not None and found is not None and entry.worker() == 0:
-        cli_run.report(found, found.read_results(), None)
+        run.report(found, found.read_results(), None)
     entry.end(status)
