@@ -19,7 +19,7 @@ LAYERS = [
     "accounts bookkeeping memory offload housing aggregation compression "
     "checkpoint nonfinite saving pipeline running profiling",
     "observe integrations",
-    "parcel notebook entry launch launching",
+    "entry launcher",
     "cli",
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer.split()}

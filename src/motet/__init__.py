@@ -2,7 +2,7 @@
 
 The layers, from top to bottom; a module imports from those below it only (``tests/test_layers.py``)::
 
-    cli, entry, launch        the command; what each worker process runs; start workers through torch elastic
+    cli, entry, launcher      the command; what each worker process runs; start workers through torch elastic
     observe, integrations     progress, trace, report; other frameworks (each optional)
     running                   ``motet.run``: the parts put together
     pipeline                  the loop that every worker goes through alike
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from motet.events import Observer
     from motet.handle import JobHandle, JobPruned, current_job
     from motet.jobs import Job, JobSpec, Script
-    from motet.launching import launch
+    from motet.launcher.launch import launch
     from motet.results import JobResult, Results
     from motet.running import run
 
@@ -45,7 +45,7 @@ _HOMES = {
     "UnsupportedError": "errors",
     "UsageError": "errors",
     "current_job": "handle",
-    "launch": "launching",
+    "launch": "launcher.launch",
     "run": "running",
 }
 

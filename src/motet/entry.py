@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
 from motet.jobs import Job, JobSpec
-from motet.notebook_status import StatusFile
-from motet.parcel import unpack
+from motet.launcher.notebook_status import StatusFile
+from motet.launcher.parcel import unpack
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
 

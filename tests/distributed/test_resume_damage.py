@@ -17,7 +17,7 @@ from motet import resuming
 from motet.checkpoint import SHARED, Checkpoints, worker_part
 from motet.cli import main, resume
 from motet.errors import CheckpointError, UsageError
-from motet.launch_outcome import Outcome
+from motet.launcher.outcome import Outcome
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 

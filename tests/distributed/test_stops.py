@@ -16,7 +16,7 @@ from tests.distributed.command import FAULTY, Place
 from motet.cli.safety import parse_duration
 from motet.errors import GangError, UsageError
 from motet.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
-from motet.launch_agent import STOP_SECONDS
+from motet.launcher.agent import STOP_SECONDS
 from motet.testing import Gang
 from motet.watch import EXIT_STATUS
 

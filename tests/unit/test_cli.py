@@ -10,9 +10,9 @@ from motet.cli import COMMANDS, main
 from motet.cli.run import parse
 from motet.cli.table import results_table
 from motet.errors import UsageError
-from motet.launch_options import torchrun_options
-from motet.launch_outcome import exit_status
-from motet.launching import launch
+from motet.launcher.launch import launch
+from motet.launcher.options import torchrun_options
+from motet.launcher.outcome import exit_status
 from motet.results import JobResult, Results, Status
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from motet import launch_agent, watch
+from motet import watch
 from motet.contradiction import Item
 from motet.errors import SyncTimeoutError
-from motet.launch_agent import BoundedRendezvous
+from motet.launcher import agent
+from motet.launcher.agent import BoundedRendezvous
 from motet.watch import Watch
 
 
@@ -31,7 +32,7 @@ class Silent:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
-    for module in (watch, launch_agent):
+    for module in (watch, agent):
         monkeypatch.setattr(module, "STORE_SECONDS", 0.1)
     monkeypatch.setattr(watch, "LAST_SECONDS", 0.2)
     store = Silent()

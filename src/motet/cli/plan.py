@@ -18,10 +18,10 @@ from motet.cli import Parser
 from motet.cli.run import specs_of, with_each_attached
 from motet.errors import UsageError
 from motet.jobs import check_specs
-from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
-from motet.launch_outcome import conclude
-from motet.launch_workers import run_workers
-from motet.launching import describe_run
+from motet.launcher.launch import describe_run
+from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
+from motet.launcher.outcome import conclude
+from motet.launcher.workers import run_workers
 from motet.order import parse_order
 from motet.plan import Plan, Profile, make_plan, plan_text, saved_profile
 from motet.resting import TYPICAL_HOST_LINK, parse_host_link

@@ -17,9 +17,9 @@ from motet.cli.safety import add_safety_options, safety_of
 from motet.cli.table import results_table
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec, check_specs
-from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
-from motet.launch_outcome import conclude, exit_status, what_workers_told
-from motet.launch_workers import run_workers
+from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
+from motet.launcher.outcome import conclude, exit_status, what_workers_told
+from motet.launcher.workers import run_workers
 from motet.results import Results
 from motet.run_dir import RunDir
 

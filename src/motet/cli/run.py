@@ -19,10 +19,10 @@ from motet.cli.table import results_table
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
-from motet.launch_options import check_torchrun_options, on_one_machine, torchrun_options
-from motet.launch_outcome import conclude, exit_status, what_workers_told
-from motet.launch_workers import run_workers
-from motet.launching import describe_run
+from motet.launcher.launch import describe_run
+from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
+from motet.launcher.outcome import conclude, exit_status, what_workers_told
+from motet.launcher.workers import run_workers
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
 from motet.run_dir import RunDir

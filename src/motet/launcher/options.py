@@ -19,7 +19,7 @@ from torch.distributed.run import (
 )
 
 from motet.errors import UsageError
-from motet.launch_agent import BoundedRendezvous, LoopbackRendezvous
+from motet.launcher.agent import BoundedRendezvous, LoopbackRendezvous
 
 
 def torchrun_options() -> list[argparse.Action]:

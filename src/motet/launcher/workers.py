@@ -17,9 +17,9 @@ from types import FrameType
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.run import determine_local_world_size
 
-from motet.launch_agent import Agent
-from motet.launch_options import check_torchrun_options, on_one_machine, worker_spec
-from motet.launch_outcome import Outcome, how_it_ended
+from motet.launcher.agent import Agent
+from motet.launcher.options import check_torchrun_options, on_one_machine, worker_spec
+from motet.launcher.outcome import Outcome, how_it_ended
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -22,10 +22,10 @@ from typing import Any, Literal
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
 from motet.jobs import Job, JobSpec, check_specs
-from motet.launch_outcome import conclude
-from motet.notebook import in_notebook, show_report, shown_inline
+from motet.launcher.notebook import in_notebook, show_report, shown_inline
+from motet.launcher.outcome import conclude
+from motet.launcher.parcel import pack
 from motet.order import parse_order
-from motet.parcel import pack
 from motet.results import Results
 from motet.run_dir import RunDir
 
@@ -57,8 +57,8 @@ def launch(
     """
     refuse_other_systems()
     # torch elastic takes a while to import, and does not import everywhere.
-    from motet.launch_options import check_torchrun_options, parse_torchrun_options
-    from motet.launch_workers import run_workers
+    from motet.launcher.options import check_torchrun_options, parse_torchrun_options
+    from motet.launcher.workers import run_workers
 
     if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
         raise UsageError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from motet.notebook_status import EVERY_SECONDS, status_path
+from motet.launcher.notebook_status import EVERY_SECONDS, status_path
 
 REPORT_HEIGHT = 640  # pixels
 
