@@ -30,7 +30,7 @@ _SLOW = (
     "test_docs.py",
     "test_examples.py",
     "unit/demo/",
-    "unit/test_checkpoint",
+    "unit/checkpoints/",
     "unit/test_isolation_loggers.py",
     "unit/test_isolation_trackers.py",
     "unit/test_run_any_file.py",

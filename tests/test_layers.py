@@ -17,7 +17,7 @@ LAYERS = [
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
     "reducer_group buckets link_queue journey gradients buffers seams turns job_seams job_output job_source "
     "accounts bookkeeping memory offload housing aggregation compression "
-    "checkpoint nonfinite saving pipeline running profiling",
+    "checkpoints nonfinite saving pipeline running profiling",
     "observe integrations",
     "entry launcher",
     "cli",

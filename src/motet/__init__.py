@@ -8,7 +8,7 @@ The layers, from top to bottom; a module imports from those below it only (``tes
     pipeline                  the loop that every worker goes through alike
     job_seams, seams          what happens where torch is patched; the only place where it is
     turns, buffers, gradients a job as a greenlet; its buffers and gradients, travelling while others compute
-    checkpoint                save and restore a job, atomically
+    checkpoints               save and restore a job, atomically
     workers, watch, agreement this worker among the others
     isolation, output         what each job must find as it left it; where its lines go
     jobs, run_dir             what to train; where to keep what came of it

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.chaos.loops import LOOPS
 
-from motet.checkpoint import Checkpoints
+from motet.checkpoints import Checkpoints
 from motet.errors import CheckpointError, UsageError
 from motet.shaped_links import ShapedLinks, shaped_links, why_not
 from motet.testing import Gang, Outcome

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import motet
 from motet import agreement, handle
-from motet.checkpoint import DataPosition, payloads_of, restore, restore_random_generators, snapshot
+from motet.checkpoints import DataPosition, payloads_of, restore, restore_random_generators, snapshot
 from motet.results import Results
 from motet.running import Rules, run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from motet import entry, resuming
-from motet.checkpoint import Checkpoints
+from motet.checkpoints import Checkpoints
 from motet.cli import Parser, run
 from motet.cli.safety import add_safety_options, safety_of
 from motet.cli.table import results_table

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_checkpoint_payload import through_a_file
+from tests.unit.checkpoints.test_payload import through_a_file
 
-from motet.checkpoint import random_generators, restore_random_generators, snapshot
+from motet.checkpoints import random_generators, restore_random_generators, snapshot
 from motet.errors import CheckpointError
 
 

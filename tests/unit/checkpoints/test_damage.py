@@ -17,10 +17,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.test_checkpoint_files import check_good, workers, write
+from tests.unit.checkpoints.test_files import check_good, workers, write
 
-from motet.checkpoint import Checkpoints
-from motet.checkpoint_manifest import sealed
+from motet.checkpoints import Checkpoints
+from motet.checkpoints.manifest import sealed
 from motet.errors import CheckpointError
 
 FILES = ["manifest.json", "shared.pt", "worker-0.pt", "worker-1.pt"]

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.checkpoint import check_plain, snapshot
-from motet.checkpoint_payload import Copies
+from motet.checkpoints import check_plain, snapshot
+from motet.checkpoints.payload import Copies
 from motet.errors import CheckpointError
 
 

@@ -23,9 +23,9 @@ from typing import IO, Any, NoReturn, cast
 
 import torch
 
-from motet.checkpoint_manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
-from motet.checkpoint_payload import check_plain
-from motet.checkpoint_stream import SummedFile, crc32_of
+from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
+from motet.checkpoints.payload import check_plain
+from motet.checkpoints.stream import SummedFile, crc32_of
 from motet.errors import CheckpointError, UsageError
 
 MANIFEST = "manifest.json"

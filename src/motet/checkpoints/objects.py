@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
-from motet.checkpoint_data import DataPosition
-from motet.checkpoint_files import Checkpoints
-from motet.checkpoint_manifest import SHARED, Found, worker_part
-from motet.checkpoint_random import random_generators, restore_random_generators
+from motet.checkpoints.data import DataPosition
+from motet.checkpoints.files import Checkpoints
+from motet.checkpoints.generators import random_generators, restore_random_generators
+from motet.checkpoints.manifest import SHARED, Found, worker_part
 from motet.errors import CheckpointError, UsageError
 
 # Optimizer states that always have their parameter's shape; torch does not check that when it loads them.

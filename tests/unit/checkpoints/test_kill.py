@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.test_checkpoint_files import check_good, names, workers, write
+from tests.unit.checkpoints.test_files import check_good, names, workers, write
 
 
 def in_a_child(body: Callable[[], object]) -> int:

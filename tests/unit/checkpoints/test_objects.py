@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from tests.unit.test_checkpoint_payload import through_a_file
+from tests.unit.checkpoints.test_payload import through_a_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from motet.checkpoint import (
+from motet.checkpoints import (
     Checkpoints,
     DataPosition,
     payloads_of,
@@ -27,7 +27,7 @@ from motet.checkpoint import (
     snapshot,
     state_of,
 )
-from motet.checkpoint_random import same_generators
+from motet.checkpoints.generators import same_generators
 from motet.errors import CheckpointError, UsageError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from motet.checkpoint import Checkpoints, Found, snapshot
+from motet.checkpoints import Checkpoints, Found, snapshot
 from motet.errors import CheckpointError, UsageError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from motet.checkpoint import Checkpoints, Writer
+from motet.checkpoints import Checkpoints, Writer
 from motet.errors import CheckpointError
 
 PARTS = ("shared", "worker-0")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_checkpoint_payload import through_a_file
+from tests.unit.checkpoints.test_payload import through_a_file
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -23,7 +23,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from motet.checkpoint import DataPosition, random_generators, restore_random_generators, snapshot
+from motet.checkpoints import DataPosition, random_generators, restore_random_generators, snapshot
 from motet.errors import CheckpointError, UnsupportedError
 
 NUM_EPOCHS = 3

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from motet.checkpoint_random import random_generators, restore_random_generators, same_generators
+from motet.checkpoints.generators import random_generators, restore_random_generators, same_generators
 from motet.errors import CheckpointError, UnsupportedError
 
 Batch = TypeVar("Batch", covariant=True)

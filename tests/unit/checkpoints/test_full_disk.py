@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from motet.checkpoint import Checkpoints, Found
+from motet.checkpoints import Checkpoints, Found
 from motet.errors import CheckpointError
 
 PAGE = 4096

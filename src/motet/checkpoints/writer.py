@@ -1,8 +1,7 @@
-"""Save and restore a job, atomically.
+"""Write a job's checkpoints while other jobs compute.
 
-`Writer` copies a job's state at once and writes it while other jobs compute. The other names are the parts it is made
-of: files (`Checkpoints`), states of objects, random generators, the position in the data. No collectives: what all
-workers must agree on is agreed by whoever calls.
+`Writer` copies a job's state at once and writes it in the background. No collectives: what all workers must agree on is
+agreed by whoever calls.
 """
 
 from __future__ import annotations
@@ -15,34 +14,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from motet.checkpoint_data import DataPosition
-from motet.checkpoint_files import Checkpoints
-from motet.checkpoint_manifest import SHARED, Found, Part, worker_part
-from motet.checkpoint_objects import Restored, payloads_of, restore, restore_job, state_of
-from motet.checkpoint_payload import Copies, check_plain, snapshot
-from motet.checkpoint_random import random_generators, restore_random_generators
+from motet.checkpoints.files import Checkpoints
+from motet.checkpoints.manifest import Found, Part
+from motet.checkpoints.payload import Copies, snapshot
 from motet.errors import CheckpointError
-
-__all__ = [
-    "SHARED",
-    "Checkpoints",
-    "DataPosition",
-    "Done",
-    "Found",
-    "Part",
-    "Restored",
-    "Writer",
-    "check_plain",
-    "payloads_of",
-    "random_generators",
-    "restore",
-    "restore_job",
-    "restore_random_generators",
-    "snapshot",
-    "state_of",
-    "worker_part",
-]
-
 
 NICENESS = 19  # of the writing thread: nearly nothing while all others want the processor; measured in ADR 0016
 

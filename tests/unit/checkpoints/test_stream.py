@@ -15,9 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet import checkpoint_stream
-from motet.checkpoint import Checkpoints, Writer
-from motet.checkpoint_stream import PIECE, SummedFile, crc32_of
+from motet.checkpoints import Checkpoints, Writer, stream
+from motet.checkpoints.stream import PIECE, SummedFile, crc32_of
 
 sizes = st.lists(st.integers(0, 3 * PIECE) | st.sampled_from([PIECE - 1, PIECE, PIECE + 1, 2 * PIECE]), max_size=4)
 
@@ -56,7 +55,7 @@ def test_most_of_it_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("where", ["asked for", "written"])
 def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    fcntl, write = checkpoint_stream.fcntl.fcntl, os.write
+    fcntl, write = stream.fcntl.fcntl, os.write
     refused = []
 
     def refuse(file: int) -> None:
@@ -64,17 +63,17 @@ def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EINVAL, "no direct writes here")
 
     def other_fcntl(file: int, command: int, flags: int = 0) -> Any:
-        if where == "asked for" and command == checkpoint_stream.fcntl.F_SETFL and flags & os.O_DIRECT:
+        if where == "asked for" and command == stream.fcntl.F_SETFL and flags & os.O_DIRECT:
             refuse(file)
         return fcntl(file, command, flags)
 
     def other_write(file: int, data: Any) -> int:
-        if where == "written" and fcntl(file, checkpoint_stream.fcntl.F_GETFL) & os.O_DIRECT:
+        if where == "written" and fcntl(file, stream.fcntl.F_GETFL) & os.O_DIRECT:
             refuse(file)
         return write(file, data[: len(data) // 2 + 1])  # and not all at once
 
-    monkeypatch.setattr(checkpoint_stream.fcntl, "fcntl", other_fcntl)
-    monkeypatch.setattr(checkpoint_stream.os, "write", other_write)
+    monkeypatch.setattr(stream.fcntl, "fcntl", other_fcntl)
+    monkeypatch.setattr(stream.os, "write", other_write)
     check(tmp_path / "file", [3 * PIECE + 5])
     assert len(refused) == 3
 
