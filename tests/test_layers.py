@@ -16,7 +16,7 @@ LAYERS = [
     "jobs resuming",
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
     "reducer_group buckets link_queue journey gradients buffers seams turns job_seams job_output job_source "
-    "accounts bookkeeping memory offload housing aggregation compression "
+    "job_requests job_end audience accounts bookkeeping memory offload housing aggregation compression "
     "checkpoints nonfinite saving pipeline running profiling",
     "observe integrations",
     "entry launcher",

@@ -10,34 +10,25 @@ from __future__ import annotations
 import copy
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
 
 from motet.accounts import Accounts
 from motet.aggregation import Aggregation
-from motet.agreement import STOP, STOP_NOW, Agreements, Ended
+from motet.agreement import STOP, STOP_NOW, Agreements
+from motet.audience import Audience
 from motet.bookkeeping import Bookkeeping
 from motet.buffers import BufferSync
 from motet.contradiction import Item
-from motet.errors import DivergenceError, GangError, WorkerFailedError
-from motet.events import (
-    Event,
-    JobEnded,
-    JobStarted,
-    MetricsLogged,
-    Notice,
-    Observer,
-    OrderChanged,
-    ParametersSet,
-    RunEnded,
-    RunStarted,
-)
+from motet.errors import GangError, WorkerFailedError
+from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
-from motet.handle import JobHandle
 from motet.housing import AtOnce, Housing, OffloadWhat
 from motet.interruption import Interruption
+from motet.job_end import agree_on_end
+from motet.job_requests import JobRequests
 from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Job, Script
@@ -94,7 +85,6 @@ class Pipeline:
         self._workers = workers
         self._watch = workers.watch
         self._agreements = Agreements(workers)
-        self._observers = list(observers)
         self._job_dir = job_dir
         self._start_job = start_job
         self._end_job = end_job
@@ -103,10 +93,12 @@ class Pipeline:
         self._interruption = Interruption(self._safety.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
         workers.watch.hear = self._interruption.hear
+        self._turns = Turns()
+        self._audience = Audience(observers, tell, self._turns.settle)
+        self._observe, self._notice_once = self._audience.observe, self._audience.notice_once
         self._accounts = Accounts()
         self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
         self._last_synced = ("", 0)
-        self._turns = Turns()
         self._buffers = BufferSync(workers, blocking=blocking_buffers)
         self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
         self._housing = Housing(
@@ -114,7 +106,7 @@ class Pipeline:
         )
         self._spec: Job | None = None  # the next job, for which there is no room yet
         self._live: dict[str, RunningJob] = {}
-        self._notices: dict[tuple[str | None, str], None] = {}
+        self._requests = JobRequests(self._turns, self._live, self._observe)
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
         self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
@@ -153,8 +145,9 @@ class Pipeline:
                 self._buffers.close()
         wall_seconds = time.perf_counter() - self._begin
         self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
-        notices = tuple(f"job '{job}' {text}" if job else text for job, text in self._notices)
-        return self._accounts.results(self._source.names, self._workers.num_workers, wall_seconds, notices)
+        return self._accounts.results(
+            self._source.names, self._workers.num_workers, wall_seconds, self._audience.notices
+        )
 
     def _take_slot(self) -> None:
         """One step of the pipeline: land the next job's gradients, let it compute, settle what all must know."""
@@ -206,14 +199,7 @@ class Pipeline:
             gradients.device_lane = self._workers.device_lane
             if self._aggregation is not None:
                 gradients.aggregate = self._aggregation.lane(gradients.lane)
-            handle = JobHandle(
-                spec.name,
-                self._job_dir(spec.name),
-                self._logger(spec.name),
-                self._expecter(spec.name),
-                self._describer(spec.name),
-                self._yielder(spec.name),
-            )
+            handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
             call = self._seams.with_exit_hooks(spec.name, spec.call)
             job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
             job.num_turns = spec.turns
@@ -328,42 +314,13 @@ class Pipeline:
         """Return the job whose turn comes next, as far as can be said now."""
         return copy.copy(self._cursor).next(self._live) if self._live else None
 
-    def _yielder(self, name: str) -> Callable[[], bool]:
-        def give_up_turn() -> bool:
-            job = self._turns.running_here()
-            if job is None or job.name != name or job.gradients.depth or job.gradients.in_flight:
-                return False
-            if not self._turns.may_end():
-                return False
-            self._turns.end()
-            return True
-
-        return give_up_turn
-
     def _conclude(self, job: RunningJob) -> None:
         """Agree with all workers that the job has ended, and give back what it held. Collective."""
         outcome = job.outcome
         assert outcome is not None
         del self._live[job.name]
-        told = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
-        self._watch.ended[job.name] = told
-        failure = f"worker {self._workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
-        if outcome.error is not None:
-            self._watch.tell_failure(failure)
-            self._safety.charge(job.name, job.turn, outcome.error)
-        index, num_left = self._source.names.index(job.name), job.gradients.num_collectives
-        try:
-            self._agreements.all_ended_alike(Ended(job.name, index, outcome.status, job.num_synced, num_left))
-        except GangError as error:
-            if outcome.error is None or isinstance(error, DivergenceError):
-                raise
-            # Whatever became of the others: this worker knows why the gang ends.
-            text = f"Worker {self._workers.worker} met an error that the other workers did not meet:\n{failure}"
-            raise WorkerFailedError(text) from error
-        self._watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
-        if outcome.error is not None:
-            self._watch.take_back_failure()
-            self._safety.take_back(job.name)
+        index = self._source.names.index(job.name)
+        agree_on_end(job, index, self._workers, self._agreements, self._safety)
         self._drain(job)
         lane = job.gradients.lane
         job.gradients.close()
@@ -441,43 +398,3 @@ class Pipeline:
 
     def _unblocked(self) -> None:
         self._watch.blocking = False
-
-    def _notice_once(self, job: str | None, text: str) -> None:
-        if (job, text) not in self._notices:
-            self._notices[job, text] = None
-            self._tell(f"job '{job}' {text}" if job else text)
-            self._observe(Notice(time=time.perf_counter(), job=job, text=text))
-
-    def _logger(self, name: str) -> Callable[[dict[str, float]], None]:
-        def log(values: dict[str, float]) -> None:
-            turn = self._live[name].turn
-            self._observe(MetricsLogged(time=time.perf_counter(), job=name, turn=turn, values=values))
-
-        return log
-
-    def _expecter(self, name: str) -> Callable[[int], None]:
-        def expect(turns: int) -> None:
-            self._live[name].num_turns = turns
-            self._observe(JobStarted(time=time.perf_counter(), job=name, turns=turns))
-
-        return expect
-
-    def _describer(self, name: str) -> Callable[[Mapping[str, object]], None]:
-        def describe(values: Mapping[str, object]) -> None:
-            self._observe(ParametersSet(time=time.perf_counter(), job=name, values=values))
-
-        return describe
-
-    def _observe(self, event: Event) -> None:
-        for observer in tuple(self._observers):
-            if not getattr(observer, "changes_nothing_global", False):
-                self._turns.settle()
-            try:
-                observer.observe(event)
-            except Exception as error:
-                self._observers.remove(observer)
-                self._notice_once(
-                    None,
-                    f"the observer {type(observer).__name__} failed and is left out from now on "
-                    f"({type(error).__name__}: {error}); the training goes on.",
-                )
