@@ -24,8 +24,8 @@ from motet.errors import UnsupportedError
 from motet.reducer_group import ReducerGroup
 from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
-from motet.turns_exit import ExitHooks
-from motet.turns_expected import turns_expected
+from motet.turns.exit_hooks import ExitHooks
+from motet.turns.expected import turns_expected
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
 _REFUSED_OPTIONS = {

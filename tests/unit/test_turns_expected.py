@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from motet.turns_expected import turns_expected
+from motet.turns.expected import turns_expected
 
 
 def trainer_module(monkeypatch: pytest.MonkeyPatch, name: str, method: str, file: str) -> Any:
