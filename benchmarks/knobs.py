@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
-from motet import agreement, link_queue, workers
+from motet import agreement, workers
+from motet.gradients import link_queue
 
 _numbers = itertools.count()
 

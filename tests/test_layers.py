@@ -15,9 +15,9 @@ LAYERS = [
     "errors suggest order simulate clockwork resting alternatives planning plan events results run_dir",
     "jobs resuming",
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
-    "reducer_group buckets link_queue journey gradients buffers seams turns job_seams job_output job_source "
-    "job_requests job_end audience accounts bookkeeping memory offload housing aggregation compression "
-    "checkpoints nonfinite saving pipeline running profiling",
+    "gradients",
+    "buffers seams turns job_seams job_output job_source job_requests job_end audience accounts bookkeeping "
+    "memory offload housing checkpoints nonfinite saving pipeline running profiling",
     "observe integrations",
     "entry launcher",
     "cli",

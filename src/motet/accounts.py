@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from motet.journey import Turnaround
+from motet.gradients.journey import Turnaround
 from motet.results import JobResult, Results, Status
 
 

@@ -14,7 +14,7 @@ from motet.accounts import Accounts
 from motet.clocks import Link, Stopwatch
 from motet.device_time import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
 from motet.events import Event, SyncEnded, TurnEnded
-from motet.journey import Turnaround
+from motet.gradients.journey import Turnaround
 from motet.planning import Planning, Sync
 
 

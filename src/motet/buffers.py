@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.buckets import DeferredDDP
 from motet.contradiction import Item
 from motet.errors import DivergenceError
+from motet.gradients.buckets import DeferredDDP
 from motet.turns import RunningJob
 from motet.workers import Workers
 

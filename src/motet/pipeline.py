@@ -16,7 +16,6 @@ from pathlib import Path
 import torch.distributed as dist
 
 from motet.accounts import Accounts
-from motet.aggregation import Aggregation
 from motet.agreement import STOP, STOP_NOW, Agreements
 from motet.audience import Audience
 from motet.bookkeeping import Bookkeeping
@@ -25,6 +24,9 @@ from motet.contradiction import Item
 from motet.errors import GangError, WorkerFailedError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
+from motet.gradients.aggregation import Aggregation
+from motet.gradients.journey import Travelling
+from motet.gradients.link_queue import LinkQueue, quick_handover
 from motet.housing import AtOnce, Housing, OffloadWhat
 from motet.interruption import Interruption
 from motet.job_end import agree_on_end
@@ -33,8 +35,6 @@ from motet.job_seams import JobSeams
 from motet.job_source import JobSource
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
-from motet.journey import Travelling
-from motet.link_queue import LinkQueue, quick_handover
 from motet.nonfinite import answer_to
 from motet.order import Cursor
 from motet.planning import Change, Planning

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from motet import resuming
-from motet.aggregation import Aggregation
 from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
+from motet.gradients.aggregation import Aggregation
 from motet.housing import AtOnce, OffloadWhat
 from motet.job_output import JobOutput
 from motet.job_source import JobSource, ListedJobs
@@ -90,8 +90,9 @@ def run(
     ``run_dir``: where logs, results and checkpoints go. With ``resume`` it may hold this run already, which then goes
     on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
-    worker sums gradients and sends the sums back, each in turn or those of ``aggregators`` (`motet.aggregation`).
-    ``compress="bf16"``: gradients travel as bfloat16 (`motet.compression`), of jobs that do not say otherwise.
+    worker sums gradients and sends the sums back, each in turn or those of ``aggregators``
+    (`motet.gradients.aggregation`). ``compress="bf16"``: gradients travel as bfloat16 (`motet.gradients.compression`),
+    of jobs that do not say otherwise.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from motet.buckets import Bucket
 from motet.clocks import Link, Stopwatch
 from motet.device_time import Travel
+from motet.gradients.buckets import Bucket
 
 
 @dataclass(slots=True)

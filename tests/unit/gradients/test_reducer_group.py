@@ -13,7 +13,7 @@ import faulthandler, os
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 faulthandler.dump_traceback_later(30, exit=True)
 import torch, torch.distributed as dist
-from motet.reducer_group import ReducerGroup
+from motet.gradients.reducer_group import ReducerGroup
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 world = dist.group.WORLD
 group = ReducerGroup(world, lambda tensors, options: world.allreduce(tensors, options))

@@ -1,9 +1,9 @@
 """Start a job's synchronization now, wait for it later.
 
-DDP's reducer hands every finished bucket to its process group (`motet.reducer_group`), or to a communication hook,
-and waits for the result before ``backward()`` returns. `JobGradients` starts the real collective on the job's lane,
-keeps its handle, and returns one that is already complete: ``backward()`` returns at once, and the job's turn can end
-while its gradients travel (ADR 0002, ADR 0015). `JobGradients.wait_landed` is the other half: afterwards every
+DDP's reducer hands every finished bucket to its process group (`motet.gradients.reducer_group`), or to a communication
+hook, and waits for the result before ``backward()`` returns. `JobGradients` starts the real collective on the job's
+lane, keeps its handle, and returns one that is already complete: ``backward()`` returns at once, and the job's turn can
+end while its gradients travel (ADR 0002, ADR 0015). `JobGradients.wait_landed` is the other half: afterwards every
 ``p.grad`` holds what plain DDP would have left there, bit for bit.
 
 Buckets leave in the order in which DDP's reducer hands them over, which is the same on every worker.
@@ -24,13 +24,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import GradBucket
 
-from motet.buckets import Bucket, DeferredDDP
 from motet.clocks import Link, Stopwatch
-from motet.compression import Packer
 from motet.device_time import DeviceClock, Travel
 from motet.errors import UnsupportedError
-from motet.journey import Journey, Travelling, Turnaround
-from motet.link_queue import LinkQueue
+from motet.gradients.buckets import Bucket, DeferredDDP
+from motet.gradients.compression import Packer
+from motet.gradients.journey import Journey, Travelling, Turnaround
+from motet.gradients.link_queue import LinkQueue
 
 _SUM = dist.AllreduceOptions()
 _SUM.asyncOp = True

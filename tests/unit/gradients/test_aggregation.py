@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.aggregation import Aggregation
 from motet.errors import UsageError
+from motet.gradients.aggregation import Aggregation
 
 buckets = st.lists(st.integers(1, 10**6), min_size=1, max_size=50)
 

@@ -10,7 +10,7 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.link_queue import WINDOW_BYTES, LinkQueue
+from motet.gradients.link_queue import WINDOW_BYTES, LinkQueue
 from motet.order import Order, parse_order, ranks
 
 LARGE = WINDOW_BYTES + 1

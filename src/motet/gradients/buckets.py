@@ -20,8 +20,8 @@ from torch._C._distributed_c10d import GradBucket
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.compression import Packer
-from motet.reducer_group import ReducerGroup, completed_work
+from motet.gradients.compression import Packer
+from motet.gradients.reducer_group import ReducerGroup, completed_work
 
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
 Landing = tuple[Callable[[], None], Callable[[], None]]
