@@ -16,8 +16,8 @@ LAYERS = [
     "jobs resuming",
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
     "gradients",
-    "buffers seams turns job_seams job_output job_source job_requests job_end audience accounts bookkeeping "
-    "memory offload housing checkpoints nonfinite saving pipeline running profiling",
+    "buffers seams turns job_seams job_output memory offload housing checkpoints nonfinite saving pipeline running "
+    "profiling",
     "observe integrations",
     "entry launcher",
     "cli",

@@ -19,11 +19,11 @@ from motet.events import Observer
 from motet.gradients.aggregation import Aggregation
 from motet.housing import AtOnce, OffloadWhat
 from motet.job_output import JobOutput
-from motet.job_source import JobSource, ListedJobs
 from motet.jobs import Compress, Job, check_compress
 from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
 from motet.pipeline import Pipeline
+from motet.pipeline.job_source import JobSource, ListedJobs
 from motet.planning import Planning
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir

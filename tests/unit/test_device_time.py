@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from motet.accounts import Accounts
-from motet.bookkeeping import Bookkeeping
 from motet.device_time import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
 from motet.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.journey import Turnaround
+from motet.pipeline.accounts import Accounts
+from motet.pipeline.bookkeeping import Bookkeeping
 from motet.planning import Planning
 from motet.testing import Gang
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from motet.accounts import Accounts
 from motet.clocks import Link, Stopwatch
 from motet.device_time import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.journey import Turnaround
+from motet.pipeline.accounts import Accounts
 from motet.planning import Planning, Sync
 
 

@@ -15,10 +15,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from motet.accounts import Accounts
 from motet.agreement import STOP, STOP_NOW, Agreements
-from motet.audience import Audience
-from motet.bookkeeping import Bookkeeping
 from motet.buffers import BufferSync
 from motet.contradiction import Item
 from motet.errors import GangError, WorkerFailedError
@@ -29,14 +26,17 @@ from motet.gradients.journey import Travelling
 from motet.gradients.link_queue import LinkQueue, quick_handover
 from motet.housing import AtOnce, Housing, OffloadWhat
 from motet.interruption import Interruption
-from motet.job_end import agree_on_end
-from motet.job_requests import JobRequests
 from motet.job_seams import JobSeams
-from motet.job_source import JobSource
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
 from motet.nonfinite import answer_to
 from motet.order import Cursor
+from motet.pipeline.accounts import Accounts
+from motet.pipeline.audience import Audience
+from motet.pipeline.bookkeeping import Bookkeeping
+from motet.pipeline.job_end import agree_on_end
+from motet.pipeline.job_requests import JobRequests
+from motet.pipeline.job_source import JobSource
 from motet.planning import Change, Planning
 from motet.results import Results
 from motet.saving import Safety, Saving
