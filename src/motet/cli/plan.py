@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from motet import entry
-from motet.alternatives import parse_link
 from motet.cli import Parser
 from motet.cli.run import specs_of, with_each_attached
 from motet.errors import UsageError
@@ -24,6 +23,7 @@ from motet.launcher.outcome import conclude
 from motet.launcher.workers import run_workers
 from motet.order import parse_order
 from motet.plan import Plan, Profile, make_plan, plan_text, saved_profile
+from motet.plan.alternatives import parse_link
 from motet.resting import TYPICAL_HOST_LINK, parse_host_link
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole

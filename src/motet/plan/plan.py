@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from motet.alternatives import Alternatives, Link, advice, compare, on_link
 from motet.errors import UsageError
 from motet.order import Cost, Order, parse_order
-from motet.plan_offload import OffloadCost, offload_cost, offload_lines, resting_of
+from motet.plan.alternatives import Alternatives, Link, advice, compare, on_link
+from motet.plan.offload import OffloadCost, offload_cost, offload_lines, resting_of
 from motet.simulate import Assumptions, assumed_turns
 from motet.suggest import did_you_mean
 

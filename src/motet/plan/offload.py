@@ -62,8 +62,8 @@ def offload_cost(
 ) -> OffloadCost:
     """Return what ``moving.resting`` costs for so many turns of each job by this order.
 
-    ``motet`` is what the whole takes with it. Replayed are as many turns as in `motet.alternatives.compare`, for other
-    links fewer.
+    ``motet`` is what the whole takes with it. Replayed are as many turns as in `motet.plan.alternatives.compare`,
+    for other links fewer.
     """
     assert moving.resting is not None
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from motet.alternatives import Link, parse_link
 from motet.cli import plan as plan_command
 from motet.cli import run
 from motet.errors import UsageError
 from motet.order import Cost, Order
 from motet.plan import Profile, make_plan, plan_text, saved_order, saved_prediction, saved_profile
+from motet.plan.alternatives import Link, parse_link
 
 MEGABYTE = 10**6
 PROFILE = Profile(

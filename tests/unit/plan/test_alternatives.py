@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.alternatives import (
+from motet.errors import UsageError
+from motet.order import Cost, Order
+from motet.plan.alternatives import (
     Link,
     advice,
     compare,
@@ -16,8 +18,6 @@ from motet.alternatives import (
     one_model_per_worker_seconds,
     parse_link,
 )
-from motet.errors import UsageError
-from motet.order import Cost, Order
 from motet.simulate import SEQUENTIAL, TYPICAL, bound_seconds, replay
 
 COSTS = {"a": Cost(3, 4, 1000), "b": Cost(3, 1, 250)}
