@@ -15,9 +15,8 @@ LAYERS = [
     "errors suggest order simulate clockwork resting planning plan events results run_dir",
     "jobs resuming",
     "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
-    "gradients",
-    "buffers seams turns job_seams job_output memory offload housing checkpoints nonfinite saving pipeline running "
-    "profiling",
+    "gradients checkpoints",
+    "buffers seams turns job_seams job_output memory nonfinite saving pipeline running profiling",
     "observe integrations",
     "entry launcher",
     "cli",

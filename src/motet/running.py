@@ -17,9 +17,9 @@ from motet import resuming
 from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
 from motet.gradients.aggregation import Aggregation
-from motet.housing import AtOnce, OffloadWhat
 from motet.job_output import JobOutput
 from motet.jobs import Compress, Job, check_compress
+from motet.memory.housing import AtOnce, OffloadWhat
 from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
 from motet.pipeline import Pipeline

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from motet.devices import chosen_here
 from motet.events import Event, JobEnded, SyncEnded, TurnEnded
-from motet.offload import Offload
+from motet.memory.offload import Offload
 from motet.running import run
 
 STEPS = 6

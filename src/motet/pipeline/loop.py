@@ -24,11 +24,11 @@ from motet.gradients import JobGradients
 from motet.gradients.aggregation import Aggregation
 from motet.gradients.journey import Travelling
 from motet.gradients.link_queue import LinkQueue, quick_handover
-from motet.housing import AtOnce, Housing, OffloadWhat
 from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
+from motet.memory.housing import AtOnce, Housing, OffloadWhat
 from motet.nonfinite import answer_to
 from motet.order import Cursor
 from motet.pipeline.accounts import Accounts

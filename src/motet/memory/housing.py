@@ -13,7 +13,7 @@ import torch
 from motet.device_time import DeviceClock
 from motet.events import Event, MemoryMeasured
 from motet.job_seams import JobSeams
-from motet.memory import (
+from motet.memory.footprint import (
     MARGIN,
     SETTLED_TURN,
     DeviceMemory,
@@ -24,7 +24,7 @@ from motet.memory import (
     is_measured,
     size_text,
 )
-from motet.offload import Offload, StreamTransfers, Transfers, movable, state_of
+from motet.memory.offload import Offload, StreamTransfers, Transfers, movable, state_of
 from motet.resting import rests
 from motet.turns import RunningJob
 from motet.workers import Workers

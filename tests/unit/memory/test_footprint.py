@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from motet.memory import Footprint, HostMemory, MemoryMeter, fits, is_measured, measure, size_text
+from motet.memory.footprint import Footprint, HostMemory, MemoryMeter, fits, is_measured, measure, size_text
 from motet.results import JobResult, Results
 
 

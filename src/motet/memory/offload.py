@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.memory import tensors_in
+from motet.memory.footprint import tensors_in
 
 SMALLEST_BYTES = 4096
 """Smaller storages stay: moving one costs more than it frees (a step counter, a norm's weight)."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from motet.offload import SMALLEST_BYTES, HostTransfers, Offload, StreamTransfers
+from motet.memory.offload import SMALLEST_BYTES, HostTransfers, Offload, StreamTransfers
 from motet.testing import Gang
 
 NUMBERS = SMALLEST_BYTES // 4
