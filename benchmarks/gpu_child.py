@@ -78,7 +78,7 @@ def join() -> None:
     """Make a process group of one, or of those in the environment, as a script does."""
     import torch.distributed as dist
 
-    from motet.devices import chosen_here
+    from motet.workers.devices import chosen_here
 
     choice = chosen_here()
     if choice.device is not None:

@@ -14,7 +14,7 @@ LAYERS = [
     # the standard library alone
     "errors suggest order simulate clockwork resting planning plan events results run_dir",
     "jobs resuming",
-    "output isolation clocks device_time devices contradiction watch workers agreement interruption handle",
+    "output isolation clocks device_time workers handle",
     "gradients checkpoints",
     "buffers seams turns job_seams job_output memory nonfinite saving pipeline running profiling",
     "observe integrations",

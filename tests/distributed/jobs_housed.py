@@ -187,7 +187,7 @@ def everything_on_one_group(names: dict[str, str]) -> dict[str, Any]:
 
     seed_everything()
     with (
-        mock.patch("motet.workers.one_communicator", return_value=True),
+        mock.patch("motet.workers.group.one_communicator", return_value=True),
         mock.patch.object(Workers, "take_lane", lambda self: self.device_lane),
         mock.patch.object(JobGradients, "_keep", kept),
         mock.patch.object(BufferSync, "_stage", staged),

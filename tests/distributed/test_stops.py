@@ -15,10 +15,10 @@ from tests.distributed.command import FAULTY, Place
 
 from motet.cli.safety import parse_duration
 from motet.errors import GangError, UsageError
-from motet.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
 from motet.launcher.agent import STOP_SECONDS
 from motet.testing import Gang
-from motet.watch import EXIT_STATUS
+from motet.workers.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
+from motet.workers.watch import EXIT_STATUS
 
 JOBS = "tests.distributed.jobs_saving:"
 TWO = "--nproc-per-node=2"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from motet.agreement import Agreements, Ended
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.saving import Safety
 from motet.turns import RunningJob
 from motet.workers import Workers
+from motet.workers.agreement import Agreements, Ended
 
 
 def agree_on_end(job: RunningJob, index: int, workers: Workers, agreements: Agreements, safety: Safety) -> None:

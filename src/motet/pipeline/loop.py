@@ -15,16 +15,13 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from motet.agreement import STOP, STOP_NOW, Agreements
 from motet.buffers import BufferSync
-from motet.contradiction import Item
 from motet.errors import GangError, WorkerFailedError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
 from motet.gradients.aggregation import Aggregation
 from motet.gradients.journey import Travelling
 from motet.gradients.link_queue import LinkQueue, quick_handover
-from motet.interruption import Interruption
 from motet.job_seams import JobSeams
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
@@ -43,6 +40,9 @@ from motet.saving import Safety, Saving
 from motet.seams import installed
 from motet.turns import JobStopped, RunningJob, Turns
 from motet.workers import Workers
+from motet.workers.agreement import STOP, STOP_NOW, Agreements
+from motet.workers.contradiction import Item
+from motet.workers.interruption import Interruption
 
 NO_DDP = (
     "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "

@@ -2,7 +2,7 @@
 
 `Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
 the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
-thread publish its position in the store, read the others', and look for a circle (`motet.contradiction`).
+thread publish its position in the store, read the others', and look for a circle (`motet.workers.contradiction`).
 A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
 there the thread tells the error itself and ends the process.
 """
@@ -25,8 +25,8 @@ from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
-from motet.contradiction import Item, Position, describe, find_apart, find_circle
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
+from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
 
 T = TypeVar("T")
 STATE_BYTES = 256
@@ -37,7 +37,7 @@ STORE_SECONDS = 2.0
 # How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
 LAST_SECONDS = 5.0
 # What the main thread may ask it in between; a call that is not back holds up everything.
-_WORKERS = os.path.join("motet", "workers.py")
+_WORKERS = os.path.join("motet", "workers", "group.py")
 _STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
 
 

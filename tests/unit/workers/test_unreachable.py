@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from motet import watch
-from motet.contradiction import Item
 from motet.errors import SyncTimeoutError
 from motet.launcher import agent
 from motet.launcher.agent import BoundedRendezvous
-from motet.watch import Watch
+from motet.workers import watch
+from motet.workers.contradiction import Item
+from motet.workers.watch import Watch
 
 
 class Silent:

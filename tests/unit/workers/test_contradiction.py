@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.contradiction import Item, Position, describe, find_apart, find_circle
+from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
 
 
 def at(worker: int, item: Item | None = None, **fields: Any) -> Position:

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from motet.agreement import GO_ON, STOP, STOP_NOW
 from motet.errors import GangError
+from motet.workers.agreement import GO_ON, STOP, STOP_NOW
 
 PATIENCE_SECONDS = 12.0
 GRACE_SECONDS = 20.0

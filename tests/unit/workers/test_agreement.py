@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from motet import agreement
-from motet.agreement import FIRST_INTERVAL_SLOTS, GO_ON, STOP, STOP_NOW, Agreements, Ended
 from motet.errors import DivergenceError, WorkerFailedError
+from motet.workers import agreement
+from motet.workers.agreement import FIRST_INTERVAL_SLOTS, GO_ON, STOP, STOP_NOW, Agreements, Ended
 
 Values = list[float]
 

@@ -27,10 +27,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from motet.contradiction import Item
-from motet.devices import chosen_here, has_device_backend, one_communicator
 from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
-from motet.watch import Watch
+from motet.workers.contradiction import Item
+from motet.workers.devices import chosen_here, has_device_backend, one_communicator
+from motet.workers.watch import Watch
 
 SLICE_SECONDS = 0.25
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004  # between two looks for a decision of worker 0's

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motet.errors import DivergenceError, WorkerFailedError
-from motet.workers import Pending, Workers
+from motet.workers.group import Pending, Workers
 
 INTERVAL_SECONDS = 0.5
 FIRST_INTERVAL_SLOTS = 8
