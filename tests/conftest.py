@@ -31,9 +31,9 @@ _SLOW = (
     "test_examples.py",
     "unit/demo/",
     "unit/checkpoints/",
-    "unit/test_isolation_loggers.py",
-    "unit/test_isolation_trackers.py",
-    "unit/test_run_any_file.py",
+    "unit/isolation/test_loggers.py",
+    "unit/isolation/test_trackers.py",
+    "unit/cli/test_run_any_file.py",
     "unit/test_shaped_links.py",
 )
 

@@ -4,14 +4,16 @@ The layers, from top to bottom; a module imports from those below it only (``tes
 
     cli, entry, launcher      the command; what each worker process runs; start workers through torch elastic
     observe, integrations     progress, trace, report; other frameworks (each optional)
-    running                   ``motet.run``: the parts put together
+    running, profiling        ``motet.run``: the parts put together; what ``motet plan`` measures
     pipeline                  the loop that every worker goes through alike
+    saving, memory            when jobs are saved; what they hold, and room for the next one
     job_seams, seams          what happens where torch is patched; the only place where it is
-    turns, buffers, gradients a job as a greenlet; its buffers and gradients, travelling while others compute
-    checkpoints               save and restore a job, atomically
-    workers, watch, agreement this worker among the others
+    turns, buffers            a job as a greenlet; its buffers, travelling while others compute
+    gradients, checkpoints    how gradients travel; save and restore a job, atomically
+    workers                   this worker among the others: groups, agreement, who waits for whom
     isolation, output         what each job must find as it left it; where its lines go
     jobs, run_dir             what to train; where to keep what came of it
+    plan, planning            what a plan says; when a run changes its order (pure)
     order, simulate           costs -> order; an order replayed against costs (pure)
     events, results, errors   the words that all others speak (pure)
 """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.test_jobs_file_properties import broken, changed, check_specs_are_sound, dumped, valid
+from tests.unit.jobs.test_file_properties import broken, changed, check_specs_are_sound, dumped, valid
 
 from motet.cli import main, run
 from motet.jobs import JobSpec

@@ -19,7 +19,7 @@ import greenlet
 import numpy as np
 import pytest
 import torch.multiprocessing
-from tests.unit.test_isolation import Job, alternate, check_apart
+from tests.unit.isolation.test_isolation import Job, alternate, check_apart
 
 from motet import isolation
 from motet.errors import MotetError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from greenlet import greenlet
-from tests.unit.test_isolation import Job, alternate, check_apart
+from tests.unit.isolation.test_isolation import Job, alternate, check_apart
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_isolation import Job, alternate
+from tests.unit.isolation.test_isolation import Job, alternate
 
 from motet import isolation
 from motet.isolation import random_generators
