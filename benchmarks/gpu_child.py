@@ -78,7 +78,7 @@ def join() -> None:
     """Make a process group of one, or of those in the environment, as a script does."""
     import torch.distributed as dist
 
-    from motet.devices import chosen_here
+    from motet.workers.devices import chosen_here
 
     choice = chosen_here()
     if choice.device is not None:
@@ -115,7 +115,7 @@ def child(order: dict[str, Any]) -> dict[str, Any]:
 
 def link_rate(num_bytes: int = 2**27, times: int = 8) -> float:
     """Return the bytes per second between the device and pinned memory, there and back one after the other."""
-    from motet.offload import HostTransfers, StreamTransfers
+    from motet.memory.offload import HostTransfers, StreamTransfers
 
     transfers = HostTransfers() if device().type == "cpu" else StreamTransfers(current_device())
     there, here = torch.zeros(num_bytes, dtype=torch.uint8, device=device()), transfers.place(num_bytes)
@@ -139,7 +139,7 @@ def current_device() -> torch.device:
 
 def slower_transfers(slowness: int) -> Any:
     """Return the way of `--offload idle` over a link that is so many times slower: each copy is made as often."""
-    from motet.offload import HostTransfers, StreamTransfers
+    from motet.memory.offload import HostTransfers, StreamTransfers
 
     class Slower(StreamTransfers):
         def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:

@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
-from motet import agreement, link_queue, workers
+from motet.gradients import link_queue
+from motet.workers import agreement
+from motet.workers import group as workers
 
 _numbers = itertools.count()
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import motet
-from motet.offload import HostTransfers
+from motet.memory.offload import HostTransfers
 from motet.order import Cost, round_robin
 from motet.resting import Resting
 from motet.simulate import Assumptions, replay

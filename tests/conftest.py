@@ -30,10 +30,10 @@ _SLOW = (
     "test_docs.py",
     "test_examples.py",
     "unit/demo/",
-    "unit/test_checkpoint",
-    "unit/test_isolation_loggers.py",
-    "unit/test_isolation_trackers.py",
-    "unit/test_run_any_file.py",
+    "unit/checkpoints/",
+    "unit/isolation/test_loggers.py",
+    "unit/isolation/test_trackers.py",
+    "unit/cli/test_run_any_file.py",
     "unit/test_shaped_links.py",
 )
 

@@ -2,16 +2,18 @@
 
 The layers, from top to bottom; a module imports from those below it only (``tests/test_layers.py``)::
 
-    cli, entry, launch        the command; what each worker process runs; start workers through torch elastic
+    cli, entry, launcher      the command; what each worker process runs; start workers through torch elastic
     observe, integrations     progress, trace, report; other frameworks (each optional)
-    running                   ``motet.run``: the parts put together
+    running, profiling        ``motet.run``: the parts put together; what ``motet plan`` measures
     pipeline                  the loop that every worker goes through alike
+    saving, memory            when jobs are saved; what they hold, and room for the next one
     job_seams, seams          what happens where torch is patched; the only place where it is
-    turns, buffers, gradients a job as a greenlet; its buffers and gradients, travelling while others compute
-    checkpoint                save and restore a job, atomically
-    workers, watch, agreement this worker among the others
+    turns, buffers            a job as a greenlet; its buffers, travelling while others compute
+    gradients, checkpoints    how gradients travel; save and restore a job, atomically
+    workers                   this worker among the others: groups, agreement, who waits for whom
     isolation, output         what each job must find as it left it; where its lines go
     jobs, run_dir             what to train; where to keep what came of it
+    plan, planning            what a plan says; when a run changes its order (pure)
     order, simulate           costs -> order; an order replayed against costs (pure)
     events, results, errors   the words that all others speak (pure)
 """
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from motet.events import Observer
     from motet.handle import JobHandle, JobPruned, current_job
     from motet.jobs import Job, JobSpec, Script
-    from motet.launching import launch
+    from motet.launcher.launch import launch
     from motet.results import JobResult, Results
     from motet.running import run
 
@@ -45,7 +47,7 @@ _HOMES = {
     "UnsupportedError": "errors",
     "UsageError": "errors",
     "current_job": "handle",
-    "launch": "launching",
+    "launch": "launcher.launch",
     "run": "running",
 }
 

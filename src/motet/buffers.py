@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.buckets import DeferredDDP
-from motet.contradiction import Item
 from motet.errors import DivergenceError
+from motet.gradients.buckets import DeferredDDP
 from motet.turns import RunningJob
 from motet.workers import Workers
+from motet.workers.contradiction import Item
 
 _ALIGNMENT = 8
 _HEADER_BYTES = 16

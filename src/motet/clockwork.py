@@ -30,8 +30,9 @@ class Assumptions:
         the others follow at equal distances, the last one at the end of the backward.
     buckets: for jobs of which more is known, their buckets instead: pairs of the fraction of the turn's compute after
         which one leaves, and its share of the sync seconds, in the order of leaving.
-    lanes: ``"queued"``, first come, first served among jobs of one rank (`motet.order.ranks`), as `motet.link_queue`
-        has it, ranks sharing the network; ``"shared"``, all jobs sharing it; ``"one"``, first come, first served.
+    lanes: ``"queued"``, first come, first served among jobs of one rank (`motet.order.ranks`), as
+        `motet.gradients.link_queue` has it, ranks sharing the network; ``"shared"``, all jobs sharing it; ``"one"``,
+        first come, first served.
     transfer_cpu_fraction: how much of the compute unit a transfer takes (gloo's runs on the worker's own cores).
     resting: what idle jobs move to the host's memory and back (``--offload idle``); None: all stay on the device.
     jitter: the standard deviation of a turn's compute seconds on each worker, as a fraction of them; ``seed`` fixes it.

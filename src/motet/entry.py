@@ -29,15 +29,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
 from motet.jobs import Job, JobSpec
-from motet.notebook_status import StatusFile
-from motet.parcel import unpack
+from motet.launcher.notebook_status import StatusFile
+from motet.launcher.parcel import unpack
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-    from motet.aggregation import Aggregation
+    from motet.gradients.aggregation import Aggregation
     from motet.integrations.trackers import Tracker
     from motet.observe import Progress
     from motet.workers import Workers
@@ -154,7 +154,7 @@ def _run(
     trackers: Sequence[Tracker],
 ) -> Results:
     """Build the jobs and let the pipeline run them."""
-    from motet.aggregation import set_one_aside
+    from motet.gradients.aggregation import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
     from motet.running import NO_RULES, Rules, Show, run
 
@@ -205,14 +205,14 @@ def _run(
 
 
 def _served(store: Store, workers: Workers) -> Aggregation:
-    from motet.aggregation import ServedAggregation
+    from motet.gradients.aggregation import ServedAggregation
 
     return ServedAggregation(workers.worker, workers.num_workers, store)
 
 
 def _aggregate_only(store: Store) -> Results:
     """Sum gradients for the others until they have ended; they decide about stops."""
-    from motet.aggregation import serve
+    from motet.gradients.aggregation import serve
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -17,15 +17,15 @@ from torch._C._distributed_c10d import BuiltinCommHookType, GradBucket, _registe
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.buckets import DeferredDDP
 from motet.buffers import BufferSync
-from motet.compression import may_be_smaller
 from motet.errors import UnsupportedError
-from motet.reducer_group import ReducerGroup
+from motet.gradients.buckets import DeferredDDP
+from motet.gradients.compression import may_be_smaller
+from motet.gradients.reducer_group import ReducerGroup
 from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
-from motet.turns_exit import ExitHooks
-from motet.turns_expected import turns_expected
+from motet.turns.exit_hooks import ExitHooks
+from motet.turns.expected import turns_expected
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
 _REFUSED_OPTIONS = {

@@ -1,7 +1,7 @@
 """Who rests in the host's memory, and how long the way there and back takes. Nothing is measured here.
 
-The rule (`rests`) is the one that a run follows (`motet.housing`). A replay adds what `motet.offload` does on a
-device, copy by copy (ADR 22):
+The rule (`rests`) is the one that a run follows (`motet.memory.housing`). A replay adds what `motet.memory.offload`
+does on a device, copy by copy (ADR 22):
 
 - One side stream carries everything, in the order in which it was asked for, and in both directions.
 - A job's state leaves behind its turn. The next job's returns from the moment at which this job's turn begins.

@@ -15,7 +15,8 @@ class JobResult:
 
     ``compute_seconds``, ``sync_seconds`` and ``hidden_seconds`` are sums over the job's turns on this worker:
     computing, gradients travelling, and travelling while this worker computed something. ``memory``: what the job
-    held on this worker at most, in bytes (`motet.memory.Footprint`), or None where it ended before it was measured.
+    held on this worker at most, in bytes (`motet.memory.footprint.Footprint`), or None where it ended before it was
+    measured.
     """
 
     status: Status

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from motet import resuming
-from motet.aggregation import Aggregation
 from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
-from motet.housing import AtOnce, OffloadWhat
+from motet.gradients.aggregation import Aggregation
 from motet.job_output import JobOutput
-from motet.job_source import JobSource, ListedJobs
 from motet.jobs import Compress, Job, check_compress
+from motet.memory.housing import AtOnce, OffloadWhat
 from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
 from motet.pipeline import Pipeline
+from motet.pipeline.job_source import JobSource, ListedJobs
 from motet.planning import Planning
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
@@ -90,8 +90,9 @@ def run(
     ``run_dir``: where logs, results and checkpoints go. With ``resume`` it may hold this run already, which then goes
     on: jobs that have ended are not run again, the others go on from their checkpoints. Workers that torch elastic
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
-    worker sums gradients and sends the sums back, each in turn or those of ``aggregators`` (`motet.aggregation`).
-    ``compress="bf16"``: gradients travel as bfloat16 (`motet.compression`), of jobs that do not say otherwise.
+    worker sums gradients and sends the sums back, each in turn or those of ``aggregators``
+    (`motet.gradients.aggregation`). ``compress="bf16"``: gradients travel as bfloat16 (`motet.gradients.compression`),
+    of jobs that do not say otherwise.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.

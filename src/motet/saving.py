@@ -21,7 +21,7 @@ from pathlib import Path
 
 from torch.optim import Optimizer
 
-from motet.checkpoint import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
+from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
 from motet.errors import CheckpointError, GangError, UsageError
 from motet.nonfinite import OnNan
 from motet.results import JobResult

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 import motet
-from motet.checkpoint import DataPosition
+from motet.checkpoints import DataPosition
 from motet.demo.images import DigitsNet, load_images
 from motet.demo.language import ByteGPT, load_text, windows
 from motet.demo.pairs import TwoTower, batch_loss, load_pairs

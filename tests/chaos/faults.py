@@ -18,12 +18,12 @@ from pathlib import Path
 
 from tests.chaos.loops import LOOPS
 
-from motet.checkpoint import Checkpoints
+from motet.checkpoints import Checkpoints
 from motet.errors import CheckpointError, UsageError
 from motet.shaped_links import ShapedLinks, shaped_links, why_not
 from motet.testing import Gang, Outcome
 from motet.testing.gang import GangCallError
-from motet.watch import EXIT_STATUS
+from motet.workers.watch import EXIT_STATUS
 
 ALONE, TOGETHER = "tests.chaos.loops:alone", "tests.chaos.loops:together"
 NUM_WORKERS = 2

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import motet
-from motet.checkpoint import DataPosition
+from motet.checkpoints import DataPosition
 from motet.running import run
 
 EVERY = {"steps": 7, "epochs": 5, "accumulation": 3}

@@ -13,9 +13,9 @@ from tests.distributed.identity import Record, differences, run_alone, seed_ever
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.aggregation import Lane
 from motet.errors import UsageError
 from motet.events import Event, SyncEnded
+from motet.gradients.aggregation import Lane
 from motet.jobs import Job
 from motet.running import run
 

@@ -17,10 +17,10 @@ from tests.distributed.identity import Record, TurnsTaken, alone, differences, f
 from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net, train
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-import motet.workers
+import motet.workers.group
 from motet.running import run
 from motet.testing import Fault, with_fault
-from motet.watch import Watch
+from motet.workers.watch import Watch
 
 OTHERS = {"plain": "jobs_plain:several_buckets", "batchnorm": "jobs_buffers:every_moment"}
 
@@ -117,7 +117,7 @@ def endless(swallow: str = "", cleaned: str = "") -> None:
 
 def be_quick() -> None:
     """Let the watch become suspicious and certain sooner than in earnest: the tests' time is worth more."""
-    motet.workers.Watch = partial(Watch, suspicion_seconds=0.5, certainty_seconds=3.0)  # type: ignore[misc, assignment]
+    motet.workers.group.Watch = partial(Watch, suspicion_seconds=0.5, certainty_seconds=3.0)  # type: ignore[misc, assignment]
 
 
 def beside_others(arguments: dict[str, Any], quick: bool = True, **options: Any) -> dict[str, Any]:

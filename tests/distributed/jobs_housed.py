@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.buffers import BufferSync
 from motet.events import Event, JobStarted, MemoryMeasured
 from motet.gradients import JobGradients
-from motet.memory import HostMemory
-from motet.offload import HostTransfers, Offload
+from motet.memory.footprint import HostMemory
+from motet.memory.offload import HostTransfers, Offload
 from motet.running import run
 from motet.workers import Workers
 
@@ -155,7 +155,7 @@ def admitted_by_memory(free_by_worker: list[list[float]]) -> dict[str, Any]:
     with (
         mock.patch.object(HostMemory, "available_bytes", available),
         mock.patch.object(HostMemory, "total_bytes", return_value=need),
-        mock.patch("motet.memory.MemoryMeter.need_bytes", return_value=need),
+        mock.patch("motet.memory.footprint.MemoryMeter.need_bytes", return_value=need),
     ):
         results = run({name: partial(wide, 96 + i) for i, name in enumerate("abcd")}, at_once="auto", observers=[seen])
     return {
@@ -187,7 +187,7 @@ def everything_on_one_group(names: dict[str, str]) -> dict[str, Any]:
 
     seed_everything()
     with (
-        mock.patch("motet.workers.one_communicator", return_value=True),
+        mock.patch("motet.workers.group.one_communicator", return_value=True),
         mock.patch.object(Workers, "take_lane", lambda self: self.device_lane),
         mock.patch.object(JobGradients, "_keep", kept),
         mock.patch.object(BufferSync, "_stage", staged),

@@ -18,10 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import motet
-from motet import agreement, handle
-from motet.checkpoint import DataPosition, payloads_of, restore, restore_random_generators, snapshot
+from motet import handle
+from motet.checkpoints import DataPosition, payloads_of, restore, restore_random_generators, snapshot
 from motet.results import Results
 from motet.running import Rules, run
+from motet.workers import agreement
 
 NUM_STEPS = 24
 
@@ -322,7 +323,7 @@ def nan_at(place: str, step: int, on_nan: str, catches: bool = False) -> dict[st
 
 def never_at_a_save_point(place: str, patience_seconds: float) -> dict[str, Any]:
     """Ask to stop a job that registered objects and never says that it could start again."""
-    from motet import interruption
+    from motet.workers import interruption
 
     def loop() -> None:
         model = _model(1)

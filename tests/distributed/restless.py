@@ -15,12 +15,12 @@ from tests.distributed.identity import Record, differences, must_equal_alone, ru
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import motet.agreement
 import motet.running
 from motet.events import Event, OrderChanged, TurnEnded
 from motet.order import Order
 from motet.planning import Change, Planning, Sync
 from motet.running import run
+from motet.workers import agreement
 
 
 class Restless(Planning):
@@ -73,14 +73,14 @@ class Reckoned(Planning):
 @contextmanager
 def planned_by(planning: type[Planning]) -> Iterator[None]:
     """Let the runs inside use another planning, and agree as often as they can."""
-    before = motet.running.Planning, motet.agreement.INTERVAL_SECONDS, motet.agreement.FIRST_INTERVAL_SLOTS
+    before = motet.running.Planning, agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS
     motet.running.Planning = planning  # type: ignore[misc]
-    motet.agreement.INTERVAL_SECONDS, motet.agreement.FIRST_INTERVAL_SLOTS = 0.0, 1
+    agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS = 0.0, 1
     try:
         yield
     finally:
         motet.running.Planning = before[0]  # type: ignore[misc]
-        motet.agreement.INTERVAL_SECONDS, motet.agreement.FIRST_INTERVAL_SLOTS = before[1:]
+        agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS = before[1:]
 
 
 def must_equal_alone_restless(names: Mapping[str, str], **options: Any) -> dict[str, Any]:

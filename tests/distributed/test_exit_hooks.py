@@ -11,7 +11,7 @@ import pytest
 
 import motet
 from motet.testing import tiny_job
-from motet.turns_exit import ExitHooks
+from motet.turns.exit_hooks import ExitHooks
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ def test_an_exception_on_all_workers_ends_its_job_alone(gangs: NewGang, place: s
         assert worker["turns"]["faulty"] == TURN[place] - 1
         assert f"PlannedError: planned at {place}, step 3" in worker["error"]
         assert "jobs_failures.py" in worker["error"]
-        assert "turns.py" not in worker["error"], "our own frames help nobody"
+        assert "motet/turns/" not in worker["error"], "our own frames help nobody"
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

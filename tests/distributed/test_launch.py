@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from motet import launch_agent
 from motet.errors import UsageError, WorkerLostError
-from motet.launch_options import parse_torchrun_options
-from motet.launch_outcome import Outcome, conclude
-from motet.launch_workers import run_workers
+from motet.launcher import agent
+from motet.launcher.options import parse_torchrun_options
+from motet.launcher.outcome import Outcome, conclude
+from motet.launcher.workers import run_workers
 from motet.run_dir import RunDir
 
 PRELUDE = """
@@ -147,7 +147,7 @@ def test_a_killed_worker_is_named_with_its_job_and_turn(stage: Stage) -> None:
 
 
 def test_survivors_may_speak_and_then_are_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch_agent, "LAST_WORDS_SECONDS", 1.0)
+    monkeypatch.setattr(agent, "LAST_WORDS_SECONDS", 1.0)
     outcome = stage.run("""
         signal.signal(signal.SIGTERM, lambda *_: os._exit(9))  # nobody may send it
         subprocess.Popen(["sleep", "1000"])                    # such as a DataLoader worker
@@ -184,7 +184,7 @@ def test_a_stop_reaches_each_worker_once_and_nobody_else(stage: Stage) -> None:
 
 @pytest.mark.parametrize("how", ["a second signal", "patience"])
 def test_workers_that_do_not_stop_are_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(launch_agent, "STOP_SECONDS", 1.0 if how == "patience" else 1000.0)
+    monkeypatch.setattr(agent, "STOP_SECONDS", 1.0 if how == "patience" else 1000.0)
 
     def end(told: list[list[str]]) -> None:
         stop(signal.SIGINT)

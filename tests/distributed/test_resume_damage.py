@@ -13,11 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from motet import cli_resume, resuming
-from motet.checkpoint import SHARED, Checkpoints, worker_part
-from motet.cli import main
+from motet import resuming
+from motet.checkpoints import SHARED, Checkpoints, worker_part
+from motet.cli import main, resume
 from motet.errors import CheckpointError, UsageError
-from motet.launch_outcome import Outcome
+from motet.launcher.outcome import Outcome
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 
@@ -61,8 +61,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def run_workers(options: Any, arguments: list[str], **talk: Any) -> Outcome:
         raise Started(arguments)
 
-    monkeypatch.setattr(cli_resume, "run_workers", run_workers)
-    monkeypatch.setattr(cli_resume, "check_specs", lambda specs: None)  # tested by itself; it starts a process
+    monkeypatch.setattr(resume, "run_workers", run_workers)
+    monkeypatch.setattr(resume, "check_specs", lambda specs: None)  # tested by itself; it starts a process
     for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -13,12 +13,12 @@ import psutil
 import pytest
 from tests.distributed.command import FAULTY, Place
 
-from motet.cli_safety import parse_duration
+from motet.cli.safety import parse_duration
 from motet.errors import GangError, UsageError
-from motet.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
-from motet.launch_agent import STOP_SECONDS
+from motet.launcher.agent import STOP_SECONDS
 from motet.testing import Gang
-from motet.watch import EXIT_STATUS
+from motet.workers.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
+from motet.workers.watch import EXIT_STATUS
 
 JOBS = "tests.distributed.jobs_saving:"
 TWO = "--nproc-per-node=2"

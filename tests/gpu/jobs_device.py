@@ -20,10 +20,10 @@ from tests.distributed.identity import Record, differences, find, seed_everythin
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from motet.devices import chosen_here
 from motet.events import Event, JobEnded, SyncEnded, TurnEnded
-from motet.offload import Offload
+from motet.memory.offload import Offload
 from motet.running import run
+from motet.workers.devices import chosen_here
 
 STEPS = 6
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import motet.notebook as notebook
+import motet.launcher.notebook as notebook
 from motet.events import JobEnded, JobStarted, MetricsLogged, RunEnded, RunStarted, SyncEnded
-from motet.notebook_status import StatusFile, status_path
+from motet.launcher.notebook_status import StatusFile, status_path
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 

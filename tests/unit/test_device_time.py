@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from motet.accounts import Accounts
-from motet.bookkeeping import Bookkeeping
 from motet.device_time import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
-from motet.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator
 from motet.events import Event, SyncEnded, TurnEnded
-from motet.journey import Turnaround
+from motet.gradients.journey import Turnaround
+from motet.pipeline.accounts import Accounts
+from motet.pipeline.bookkeeping import Bookkeeping
 from motet.planning import Planning
 from motet.testing import Gang
+from motet.workers.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator
 
 DEVICE = torch.device("cuda", 0)
 

@@ -46,7 +46,7 @@ class JobDigest:
     result: str | None
     sums: JobSums
     logged: tuple[Logged, ...]
-    memory: Mapping[str, Any] | None = None  # `motet.memory.Footprint`, as results.json has it
+    memory: Mapping[str, Any] | None = None  # `motet.memory.footprint.Footprint`, as results.json has it
     said: str | None = None  # the last line that it printed, where it logged and returned nothing
 
 

@@ -1,0 +1,73 @@
+"""The command ``motet``: finds the subcommand, and turns errors into one message and an exit status.
+
+A subcommand is a module of this package with a function ``main(argv) -> int`` that returns the exit status; enter it
+in `COMMANDS`. It raises `MotetError` for what the user should know; `Parser` does so for what argparse finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from motet.errors import CheckpointError, MotetError, UnsupportedError, UsageError
+from motet.suggest import did_you_mean
+
+COMMANDS = {
+    "run": ("motet.cli.run", "train several jobs at once on the same workers"),
+    "plan": ("motet.cli.plan", "say what a run would take, in which order, and whether it pays"),
+    "resume": ("motet.cli.resume", "go on with a run that was stopped, from its checkpoints"),
+    "report": ("motet.cli.report", "rebuild a run's report and print its summary"),
+}
+REFUSED, BROKEN = 2, 4
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` instead of printing all options and ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, or what the subcommand says; 2 for bad usage, 4 for the rest."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except MotetError as error:
+        sys.stderr.write(f"motet: {error}\n")
+        wrong_from_the_start = isinstance(error, UsageError | UnsupportedError | CheckpointError)
+        return REFUSED if wrong_from_the_start else BROKEN
+    except KeyboardInterrupt:
+        sys.stderr.write("motet: interrupted before anything was started\n")
+        return 130  # what shells say of a command that SIGINT ended
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nothing more can be said, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(words: Sequence[str]) -> int:
+    if not words or words[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(_help())
+        return 0
+    if words[0] in {"-V", "--version"}:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"motet {version('motet')}\n")
+        return 0
+    if words[0] not in COMMANDS:
+        raise UsageError(f"there is no command {words[0]!r}{did_you_mean(words[0], COMMANDS)} (see motet --help)")
+    if sys.platform == "win32":
+        raise UsageError("Motet does not run on Windows; use Linux, for instance in WSL 2")
+    module = importlib.import_module(COMMANDS[words[0]][0])
+    return int(module.main(list(words[1:])))
+
+
+def _help() -> str:
+    lines = ["usage: motet COMMAND ...", "", "Train several models at once on the same data-parallel workers.", ""]
+    lines += [f"  motet {name:8} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join([*lines, "", "motet COMMAND --help says more.", ""])

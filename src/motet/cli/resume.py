@@ -1,0 +1,188 @@
+"""``motet resume``: go on with a run that was stopped, or that something ended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from motet import entry, resuming
+from motet.checkpoints import Checkpoints
+from motet.cli import Parser, run
+from motet.cli.safety import add_safety_options, safety_of
+from motet.cli.table import results_table
+from motet.errors import CheckpointError, UsageError
+from motet.jobs import JobSpec, check_specs
+from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
+from motet.launcher.outcome import conclude, exit_status, what_workers_told
+from motet.launcher.workers import run_workers
+from motet.results import Results
+from motet.run_dir import RunDir
+
+_DESCRIPTION = """
+Go on with the run in RUN_DIR: jobs that have ended are not run again, the others go on from their last checkpoints,
+and from their beginning where they have none. Workers are started as the run was started, unless options say
+otherwise; with another number of workers the results will differ in their bits.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; `UsageError` or `CheckpointError` before anything was started."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        _work_in_place(argv)
+    options = parse(argv)
+    run_dir = RunDir.open(options.run_dir)
+    _check(run_dir)
+    _as_before(options, run_dir)
+    check_torchrun_options(options)
+    changes = _changes(options)
+    _go_where_it_began(run_dir)
+    if not on_one_machine(options):
+        return _resume(options, run_dir, changes)
+    with run_dir.held():
+        return _resume(options, run_dir, changes)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the options of ``motet resume`` and torchrun's, in any order."""
+    parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of the run")
+    parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
+    parser.add_argument("--only", action="append", metavar="JOB", help="go on with this job; the others wait")
+    parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
+    parser.add_argument("--quiet", action="store_true", help="only errors and the results")
+    add_safety_options(parser)
+    group = parser.add_argument_group("torchrun's options")
+    for action in torchrun_options():
+        group._add_action(action)  # as in `motet run`
+    options = parser.parse_args(list(argv))
+    if options.verbose and options.quiet:
+        raise UsageError("--verbose and --quiet contradict each other")
+    return options
+
+
+def _check(run_dir: RunDir) -> None:
+    """Raise `CheckpointError` if the description is damaged, `UsageError` if no command can go on with this run."""
+    resuming.job_names(run_dir)
+    if python := [data["name"] for data in run_dir.description["jobs"] if data.get("kind") == "python"]:
+        raise UsageError(
+            f"job {python[0]!r} is Python code of a program: run that program again, with resume=True in "
+            f"motet.launch(..., run_dir={str(run_dir.path)!r})"
+        )
+    place = run_dir.path / "run.json"
+    kinds: dict[str, tuple[type, ...]] = {
+        "directory": (str,),
+        "order": (list, type(None)),
+        "at_once": (int, str, type(None)),
+        "offload": (str,),
+        "timeout_seconds": (int, float),
+        "max_job_failures": (int,),
+        "on_nan": (str,),
+    }
+    for key, allowed in kinds.items():
+        if key in run_dir.description and not isinstance(run_dir.description[key], allowed):
+            raise CheckpointError(f"{place} is damaged: its {key!r} is {run_dir.description[key]!r:.80}")
+
+
+def _as_before(options: argparse.Namespace, run_dir: RunDir) -> None:
+    """Take over torchrun's options of the command that began the run, where this one does not say otherwise."""
+    defaults = {action.dest: action.default for action in torchrun_options()}
+    command = run_dir.description.get("command")
+    if not isinstance(command, list) or command[:2] != ["motet", "run"] or len(command) < 3:
+        return
+    try:
+        before = run.parse([str(word) for word in command[2:]])
+    except UsageError:  # of another version, or edited by hand: then only what is said now counts
+        return
+    for name, default in defaults.items():
+        if getattr(options, name) == default:
+            setattr(options, name, getattr(before, name))
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what this start has unlike the description of the run."""
+    changes: dict[str, Any] = {"stop_at_unix_time": None, **safety_of(options)}
+    if options.only:
+        changes["only"] = options.only
+    if options.verbose or options.quiet:
+        changes |= {"verbose": options.verbose, "quiet": options.quiet}
+    return changes
+
+
+def _go_where_it_began(run_dir: RunDir) -> None:
+    """Change to the directory that the run was started in: jobs may name files relative to it."""
+    directory = run_dir.description.get("directory")
+    if directory is not None:
+        try:
+            os.chdir(directory)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the run was started in {directory}, where its jobs find their files: {error}") from None
+
+
+def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, Any]) -> int:
+    names = resuming.job_names(run_dir)
+    standing = _standing(options, run_dir, names, changes)
+    if not (left := [name for name in names if name not in standing.ended]):
+        jobs = {name: standing.ended[name] for name in names}
+        results = Results(jobs, num_workers=0, wall_seconds=0.0)
+        told = "nothing to do: all jobs that were asked for have ended"
+        hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
+        run.say(options, told + hint)
+        sys.stdout.write(results_table(results))
+        return exit_status(results)
+    specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
+    check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
+    for name in left:
+        _say_where(options, run_dir, name)
+    arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
+    outcome = run_workers(
+        options,
+        arguments,
+        say=lambda text: run.say(options, text),
+        explain=lambda: what_workers_told(run_dir),
+    )
+    refused = entry.REFUSED in outcome.exits.values()
+    return run.report(run_dir, *conclude(outcome, run_dir), refused=refused)
+
+
+def _standing(
+    options: argparse.Namespace, run_dir: RunDir, names: Sequence[str], changes: Mapping[str, Any]
+) -> resuming.Standing:
+    """Return where the run stands, after what failed is made to count no more, if that was asked for."""
+    failures = {**run_dir.description, **changes}.get("max_job_failures", resuming.DEFAULT_MAX_JOB_FAILURES)
+    resuming.look(run_dir, names, only=options.only)  # first of all: is everything whole that is asked for?
+    if options.retry_failed:
+        for name in resuming.retry(run_dir, options.only or names):
+            run.say(options, f"job '{name}' had failed and is tried again")
+    return resuming.look(run_dir, names, max_job_failures=failures, only=options.only)
+
+
+def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
+    """Say where a job goes on; raise `CheckpointError` if it has checkpoints and none of them is whole."""
+    checkpoints = Checkpoints(run_dir.checkpoints_dir, name, worker=0, num_workers=1)
+    found = checkpoints.latest()
+    for problem in checkpoints.problems:
+        run.say(options, f"job '{name}': {problem}")
+    if found is not None:
+        run.say(options, f"job '{name}' goes on after turn {found.turn}")
+
+
+def _work_in_place(argv: Sequence[str]) -> None:
+    """Be a worker of the gang that torchrun started, and end this process."""
+    options = parse(argv)
+
+    def find() -> RunDir:
+        run_dir = RunDir.open(Path(options.run_dir))
+        _check(run_dir)
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+            _standing(options, run_dir, resuming.job_names(run_dir), _changes(options))
+        return run_dir
+
+    status, results, found = entry.work(lambda: entry.begin_together(find), changes=_changes(options), launched=False)
+    if results is not None and found is not None and entry.worker() == 0:
+        run.report(found, found.read_results(), None)
+    entry.end(status)

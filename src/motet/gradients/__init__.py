@@ -1,0 +1,18 @@
+"""A job's gradients travel while others compute: started when DDP hands them over, waited for at the next turn.
+
+From bottom to top::
+
+    reducer_group             the process group that DDP's reducer is given
+    compression               smaller messages, where the user asks for them
+    buckets                   which gradients lie in which of DDP's buckets, and how they get back from there
+    journey                   what travels, and what a turn's travel took
+    link_queue                whose buckets travel first
+    job_gradients             one job's: start its synchronization now, wait for it later
+    aggregation               in place of all-reduces: one worker sums, and sends the sums back
+"""
+
+from __future__ import annotations
+
+from motet.gradients.job_gradients import JobGradients
+
+__all__ = ["JobGradients"]

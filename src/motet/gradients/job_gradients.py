@@ -1,0 +1,337 @@
+"""Start a job's synchronization now, wait for it later.
+
+DDP's reducer hands every finished bucket to its process group (`motet.gradients.reducer_group`), or to a communication
+hook, and waits for the result before ``backward()`` returns. `JobGradients` starts the real collective on the job's
+lane, keeps its handle, and returns one that is already complete: ``backward()`` returns at once, and the job's turn can
+end while its gradients travel (ADR 0002, ADR 0015). `JobGradients.wait_landed` is the other half: afterwards every
+``p.grad`` holds what plain DDP would have left there, bit for bit.
+
+Buckets leave in the order in which DDP's reducer hands them over, which is the same on every worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+
+from motet.clocks import Link, Stopwatch
+from motet.device_time import DeviceClock, Travel
+from motet.errors import UnsupportedError
+from motet.gradients.buckets import Bucket, DeferredDDP
+from motet.gradients.compression import Packer
+from motet.gradients.journey import Journey, Travelling, Turnaround
+from motet.gradients.link_queue import LinkQueue
+
+_SUM = dist.AllreduceOptions()
+_SUM.asyncOp = True
+
+
+class JobGradients:
+    """All gradients of one job that are in flight, whichever of its DDP models they belong to.
+
+    ``depth`` counts the job's nested ``backward()`` calls; buckets are deferred only while it is above 0, because
+    only then somebody ends the turn. A backward that does not come through the seam waits as under plain DDP.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        stopwatch: Stopwatch,
+        link: Link,
+        on_exposed: Callable[[bool], None],
+        queue: LinkQueue,
+        clock: DeviceClock | None = None,
+    ) -> None:
+        self.job = job
+        self.device_lane: dist.ProcessGroup | None = None  # for gradients on a device, where `lane` is not
+        self.depth = 0
+        self.lane: dist.ProcessGroup | None = None
+        self.aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None  # instead of an all-reduce
+        self.compress = False  # gradients travel as bfloat16
+        self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
+        self.num_ddp = 0
+        self._stopwatch = stopwatch
+        self._link = link
+        self._on_exposed = on_exposed
+        self._queue = queue
+        self._has_device = False
+        self._clock = clock or DeviceClock()
+        self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
+        self._travelling: list[Travelling] = []
+        self._turn = Turnaround()
+        self._models: list[DeferredDDP] = []
+        self._sent: set[DeferredDDP] = set()
+
+    def backward_over(self) -> None:
+        """Note which stream the job computes in; called in the job when its gradients have left."""
+        if self._turn.travels:
+            self._stream = torch.accelerator.current_stream(self._clock.device)
+
+    def on_stream(self) -> AbstractContextManager[object]:
+        """Act in the job's stream, which need not be the one that is current between turns."""
+        return contextlib.nullcontext() if self._stream is None else self._stream
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether gradients are travelling."""
+        return bool(self._travelling)
+
+    @property
+    def lent(self) -> dict[int, Tensor]:
+        """By the parameter's id: gradients in whose place its bucket stands while it travels."""
+        buckets = [travelling.bucket for travelling in self._travelling]
+        return {
+            id(parameter): gradient
+            for bucket in buckets
+            for parameter, gradient in zip(bucket.parameters, bucket.lent, strict=False)
+            if gradient is not None
+        }
+
+    def models_in_flight(self) -> list[DeferredDDP]:
+        """Return the DDP models whose gradients left in this turn, in the order in which they were built."""
+        return [model for model in self._models if model in self._sent]
+
+    @property
+    def models(self) -> list[DeferredDDP]:
+        """All DDP models that the job has built."""
+        return self._models
+
+    @property
+    def travels(self) -> list[Travel]:
+        """The buckets of the current turn that travel from and to a device."""
+        return self._turn.travels
+
+    @property
+    def num_collectives(self) -> int:
+        """How many buckets the current turn has sent off."""
+        return self._turn.num_collectives
+
+    def attach(self, model: DeferredDDP) -> None:
+        """Take note of a DDP model of this job; what it sends comes by `send` or `send_hooked` from now on."""
+        self._models.append(model)
+        self.num_ddp += 1
+        ddp = model.ddp()
+        self._has_device = self._has_device or (ddp is not None and not all(p.is_cpu for p in ddp.parameters()))
+        if self.compress and model.may_be_smaller:
+            model.packer = Packer()
+
+    def before_backward(self) -> None:
+        """Prepare for the outermost ``backward()``."""
+        for model in self._models:
+            model.before_backward()
+
+    def send(self, model: DeferredDDP, tensors: list[Tensor], options: Any) -> dist.Work:
+        """Synchronize what DDP's reducer asks for: a bucket, scaled already, or what it tells of unused parameters."""
+        buffer = tensors[0]
+        bucket = None
+        if self.depth > 0 and self.lane is not None and buffer.layout == torch.strided:
+            bucket = model.bucket_of(buffer)
+        if bucket is None:
+            if model in self._sent and (buffer.is_floating_point() or buffer.is_complex()):
+                self._refuse_a_second_pass()  # after DDP has laid its buckets out anew, in between
+            if self.lane is not None:
+                self._on_exposed(self.depth == 0)
+            return model.group.allreduce(tensors, options)
+        if bucket.in_flight:
+            self._refuse_a_second_pass()
+        if self.aggregate is not None:
+            self._keep_future(model, bucket, self.aggregate(buffer))
+        else:
+            self._keep_sum(model, bucket, buffer)
+        return bucket.answered()
+
+    def send_hooked(self, model: DeferredDDP, given: GradBucket) -> torch.futures.Future[Tensor]:
+        """Synchronize a bucket where a communication hook is needed: a user's, smaller messages, sparse gradients."""
+        buffer = given.buffer()
+        deferred = self.depth > 0 and self.lane is not None and buffer.layout == torch.strided
+        if deferred:
+            bucket = model.hooked_bucket(given)
+            if given.index() == 0 and model in self._sent:
+                self._refuse_a_second_pass()
+        if model.user_hook is not None:
+            state, hook = model.user_hook
+            future = hook(state, given)
+            if not deferred:
+                return future
+            self._keep_future(model, bucket, future)
+            return _completed(buffer)
+        packed = None if model.packer is None else model.packer.pack(given.index(), buffer, model.world_size)
+        travels = model.scaled(buffer) if packed is None else packed
+        if deferred and self.aggregate is not None:
+            self._keep_future(model, bucket, self.aggregate(travels), travels)
+            return _completed(buffer)
+        if deferred:
+            self._keep_sum(model, bucket, travels)
+            return _completed(buffer)
+        work = model.group.allreduce([travels], _SUM)
+        if self.lane is not None:
+            self._on_exposed(self.depth == 0)
+        unpacked: torch.futures.Future[Tensor] = work.get_future().then(lambda done: _unpacked(buffer, done.value()[0]))
+        return unpacked
+
+    def _refuse_a_second_pass(self) -> NoReturn:
+        raise UnsupportedError(
+            f"job '{self.job}': a DistributedDataParallel synchronized twice within one backward(), and would "
+            "overwrite what is still travelling. Use checkpoint() inside the model rather than around it, or run this "
+            "job alone with torchrun."
+        )
+
+    def _keep_sum(self, model: DeferredDDP, bucket: Bucket, travels: Tensor) -> None:
+        """Sum ``travels`` over all workers: when the link is free, or now if it travels from a device (ADR 0020)."""
+        lane = self.lane if self.device_lane is None or travels.is_cpu else self.device_lane
+        assert lane is not None
+        num_bytes, sum_up = _num_bytes(travels), partial(lane.allreduce, [travels], _SUM)
+        if not travels.is_cpu:
+            work = sum_up()
+            self._keep(model, bucket, num_bytes, work.wait, lambda: travels)
+            self._follow_on_device(self._travelling[-1], work.get_future(), travels.device, num_bytes)
+            return
+        journey = Journey(self._turn, bucket.done, self._link, self._stopwatch)
+        self._keep(model, bucket, num_bytes, journey.wait, lambda: travels)
+        if self._has_device:  # what is sent from a device on this lane does not queue, and may not be passed
+            journey.launch(sum_up, lambda: None)
+        else:
+            self._queue.send(self.job, num_bytes, partial(journey.launch, sum_up))
+
+    def _keep_future(
+        self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any], travels: Tensor | None = None
+    ) -> None:
+        """Take note of a bucket that somebody else synchronizes."""
+        num_bytes = bucket.num_bytes if travels is None else _num_bytes(travels)
+        self._keep(model, bucket, num_bytes, lambda: _wait_for_hook(future), lambda: _hook_result(future))
+        if bucket.buffer.is_cpu:
+            Journey(self._turn, bucket.done, self._link, self._stopwatch).follow(future)
+        else:
+            self._follow_on_device(self._travelling[-1], future, bucket.buffer.device, num_bytes)
+
+    def _keep(
+        self,
+        model: DeferredDDP,
+        bucket: Bucket,
+        num_bytes: int,
+        wait: Callable[[], object],
+        result: Callable[[], Tensor],
+    ) -> None:
+        """Take note of a bucket that DDP has handed over."""
+        turn = self._turn
+        self._sent.add(model)
+        turn.num_bytes += num_bytes
+        turn.num_collectives += 1
+        turn.launches.append((time.perf_counter(), num_bytes))
+        self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
+        bucket.in_flight = True
+        self._travelling.append(Travelling(bucket, bucket.done, wait, *model.landing(bucket, result)))
+
+    def _follow_on_device(
+        self,
+        travelling: Travelling,
+        future: torch.futures.Future[Any],
+        device: torch.device,
+        num_bytes: int,
+    ) -> None:
+        """Note when a bucket leaves and arrives in the device's time.
+
+        NCCL's future is complete as soon as the collective is in its stream: then a wait orders a stream and holds
+        up nobody, and an event behind it tells when the bucket is there. Gloo's is completed by a thread of its own,
+        once the sums are on their way back to the device; a wait holds up the host until then.
+        """
+        self._clock.use(device)
+        travel = Travel(self._clock.now(), num_bytes)
+        self._turn.travels.append(travel)
+        if future.done():
+            travel.completed = self._clock.behind(travelling.wait)
+            travelling.done.set()
+            return
+
+        def arrived(_: object) -> None:
+            travel.completed = self._clock.host_now()
+            travelling.done.set()
+
+        future.add_done_callback(arrived)
+
+    def wait_landed(self, wait: Callable[[Travelling], None]) -> Turnaround:
+        """Block until all gradients of the turn are synchronized and lie where the optimizer looks for them.
+
+        ``wait`` blocks for one bucket; what it raises leaves the rest in flight. Returns the turn's figures, with what
+        a user's hook raised: that is the job's own.
+        """
+        with torch.no_grad(), self.on_stream():
+            for travelling in self._travelling:
+                wait(travelling)
+                try:
+                    travelling.land()
+                except Exception as error:
+                    self._turn.error = self._turn.error or error
+                    travelling.drop()
+        return self._begin_turn()
+
+    def drain(self, wait: Callable[[Travelling], None]) -> None:
+        """Block until nothing travels any more, and forget what arrived: the buffers may be freed afterwards."""
+        with self.on_stream():
+            for travelling in self._travelling:
+                wait(travelling)
+                travelling.drop()
+        self._begin_turn()
+
+    def close(self) -> None:
+        """End the deferral: DDP models that outlive the job synchronize on their own group, waiting as ever."""
+        assert not self._travelling
+        self.lane = None
+        for model in self._models:
+            model.let_go()
+
+    def _begin_turn(self) -> Turnaround:
+        for travelling in self._travelling:
+            travelling.done.clear()
+            travelling.bucket.in_flight = False
+        self._travelling.clear()
+        self._sent.clear()
+        turn, self._turn = self._turn, Turnaround()
+        return turn
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _completed(buffer: Tensor) -> torch.futures.Future[Tensor]:
+    devices = None if buffer.device.type == "cpu" else [buffer.device]
+    future: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)  # type: ignore[arg-type]
+    future.set_result(buffer)
+    return future
+
+
+def _wait_for_hook(future: torch.futures.Future[Any]) -> None:
+    """Wait for a user's hook; raise where the network failed. What the hook itself raised comes out on landing."""
+    try:
+        future.wait()
+    except Exception as error:
+        if isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/", "NCCL")):
+            raise
+
+
+def _hook_result(future: torch.futures.Future[Any]) -> Tensor:
+    value = future.wait()
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Tensor):
+        raise UnsupportedError(
+            f"A communication hook's future must hold a tensor (or a list of one); it held {type(value).__name__}. "
+            "Return a future of the synchronized bucket, as register_comm_hook documents."
+        )
+    return value
+
+
+def _unpacked(buffer: Tensor, arrived: Tensor) -> Tensor:
+    """Return the bucket with what arrived for it."""
+    return arrived if arrived.dtype == buffer.dtype else buffer.copy_(arrived)

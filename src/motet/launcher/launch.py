@@ -1,0 +1,208 @@
+"""Start workers through torch elastic, stay until they have ended, and say what became of them.
+
+On one machine everything listens on loopback alone. On several, the rendezvous is torch elastic's own, as torchrun
+sets it up from the same options, and the network has to be trusted as with torchrun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from motet.errors import UsageError
+from motet.integrations.trackers import check_trackers
+from motet.jobs import Job, JobSpec, check_specs
+from motet.launcher.notebook import in_notebook, show_report, shown_inline
+from motet.launcher.outcome import conclude
+from motet.launcher.parcel import pack
+from motet.order import parse_order
+from motet.results import Results
+from motet.run_dir import RunDir
+
+
+def launch(
+    jobs: Mapping[str, Callable[[], object] | JobSpec] | Sequence[JobSpec],
+    *,
+    nproc_per_node: int | str = 1,
+    order: str | Sequence[str] | None = None,
+    at_once: int | Literal["auto"] | None = None,
+    run_dir: Path | str | None = None,
+    max_restarts: int = 0,
+    verbose: bool = False,
+    quiet: bool = False,
+    trackers: Sequence[str] = (),
+) -> Results:
+    """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
+
+    For programs and notebooks; `motet.run` is for code that torchrun has started already. A job is a callable
+    without arguments (`functools.partial` gives it some) that the workers can import, or a `JobSpec`. A program calls
+    this below ``if __name__ == "__main__":``, since the workers import the program. Functions that were defined in a
+    notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
+    ``trackers``: names, as ``motet run --tracker`` takes them.
+
+    Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
+    stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
+    went wrong between the workers, and `KeyboardInterrupt` after Ctrl-C, when all workers have ended and
+    ``results.json`` is written. A job that failed raises nothing: see its status.
+    """
+    refuse_other_systems()
+    # torch elastic takes a while to import, and does not import everywhere.
+    from motet.launcher.options import check_torchrun_options, parse_torchrun_options
+    from motet.launcher.workers import run_workers
+
+    if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
+        raise UsageError(
+            'motet.launch was called inside a worker. In a program, call it below `if __name__ == "__main__":` '
+            "(workers import the program); under torchrun, use motet.run"
+        )
+    specs, calls = _sorted_out(jobs)
+    names = [*calls, *(spec.name for spec in specs)] if not isinstance(jobs, Mapping) else list(jobs)
+    if not names:
+        raise UsageError("no jobs were given")
+    parsed = parse_order(order, names) if order is not None else None
+    options = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
+    options.nnodes, options.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
+    check_torchrun_options(options)
+    check_trackers(trackers)
+    parcel = pack(calls)
+    check_specs(specs)
+    inline = in_notebook() and not quiet
+    by_name = {spec.name: spec.to_json() for spec in specs}
+    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None}
+    directory = RunDir.create(
+        run_dir,
+        {"trackers": list(trackers), "status_file": inline}
+        | describe_run(
+            [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
+            order=list(parsed.turns) if parsed else None,
+            at_once=at_once,
+            verbose=verbose,
+            quiet=quiet or inline,
+        ),
+    )
+    with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
+        path = Path(private, "parcel")
+        path.write_bytes(parcel)
+        outcome = run_workers(options, [str(directory.path), f"--parcel={path}"], say=_say)
+    results, error = conclude(outcome, directory)
+    if inline:
+        show_report(directory.path)
+    if outcome.stopped_by is not None:
+        signal.raise_signal(outcome.stopped_by)  # to the program, whose own handlers are back in place
+    if error is not None:
+        raise error
+    return _with_results_loaded(results, directory)
+
+
+def _shown(run_dir: RunDir, inline: bool) -> contextlib.AbstractContextManager[None]:
+    return shown_inline(run_dir.path) if inline else contextlib.nullcontext()
+
+
+def _with_results_loaded(results: Results, run_dir: RunDir) -> Results:
+    """Return ``results`` with those values that were saved as files, as far as loading them runs no code."""
+    import torch
+
+    jobs = dict(results.jobs)
+    for name, job in jobs.items():
+        file = job.result.get("file") if isinstance(job.result, dict) and set(job.result) == {"repr", "file"} else None
+        if file is not None:
+            with contextlib.suppress(pickle.UnpicklingError, OSError, RuntimeError):
+                value = torch.load(run_dir.path / file, weights_only=True)
+                jobs[name] = dataclasses.replace(job, result=value)
+    return dataclasses.replace(results, jobs=jobs)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"motet: {text}\n")
+
+
+def refuse_other_systems() -> None:
+    """Raise `UsageError` where Motet cannot run."""
+    if sys.platform == "win32":
+        raise UsageError("Motet does not run on Windows; use Linux, for instance in WSL 2")
+
+
+def _sorted_out(
+    jobs: Mapping[str, Callable[[], object] | JobSpec] | Sequence[JobSpec],
+) -> tuple[list[JobSpec], dict[str, Callable[[], object]]]:
+    """Return the jobs that are data and those that are callables."""
+    if not isinstance(jobs, Mapping):
+        wrong = [job for job in jobs if not isinstance(job, JobSpec)]
+        if wrong:
+            raise UsageError(
+                f"a sequence of jobs must hold JobSpecs, not {wrong[0]!r}; give a mapping of names to callables"
+            )
+        names = [spec.name for spec in jobs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"two jobs are named {twice[0]!r}")
+        return list(jobs), {}
+    specs = [dataclasses.replace(job, name=name) for name, job in jobs.items() if isinstance(job, JobSpec)]
+    calls = {name: job for name, job in jobs.items() if not isinstance(job, JobSpec)}
+    for name, call in calls.items():
+        Job(name, call)  # refuses what is no name, or not callable
+    return specs, calls
+
+
+def describe_run(
+    jobs: Sequence[Mapping[str, Any]],
+    *,
+    order: Sequence[str] | None = None,
+    at_once: int | Literal["auto"] | None = None,
+    verbose: bool = False,
+    quiet: bool = False,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return what ``run.json`` says of a run."""
+    import numpy
+    import torch
+
+    if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):
+        raise UsageError(f"at least one job must be in flight at a time, or auto, not {at_once!r} (--at-once)")
+    return {
+        "command": list(command if command is not None else sys.argv),
+        "directory": os.getcwd(),
+        "jobs": [dict(job) for job in jobs],
+        "order": None if order is None else list(order),
+        "at_once": at_once,
+        "verbose": verbose,
+        "quiet": quiet,
+        "versions": {
+            "motet": _version(),
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "commit": _commit(),
+        "unix_time": time.time(),
+    }
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("motet")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str | None:
+    """Return the commit of the user's code, with ``+`` if it has changes; None outside a repository."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None

@@ -1,0 +1,113 @@
+"""Start workers, stay until they have ended, and tell how they ended."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.run import determine_local_world_size
+
+from motet.launcher.agent import Agent
+from motet.launcher.options import check_torchrun_options, on_one_machine, worker_spec
+from motet.launcher.outcome import Outcome, how_it_ended
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_workers(
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    *,
+    program: str = "motet.entry",
+    say: Callable[[str], None] = lambda text: None,
+    explain: Callable[[], str] = str,
+) -> Outcome:
+    """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
+
+    Ctrl-C, SIGTERM and SIGHUP ask the workers to end; the second one, or 25 seconds, ends them. When this returns or
+    raises, none of their processes is left. ``say`` is told about restarts, with what ``explain`` knows of the reason.
+    """
+    check_torchrun_options(options)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="motet-logs-") as logs, _environment(options), _quiet():
+        spec, config = worker_spec(options, program, arguments, logs)
+
+        def before_restart(agent: Agent) -> None:
+            how = "; ".join(how_it_ended(worker, status) for worker, status in agent.exits.items() if status)
+            why = explain()
+            say(f"{how or 'machines joined or left'}; all workers start again" + (f" ({why})" if why else ""))
+
+        agent = Agent(spec, config, before_restart)
+        try:
+            with _handling_signals(agent.on_signal):
+                agent.run()
+        except SignalException:
+            pass  # the agent has ended the workers, and `stop_signals` tells
+        finally:
+            spec.rdzv_handler.shutdown()
+    return Outcome(
+        num_workers=agent.num_workers,
+        exits=dict(agent.exits),
+        killed=frozenset(agent.killed),
+        stopped_by=agent.stop_signals[0] if agent.stop_signals else None,
+        wall_seconds=time.monotonic() - begun,
+    )
+
+
+@contextlib.contextmanager
+def _environment(options: argparse.Namespace) -> Iterator[None]:
+    """Set what workers inherit and torch elastic reads, and put this process's environment back afterwards."""
+    before = dict(os.environ)
+    # torch elastic is to leave SIGINT and SIGTERM to the agent; of the others only these are left to it.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = options.signals_to_handle = "SIGQUIT"
+    if determine_local_world_size(options.nproc_per_node) > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    if on_one_machine(options):
+        loopback = "lo0" if sys.platform == "darwin" else "lo"
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have ``handler`` take the signals that stop a run; other threads than the main one cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGQUIT)}
+    try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old if old is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence torch elastic's own account of failures, which Motet gives with the job and the turn."""
+    parts = ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher")
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(parts)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,10 @@
+"""What the jobs of a run hold in memory, whether another one may join them, and where those rest that are idle.
+
+::
+
+    footprint                 what each job holds, measured; whether one more would fit
+    offload                   ``--offload idle``: a job's state rests in the host's memory between its turns
+    housing                   room for the jobs of a run, by both
+
+How long the way to the host's memory and back takes, for plans, is `motet.resting`.
+"""

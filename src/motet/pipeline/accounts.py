@@ -1,0 +1,86 @@
+"""What every job has cost so far on this worker, and what came of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from motet.gradients.journey import Turnaround
+from motet.results import JobResult, Results, Status
+
+
+@dataclass
+class Ledger:
+    """One job's sums. ``link_seconds`` is its share of the network's busy time (`motet.clocks.Link`)."""
+
+    num_turns: int = 0
+    compute_seconds: float = 0.0
+    sync_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+    link_seconds: float = 0.0
+    num_bytes: int = 0
+
+
+class Accounts:
+    """The ledgers of all jobs of a run, and the results of those that have ended."""
+
+    def __init__(self) -> None:
+        self.ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
+        self.finished: dict[str, JobResult] = {}
+
+    def computed(self, job: str, seconds: float) -> None:
+        """Note that a job computed."""
+        self.ledgers[job].compute_seconds += seconds
+
+    def synced(self, job: str, figures: Turnaround) -> float:
+        """Note a turn's synchronization; return how many seconds of it were hidden."""
+        ledger = self.ledgers[job]
+        travel = figures.completed - figures.launched
+        hidden = min(max(figures.hidden_seconds, 0.0), travel)
+        ledger.num_turns += 1
+        ledger.sync_seconds += travel
+        ledger.hidden_seconds += hidden
+        ledger.link_seconds += figures.link_seconds
+        ledger.num_bytes += figures.num_bytes
+        return hidden
+
+    def ended(
+        self,
+        job: str,
+        status: Status,
+        turns: int,
+        result: Any,
+        error: str | None,
+        memory: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note what came of a job."""
+        ledger = self.ledgers[job]
+        self.finished[job] = JobResult(
+            status=status,
+            turns=turns,
+            compute_seconds=ledger.compute_seconds,
+            sync_seconds=ledger.sync_seconds,
+            hidden_seconds=ledger.hidden_seconds,
+            result=result,
+            error=error,
+            memory=memory,
+        )
+
+    def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:
+        """Return what came of the run; the bound is that of the design, section 6, from this run's own costs."""
+        ledgers = [self.ledgers[name] for name in self.finished]
+        bound = max(
+            sum(ledger.compute_seconds for ledger in ledgers),
+            sum(ledger.link_seconds for ledger in ledgers),
+            0.0,
+        )
+        return Results(
+            jobs={name: self.finished[name] for name in names if name in self.finished},
+            num_workers=num_workers,
+            wall_seconds=wall_seconds,
+            bound_seconds=bound,
+            efficiency=min(1.0, bound / wall_seconds) if wall_seconds > 0 else None,
+            notices=notices,
+        )

@@ -1,0 +1,48 @@
+"""Those who are told what happens in a run: its observers, and the user. None of them can harm the training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from motet.events import Event, Notice, Observer
+
+
+class Audience:
+    """Tells each of ``observers`` every event, and the user (``tell``) every notice, once.
+
+    ``settle`` brings back what an observer's code would find without Motet; called before it runs.
+    """
+
+    def __init__(self, observers: Sequence[Observer], tell: Callable[[str], None], settle: Callable[[], None]) -> None:
+        self._observers = list(observers)
+        self._tell = tell
+        self._settle = settle
+        self._notices: dict[tuple[str | None, str], None] = {}
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user was told, in order."""
+        return tuple(f"job '{job}' {text}" if job else text for job, text in self._notices)
+
+    def observe(self, event: Event) -> None:
+        """Tell all observers. One that fails is left out from then on, and the user is told so."""
+        for observer in tuple(self._observers):
+            if not getattr(observer, "changes_nothing_global", False):
+                self._settle()
+            try:
+                observer.observe(event)
+            except Exception as error:
+                self._observers.remove(observer)
+                self.notice_once(
+                    None,
+                    f"the observer {type(observer).__name__} failed and is left out from now on "
+                    f"({type(error).__name__}: {error}); the training goes on.",
+                )
+
+    def notice_once(self, job: str | None, text: str) -> None:
+        """Tell the user and the observers something of ``job`` (None: of the run), unless they know it already."""
+        if (job, text) not in self._notices:
+            self._notices[job, text] = None
+            self._tell(f"job '{job}' {text}" if job else text)
+            self.observe(Notice(time=time.perf_counter(), job=job, text=text))

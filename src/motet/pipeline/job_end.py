@@ -1,0 +1,38 @@
+"""A job's end is agreed on: all workers met the same one, in the same turn; or the gang ends, and says who did not."""
+
+from __future__ import annotations
+
+from motet.errors import DivergenceError, GangError, WorkerFailedError
+from motet.saving import Safety
+from motet.turns import RunningJob
+from motet.workers import Workers
+from motet.workers.agreement import Agreements, Ended
+
+
+def agree_on_end(job: RunningJob, index: int, workers: Workers, agreements: Agreements, safety: Safety) -> None:
+    """Return once all workers say the same of the end of ``job``, the run's job number ``index``. Collective.
+
+    What this worker knows of a failure is told before it waits for the others, so that they can name it, and taken
+    back when all have met it. Raises `GangError` if the workers differ.
+    """
+    outcome, watch = job.outcome, workers.watch
+    assert outcome is not None
+    told = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
+    watch.ended[job.name] = told
+    failure = f"worker {workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
+    if outcome.error is not None:
+        watch.tell_failure(failure)
+        safety.charge(job.name, job.turn, outcome.error)
+    num_left = job.gradients.num_collectives
+    try:
+        agreements.all_ended_alike(Ended(job.name, index, outcome.status, job.num_synced, num_left))
+    except GangError as error:
+        if outcome.error is None or isinstance(error, DivergenceError):
+            raise
+        # Whatever became of the others: this worker knows why the gang ends.
+        text = f"Worker {workers.worker} met an error that the other workers did not meet:\n{failure}"
+        raise WorkerFailedError(text) from error
+    watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
+    if outcome.error is not None:
+        watch.take_back_failure()
+        safety.take_back(job.name)

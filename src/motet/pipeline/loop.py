@@ -1,0 +1,400 @@
+"""Run jobs in an order: the loop that every worker goes through alike.
+
+A *slot* is one step of that loop: the next job in the order, its gradients' landing, its turn. Every decision
+(which job is next, when to agree, who is admitted) is made from data that is the same on all workers, and at the same
+slot; no worker ever decides by its own clock.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+
+from motet.buffers import BufferSync
+from motet.errors import GangError, WorkerFailedError
+from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
+from motet.gradients import JobGradients
+from motet.gradients.aggregation import Aggregation
+from motet.gradients.journey import Travelling
+from motet.gradients.link_queue import LinkQueue, quick_handover
+from motet.job_seams import JobSeams
+from motet.jobs import Job, Script
+from motet.jobs.parameters import parameters_of
+from motet.memory.housing import AtOnce, Housing, OffloadWhat
+from motet.nonfinite import answer_to
+from motet.order import Cursor
+from motet.pipeline.accounts import Accounts
+from motet.pipeline.audience import Audience
+from motet.pipeline.bookkeeping import Bookkeeping
+from motet.pipeline.job_end import agree_on_end
+from motet.pipeline.job_requests import JobRequests
+from motet.pipeline.job_source import JobSource
+from motet.planning import Change, Planning
+from motet.results import Results
+from motet.saving import Safety, Saving
+from motet.seams import installed
+from motet.turns import JobStopped, RunningJob, Turns
+from motet.workers import Workers
+from motet.workers.agreement import STOP, STOP_NOW, Agreements
+from motet.workers.contradiction import Item
+from motet.workers.interruption import Interruption
+
+NO_DDP = (
+    "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
+    "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
+)
+STARTS_AGAIN = (
+    "has no checkpoint in this run directory, so it starts again from its beginning (unless its loop resumes by "
+    "itself, from files of its own). motet.current_job().checkpoint(...) saves what a loop needs to go on."
+)
+TIMES_TO_ASK = 3
+
+
+class Pipeline:
+    """One run on this worker.
+
+    ``start_job(name)`` prepares a job's surroundings inside its greenlet (its streams), ``end_job`` clears them away.
+    """
+
+    def __init__(
+        self,
+        source: JobSource,
+        planning: Planning,
+        at_once: AtOnce,
+        workers: Workers,
+        observers: Sequence[Observer],
+        job_dir: Callable[[str], Path | None],
+        start_job: Callable[[str], None],
+        end_job: Callable[[str], None],
+        tell: Callable[[str], None],
+        blocking_buffers: bool = False,
+        aggregation: Aggregation | None = None,
+        safety: Safety | None = None,
+        offload: OffloadWhat = "nothing",
+    ) -> None:
+        self._source = source
+        self._planning = planning
+        self._aggregation = aggregation
+        self._cursor = Cursor(planning.order)
+        self._queue = LinkQueue(planning.order)
+        self._workers = workers
+        self._watch = workers.watch
+        self._agreements = Agreements(workers)
+        self._job_dir = job_dir
+        self._start_job = start_job
+        self._end_job = end_job
+        self._tell = tell
+        self._safety = safety or Safety()
+        self._interruption = Interruption(self._safety.stop_after_seconds)
+        workers.interrupted = self._interruption.hopeless
+        workers.watch.hear = self._interruption.hear
+        self._turns = Turns()
+        self._audience = Audience(observers, tell, self._turns.settle)
+        self._observe, self._notice_once = self._audience.observe, self._audience.notice_once
+        self._accounts = Accounts()
+        self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
+        self._last_synced = ("", 0)
+        self._buffers = BufferSync(workers, blocking=blocking_buffers)
+        self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
+        self._housing = Housing(
+            workers, at_once, offload, self._books.clock, self._seams, self._observe, self._notice_once
+        )
+        self._spec: Job | None = None  # the next job, for which there is no room yet
+        self._live: dict[str, RunningJob] = {}
+        self._requests = JobRequests(self._turns, self._live, self._observe)
+        self._gang_error: GangError | None = None
+        self._to_raise: dict[str, BaseException] = {}
+        self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
+        self._slot = 0
+        self._begin = time.perf_counter()
+
+    def run(self) -> Results:
+        """Run all jobs to their end. Raises `GangError` if something goes wrong between the workers."""
+        self._observe(
+            RunStarted(
+                time=self._begin,
+                unix_time=time.time(),
+                worker=self._workers.worker,
+                num_workers=self._workers.num_workers,
+                jobs=tuple(self._source.names),
+                order=self._cursor.order.turns,
+            )
+        )
+        with installed(self._seams), self._interruption.listening(), quick_handover():
+            try:
+                self._admit()
+                while self._live:
+                    self._take_slot()
+                stops = self._saving.stopping
+                self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
+            except BaseException as error:
+                self._watch.tell_left(f"worker {self._workers.worker} has left the run: {error}")
+                if isinstance(error, GangError):
+                    error.turns = dict(self._watch.launched)
+                if not isinstance(error, WorkerFailedError):  # then the one who failed has told
+                    self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
+                raise
+            finally:
+                self._queue.close()
+                self._turns.settle()
+                self._buffers.close()
+        wall_seconds = time.perf_counter() - self._begin
+        self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
+        return self._accounts.results(
+            self._source.names, self._workers.num_workers, wall_seconds, self._audience.notices
+        )
+
+    def _take_slot(self) -> None:
+        """One step of the pipeline: land the next job's gradients, let it compute, settle what all must know."""
+        job = self._live[self._cursor.next(self._live)]
+        self._slot += 1
+        self._land(job)
+        to_raise = self._to_raise.pop(job.name, None)
+        self._take_turn(job, throw=to_raise)
+        if isinstance(to_raise, JobStopped) and job.outcome is None:
+            job.give_up(to_raise.outcome())  # the loop has swallowed it
+        self._books.slot_over(self._slot)
+        if self._housing.asks_again(job):
+            self._admit()
+        if job.outcome is not None:
+            self._turns.settle()
+            self._conclude(job)
+            self._admit()
+            self._follow(self._planning.ended(job.name, self._num_synced()))
+            self._hear_costs()  # what was told before it ended, and not of those that are asked for next
+        at_once = self._planning.first_known(self._live)
+        if at_once or (self._agreements.due(self._slot) and self._live):
+            self._begin_agreement(at_once, job)
+        if self._agreements.ripe(self._slot):
+            self._agreements.settle()
+        self._hear_costs()
+        self._saving.clock_seconds = self._agreements.clock_seconds
+        self._saving.poll()
+        if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
+            self._begin_stop()
+            self._stop_at_once(tuple(self._live))
+        elif self._agreements.stop == STOP and not self._saving.stopping:
+            self._begin_stop()
+            self._stop_at_once([name for name in self._live if not self._saving.saves(name)])
+
+    def _admit(self) -> None:
+        """Start waiting jobs while there is room. Collective: each takes a lane."""
+        # A search must not choose a trial that would then wait: what is learned meanwhile would not count.
+        self._turns.settle()
+        while self._housing.may_have_room(self._live) and (spec := self._spec or self._source.next_job()) is not None:
+            self._spec = spec
+            if not self._housing.has_room(self._live):
+                return
+            self._spec = None
+            self._follow(self._planning.joined(spec.name, self._live))
+            books = self._books
+            gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, self._queue, books.clock)
+            gradients.compress = spec.compress == "bf16"
+            gradients.lane = self._workers.take_lane()
+            gradients.device_lane = self._workers.device_lane
+            if self._aggregation is not None:
+                gradients.aggregate = self._aggregation.lane(gradients.lane)
+            handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
+            call = self._seams.with_exit_hooks(spec.name, spec.call)
+            job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
+            job.num_turns = spec.turns
+            job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
+            self._saving.attach(job)
+            self._housing.admitted(job)
+            if spec.name in self._safety.starting_again:
+                self._notice_once(spec.name, STARTS_AGAIN)
+            self._turns.admit(job, script=spec.call.path if isinstance(spec.call, Script) else None)
+            self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
+            if parameters := parameters_of(spec.call):
+                handle.set_parameters(**parameters)
+
+    def _begin_agreement(self, at_once: bool, job: RunningJob) -> None:
+        costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
+        stop, num_live = self._interruption.wish, len(self._live)
+        after = f"job '{job.name}', turn {job.num_synced}"
+        self._agreements.begin(self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after)
+
+    def _hear_costs(self) -> None:
+        if (told := self._agreements.take_told()) is not None:
+            self._follow(self._planning.hear(told, self._num_synced()))
+
+    def _num_synced(self) -> dict[str, int]:
+        return {name: job.num_synced for name, job in self._live.items()}
+
+    def _follow(self, change: Change | None) -> None:
+        """From the next slot on follow a new order. Every worker must call this at the same slot with the same one."""
+        if change is None:
+            return
+        self._cursor.change(change.order)
+        self._queue.follow(change.order)
+        self._agreements.note("/order", self._slot, zlib.crc32(str(change.order).encode()))
+        self._observe(OrderChanged(time=time.perf_counter(), order=change.order.turns, reason=change.reason))
+
+    def _land(self, job: RunningJob) -> None:
+        """Block until the gradients of the job's last turn have landed; nothing to do for a job that has none."""
+        if not job.gradients.in_flight:
+            return
+        with job.gradients.on_stream():
+            self._housing.before_landing(job)
+        if self._turns.current is not None:  # the job waits in the middle of its turn
+            job.num_synced += 1
+            self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
+        on_nan = self._safety.on_nan
+        models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
+        with job.gradients.on_stream():
+            wait_begin = self._books.wait_begins()
+        figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
+        self._last_synced = (job.name, job.num_synced)
+        self._agreements.note(job.name, job.num_synced, job.gradients.signature)
+        with job.gradients.on_stream():
+            self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
+        to_raise: BaseException | None = figures.error  # raised where plain DDP raises it, inside backward()
+        if models and to_raise is None:
+            to_raise = answer_to(on_nan, job.name, job.num_synced, models)
+        if to_raise is not None:
+            if self._turns.current is not None:
+                raise to_raise
+            self._to_raise[job.name] = to_raise
+
+    def _waiter(self, job: str, turn: int) -> Callable[[Travelling], None]:
+        item = Item("gradients", job, turn)
+
+        def wait(bucket: Travelling) -> None:
+            try:
+                self._workers.wait(item, bucket.done, bucket.wait)
+            except GangError as error:
+                self._lost(error)
+                raise
+
+        return wait
+
+    def _lost(self, error: GangError) -> None:
+        self._gang_error = error  # the wait may be inside a job's turn, whose loop may catch it
+
+    def _wait_device(self, arrived: Callable[[], bool]) -> None:
+        """Wait until the device has done what the host is too far ahead of, or what is to be told of."""
+        try:
+            self._workers.wait_arrived(Item("gradients", *self._last_synced), arrived)
+        except GangError as error:
+            self._lost(error)
+            raise
+
+    def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
+        turn = job.turn
+        self._watch.at("computing", job.name, turn)
+        with job.gradients.on_stream():
+            self._housing.before_turn(job, self._next)
+            begun = self._books.turn_begins()
+        self._turns.take(job, throw=throw)
+        with job.gradients.on_stream():
+            over = self._books.turn_is_over(begun)
+        self._watch.at("between turns")
+        if self._gang_error is not None:
+            raise self._gang_error
+        ended = job.outcome is not None
+        synchronizing = job.gradients.in_flight and not ended
+        if synchronizing:
+            job.num_synced += 1
+            self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
+        elif not ended:
+            self._agreements.note(job.name, turn, -1)
+        travels = job.gradients.travels if synchronizing else ()
+        self._books.turn_ended(
+            self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
+        )
+        with job.gradients.on_stream():
+            self._housing.after_turn(job, self._next, self._live)
+
+    def _next(self) -> str | None:
+        """Return the job whose turn comes next, as far as can be said now."""
+        return copy.copy(self._cursor).next(self._live) if self._live else None
+
+    def _conclude(self, job: RunningJob) -> None:
+        """Agree with all workers that the job has ended, and give back what it held. Collective."""
+        outcome = job.outcome
+        assert outcome is not None
+        del self._live[job.name]
+        index = self._source.names.index(job.name)
+        agree_on_end(job, index, self._workers, self._agreements, self._safety)
+        self._drain(job)
+        lane = job.gradients.lane
+        job.gradients.close()
+        if lane is not None:
+            self._workers.return_lane(lane)
+        self._buffers.detach(job)
+        for group in job.groups:
+            dist.destroy_process_group(group)
+        self._end_job(job.name)
+        self._housing.ended(job.name)
+        if outcome.status == "finished" and job.gradients.num_ddp == 0:
+            self._notice_once(job.name, NO_DDP)
+        if outcome.error is not None:
+            self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
+        self._books.flush()
+        self._accounts.ended(
+            job.name, outcome.status, job.num_synced, outcome.result, outcome.error, self._housing.of(job.name)
+        )
+        result = self._accounts.finished[job.name]
+        self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))
+        self._source.job_ended(job.name, result)
+        self._observe(
+            JobEnded(
+                time=time.perf_counter(),
+                job=job.name,
+                status=outcome.status,
+                turns=job.num_synced,
+                error=outcome.error,
+            )
+        )
+
+    def _begin_stop(self) -> None:
+        """Begin no more jobs, and let those that save checkpoints end at their next save point."""
+        self._saving.stopping = True
+        self._interruption.settled()
+        waiting = [] if self._spec is None else [self._spec.name]
+        self._spec = None
+        for name in (*waiting, *self._source.stop()):
+            self._accounts.ended(name, "stopped", 0, None, None)
+
+    def _stop_at_once(self, names: Sequence[str]) -> None:
+        """End these jobs in good order, at the same slot on all workers."""
+        while stopped := {name: job for name, job in self._live.items() if name in names}:
+            job = stopped[self._cursor.next(stopped)]
+            self._land(job)
+            for _ in range(TIMES_TO_ASK):  # a bare `except:` in a loop may swallow it; then it is asked again
+                self._take_turn(job, throw=JobStopped())
+                if job.outcome is not None:
+                    break
+                self._land(job)
+            self._conclude_stopped(job)
+
+    def _conclude_stopped(self, job: RunningJob) -> None:
+        self._turns.settle()
+        if job.outcome is None:
+            job.give_up()
+        self._conclude(job)
+
+    def _drain(self, job: RunningJob) -> None:
+        """Wait for buckets that left in a turn that then failed; their memory may be freed afterwards."""
+        if not job.gradients.in_flight:
+            return
+        job.gradients.drain(self._waiter(job.name, job.turn))
+
+    def _exposed(self, bypassing: bool) -> None:
+        """A synchronization is about to block inside backward(); the watch must know, as it cannot be sliced."""
+        job = self._turns.current
+        self._watch.blocking = job is not None
+        if bypassing and job is not None:
+            self._notice_once(
+                job.name,
+                "runs a backward that does not come through torch.autograd.backward on the main thread: it waits for "
+                "its gradients as under plain DDP, and nothing of that is hidden.",
+            )
+
+    def _unblocked(self) -> None:
+        self._watch.blocking = False

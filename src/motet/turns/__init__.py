@@ -1,0 +1,14 @@
+"""A job as a greenlet, whose turns begin and end where its run says.
+
+::
+
+    greenlets                 begin a turn, end it: all jobs on the main thread, one at a time
+    exit_hooks                what a job registers with ``atexit`` runs when the job ends
+    expected                  how many turns a framework's training is going to take
+"""
+
+from __future__ import annotations
+
+from motet.turns.greenlets import JobStopped, Outcome, RunningJob, Turns
+
+__all__ = ["JobStopped", "Outcome", "RunningJob", "Turns"]

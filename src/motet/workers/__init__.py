@@ -1,0 +1,17 @@
+"""This worker among the others.
+
+From bottom to top::
+
+    devices                   which device this worker computes on, which backends join the workers
+    contradiction             do the workers wait for each other in a circle? (pure)
+    watch                     where this worker stands, told to the others; who notices that nobody can go on
+    group                     the process group, the lanes, waits that can end
+    agreement                 what all workers settle together, rarely
+    interruption              Ctrl-C, SIGTERM and the time limit: ending together
+"""
+
+from __future__ import annotations
+
+from motet.workers.group import Pending, Workers
+
+__all__ = ["Pending", "Workers"]

@@ -1,0 +1,273 @@
+"""This worker among the others: the process group, the lanes, agreement, and waits that can end.
+
+`Workers.join` finds the process group that is already there, or makes one from the torchrun environment, or (with no
+launcher at all) a group of one. Everything collective that is not gradients is here.
+
+Order of issue. Collectives meet by the order in which each worker issues them on a group; nothing else tells them
+apart. All that is issued from the main thread (or from autograd's, while the main thread waits for it) follows the
+order of the turns, which is data and the same everywhere. With gloo each job's gradients have a group of their own, a
+lane, so that they wait for nobody else's. With NCCL, whose kernels of several communicators can block each other on
+a device, everything on the device goes through one: the group of all workers (`device_lane`; ADR 0020). What the
+workers tell each other travels by gloo on the CPU in any case, and waits for no device.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
+from motet.workers.contradiction import Item
+from motet.workers.devices import chosen_here, has_device_backend, one_communicator
+from motet.workers.watch import Watch
+
+SLICE_SECONDS = 0.25
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004  # between two looks for a decision of worker 0's
+_num_runs = 0
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
+# A group's own timeout is destructive and cannot be told who waits for whom: ours comes first.
+GROUP_TIMEOUT = timedelta(days=7)
+
+
+@dataclass
+class Pending:
+    """An agreement that is under way."""
+
+    item: Item
+    done: threading.Event
+    work: dist.Work | None
+    gathered: list[torch.Tensor]
+
+
+class Workers:
+    """The gang, seen from one of its workers. Make it with `join`; `leave` gives back what `join` made."""
+
+    def __init__(self, store: Store, owns_group: bool, timeout_seconds: float, excepthook: ExceptHook) -> None:
+        self.worker = dist.get_rank()
+        self.num_workers = dist.get_world_size()
+        self.timeout_seconds = timeout_seconds
+        self.interrupted: Callable[[], GangError | None] = lambda: None
+        self._owns_group = owns_group
+        self._excepthook = excepthook
+        self._store = store
+        self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)  # before anything that can block
+        self._num_sayings = 0
+        self._lanes: list[dist.ProcessGroup] = []
+        self._free_lanes: list[dist.ProcessGroup] = []
+        config = dist.get_backend_config()
+        self._shared = one_communicator(config)
+        self._control: dist.ProcessGroup | None = _new_group("gloo" if has_device_backend(config) else None)
+        self._num_agreements = 0
+
+    @classmethod
+    def join(cls, *, timeout_seconds: float = 1800.0) -> Workers:
+        """Join the workers of this run; blocks until all have. Collective."""
+        owns_group, excepthook = not dist.is_initialized(), sys.excepthook
+        if owns_group:
+            _initialize()
+        global _num_runs
+        _num_runs += 1  # the same on every worker; a later run in this group must not read what an earlier one left
+        store = PrefixStore(f"motet/{_num_runs}", dist.distributed_c10d._get_default_store())
+        return cls(store, owns_group, timeout_seconds, excepthook)
+
+    def leave(self, *, orderly: bool = True) -> None:
+        """Give back all groups. After an error (``orderly=False``) nothing is waited for."""
+        self.watch.close()
+        if not orderly:
+            return
+        for group in (*self._lanes, self._control):
+            if group is not None:
+                dist.destroy_process_group(group)
+        # A group's threads and sockets live as long as anybody refers to it.
+        self._lanes, self._free_lanes, self._control = [], [], None
+        if self._owns_group:
+            dist.destroy_process_group()
+            sys.excepthook = self._excepthook  # torch puts the rank in front of it, and leaves that there
+
+    def said_by_worker_0(self, say: Callable[[], str]) -> str:
+        """Call ``say`` on worker 0 and return what it returned, on every worker; a `UsageError` is everybody's."""
+        if self.num_workers == 1:
+            return say()
+        self._num_sayings += 1
+        key = f"motet/said/{self._num_sayings}"
+        if self.worker == 0:
+            try:
+                text = say()
+            except UsageError as error:
+                self._store.set(key, f"-{error}")
+                raise
+            self._store.set(key, f"+{text}")
+            return text
+        answer: str = self._store.get(key).decode()
+        if answer.startswith("-"):
+            raise UsageError(answer[1:])
+        return answer[1:]
+
+    def decided_by_worker_0(self, key: str, decide: Callable[[], str], job: str | None = None, turn: int = 0) -> str:
+        """Call ``decide`` on worker 0, where it must not raise, and return what it returned, on every worker.
+
+        ``key`` is one that no decision had before; `forget_decisions` frees it. Worker 0 waits for nobody: it costs
+        it one message. The others block, in slices, until it has come to the same place.
+        """
+        if self.num_workers == 1:
+            return decide()
+        key = f"motet/decided/{key}"
+        if self.worker == 0:
+            text = decide()
+            self._store.set(key, text)
+            return text
+        at, begin = self.watch.position(), time.monotonic()
+        item = Item("word", job or at.job, turn or at.turn)
+        with self.watch.waiting_for(item):
+            # Not store.wait in slices: each slice that passes would put two warnings of torch's on stderr.
+            pause = FIRST_PAUSE_SECONDS
+            while not self._store.check([key]):
+                self._raise_if_hopeless(item, time.monotonic() - begin)
+                time.sleep(pause)
+                pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+        answer: str = self._store.get(key).decode()
+        return answer
+
+    def forget_decisions(self, keys: Iterable[str]) -> None:
+        """Free the store of decisions that all workers have read."""
+        if self.num_workers > 1 and self.worker == 0:
+            for key in keys:
+                self._store.delete_key(f"motet/decided/{key}")
+
+    def leave_word(self, key: str, text: str) -> None:
+        """Leave ``text`` where the other workers find it (`word`). Blocks for one message to the store."""
+        self._store.set(f"motet/word/{key}", text)
+
+    def word(self, key: str) -> str | None:
+        """Return what a worker left under ``key``, or None if none has yet; waits for nobody."""
+        if not self._store.check([f"motet/word/{key}"]):
+            return None
+        text: str = self._store.get(f"motet/word/{key}").decode()
+        return text
+
+    def forget_word(self, key: str) -> None:
+        """Free the store of a word that everybody who wants it has read."""
+        self._store.delete_key(f"motet/word/{key}")
+
+    def take_lane(self) -> dist.ProcessGroup:
+        """Return a process group for one job's gradients. Collective: all workers at the same place."""
+        if self._free_lanes:
+            return self._free_lanes.pop()
+        lane = _new_group("gloo" if self._shared else None)
+        self._lanes.append(lane)
+        return lane
+
+    @property
+    def device_lane(self) -> dist.ProcessGroup | None:
+        """The group that everything on a device travels on; None where each job's own lane carries that, too."""
+        return dist.group.WORLD if self._shared else None
+
+    def return_lane(self, lane: dist.ProcessGroup) -> None:
+        """Take back a lane on which nothing travels any more."""
+        self._free_lanes.append(lane)
+
+    def wait_arrived(self, item: Item, arrived: Callable[[], bool]) -> None:
+        """Block, in slices, until a device has come by. Raises as `wait` does."""
+        begin, pause = time.monotonic(), 0.00002
+        with self.watch.waiting_for(item):
+            while not arrived():
+                self._raise_if_hopeless(item, time.monotonic() - begin)
+                time.sleep(pause)
+                pause = min(1.5 * pause, 0.001)
+
+    def start_agreement(self, values: Sequence[float], job: str | None = None, after: str = "") -> Pending:
+        """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
+        self._num_agreements += 1
+        self.watch.num_agreements = self._num_agreements
+        item = Item("agreement", job, self._num_agreements, after)
+        mine = torch.tensor(values, dtype=torch.float64, device="cpu")
+        gathered = [torch.empty_like(mine) for _ in range(self.num_workers)]
+        done = threading.Event()
+        if self.num_workers == 1:
+            gathered[0].copy_(mine)
+            done.set()
+            return Pending(item, done, None, gathered)
+        work = dist.all_gather(gathered, mine, group=self._control, async_op=True)
+        assert work is not None
+        work.get_future().add_done_callback(lambda _: done.set())
+        return Pending(item, done, work, gathered)
+
+    def finish_agreement(self, pending: Pending) -> list[list[float]]:
+        """Block until all workers have told theirs; return the values, by worker."""
+        if pending.work is not None:
+            self.wait(pending.item, pending.done, pending.work.wait)
+        return [values.tolist() for values in pending.gathered]
+
+    def wait(self, item: Item, done: threading.Event, finish: Callable[[], object]) -> None:
+        """Block until ``done``, in slices, then ``finish`` (which raises what went wrong).
+
+        Raises `GangError` when the watch has found that it will never be done, when it took longer than the
+        timeout, when a peer is gone, or when this run was interrupted and the others do not come along.
+        """
+        if not done.is_set():
+            with self.watch.waiting_for(item):
+                begin = time.monotonic()
+                while not done.wait(SLICE_SECONDS):
+                    self._raise_if_hopeless(item, time.monotonic() - begin)
+        try:
+            finish()
+        except RuntimeError as error:
+            raise self._lost(item, error) from error
+
+    def _raise_if_hopeless(self, item: Item, waited_seconds: float) -> None:
+        if self.watch.error is not None:
+            raise self.watch.error
+        if (interruption := self.interrupted()) is not None:
+            raise interruption
+        if waited_seconds > self.timeout_seconds:
+            raise SyncTimeoutError(
+                f"Worker {self.worker} waited {waited_seconds:.0f} s for {item}; the timeout is "
+                f"{self.timeout_seconds:.0f} s. No worker contradicts another, so the network or a worker stalls. "
+                f"Give a longer --timeout if such stalls are to be expected.\n{self.watch.others_stand()}".rstrip()
+            )
+
+    def _lost(self, item: Item, error: RuntimeError) -> GangError:
+        if failed := self.watch.failures(within_seconds=2.0):
+            worker, text = sorted(failed.items())[0]
+            return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
+        why = str(error).split("This is typically")[0].strip()
+        text = (
+            f"Worker {self.worker} lost the connection to another worker while it waited for {item}: a worker died, or "
+            f"the network failed ({why})\n{self.watch.others_stand()}"
+        )
+        return WorkerLostError(text.rstrip())
+
+
+def _new_group(backend: str | None) -> dist.ProcessGroup:
+    group = dist.new_group(timeout=GROUP_TIMEOUT, backend=backend)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _initialize() -> None:
+    choice = chosen_here()
+    backend = choice.backend
+    if choice.device is not None:
+        torch.accelerator.set_device_index(choice.device)  # as scripts do: before anything touches a device
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=GROUP_TIMEOUT)
+        return
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # torch elastic keeps one store over restarts, with the addresses of the workers that are gone: a prefix for
+    # every attempt keeps the new ones apart.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world_size = next(rendezvous("env://", rank, world_size, timeout=timedelta(minutes=10)))
+    store = PrefixStore(f"motet/attempt/{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)

@@ -1,0 +1,124 @@
+"""Ctrl-C and SIGTERM during a run, and its time limit: the first asks all workers to stop together, at a save point.
+
+A run that was asked to stop has 30 seconds. Jobs that save checkpoints may go on to their next save point for
+`PATIENCE_SECONDS`; then all are stopped where they are. A second Ctrl-C ends this worker at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from motet.errors import GangError
+from motet.workers.agreement import GO_ON, STOP, STOP_NOW
+
+PATIENCE_SECONDS = 12.0
+GRACE_SECONDS = 20.0
+
+
+class Interruption:
+    """Whether somebody asked this run to stop. A signal handler only takes note; the pipeline acts on it.
+
+    ``stop_after_seconds``: when the run is to stop by itself, from now on.
+    """
+
+    def __init__(self, stop_after_seconds: float | None = None) -> None:
+        self.signal_name: str | None = None
+        self.agreed = False  # the workers have settled that they stop
+        self._since = 0.0
+        self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
+        self._heard: set[int] = set()  # signals of which only `hear` has taken note
+        self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
+
+    @property
+    def requested(self) -> bool:
+        """Whether this worker was asked to stop, or its time is up."""
+        if self.signal_name is None and self._limit is not None and time.monotonic() >= self._limit:
+            self._note_request("the time limit (--stop-after)")
+        return self.signal_name is not None
+
+    @property
+    def wish(self) -> int:
+        """What this worker tells the others: `GO_ON`, `STOP`, or `STOP_NOW`."""
+        if not self.requested:
+            return GO_ON
+        return STOP_NOW if time.monotonic() - self._since > PATIENCE_SECONDS else STOP
+
+    @property
+    def seconds_left(self) -> float:
+        """How long this worker may still take to end in good order, once it was asked to stop."""
+        return max(0.0, self._since + GRACE_SECONDS - time.monotonic())
+
+    def settled(self) -> None:
+        """Take note that all workers have agreed to stop, whoever was asked."""
+        self.agreed = True
+        if self.signal_name is None:
+            self._note_request("another worker")
+
+    def hopeless(self) -> GangError | None:
+        """Return an error once the other workers have not come along for too long, else None."""
+        if not self.agreed and self.signal_name is not None and time.monotonic() - self._since > GRACE_SECONDS:
+            return GangError(
+                f"{self.signal_name}: the workers could not agree within {GRACE_SECONDS:.0f} s on a turn to stop at"
+            )
+        return None
+
+    def hear(self) -> GangError | None:
+        """Take note, on another thread, of signals for a main thread that is blocked outside of Python; see `hopeless`.
+
+        Python's handlers run on the main thread only, which inside a collective may not come back.
+        """
+        for number in self._read_unseen():
+            if number == signal.SIGINT and self._asked_before():
+                os._exit(130)
+            if number in (signal.SIGINT, signal.SIGTERM):
+                self._heard.add(number)
+                self._note_request(signal.Signals(number).name)
+        return self.hopeless()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for the duration of the block; only a main thread can, elsewhere nothing is taken."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._unseen, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            read, self._unseen = self._unseen, None
+            os.close(read)
+            os.close(written)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._read_unseen()
+        if number in self._heard:
+            self._heard.remove(number)  # the main thread has come back
+            return
+        if number == signal.SIGINT and self._asked_before():
+            os._exit(130)
+        self._note_request(signal.Signals(number).name)
+
+    def _asked_before(self) -> bool:
+        # One keypress can reach a worker directly and through its launcher.
+        return self.signal_name is not None and time.monotonic() - self._since > 0.5
+
+    def _read_unseen(self) -> bytes:
+        with contextlib.suppress(OSError):
+            if self._unseen is not None:
+                return os.read(self._unseen, 64)
+        return b""
+
+    def _note_request(self, by: str) -> None:
+        if self.signal_name is None:
+            self.signal_name, self._since = by, time.monotonic()

@@ -1,0 +1,339 @@
+"""Where this worker stands, told to whoever needs to know; and a thread that notices when nobody can go on.
+
+`Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
+the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
+thread publish its position in the store, read the others', and look for a circle (`motet.workers.contradiction`).
+A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
+there the thread tells the error itself and ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from torch._C._distributed_c10d import Store
+
+from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
+from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
+
+T = TypeVar("T")
+STATE_BYTES = 256
+EXIT_STATUS = 4
+_KEY = "motet/watch"
+# What the store is given to answer where something is wrong already: a network that is down never answers.
+STORE_SECONDS = 2.0
+# How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
+LAST_SECONDS = 5.0
+# What the main thread may ask it in between; a call that is not back holds up everything.
+_WORKERS = os.path.join("motet", "workers", "group.py")
+_STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
+
+
+class Watch:
+    """One worker's position, and the thread that compares it with the others'.
+
+    ``suspicion_seconds``: how long the main thread may stand still before anything is published.
+    ``certainty_seconds``: how long before a collective that others have passed counts as never met.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        num_workers: int,
+        store: Store | None,
+        timeout_seconds: float = 1800.0,
+        suspicion_seconds: float = 3.0,
+        certainty_seconds: float = 15.0,
+    ) -> None:
+        self.worker = worker
+        self.num_workers = num_workers
+        self.error: GangError | None = None
+        self.launched: dict[str, int] = {}
+        self.ended: dict[str, str] = {}
+        self.num_agreements = 0
+        self.blocking = False  # the main thread is inside a synchronization that cannot be sliced
+        self._job: str | None = None
+        self._turn = 0
+        self._phase = "starting"
+        self._item: Item | None = None
+        self._epoch = 0
+        self._beat = 0
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._known: dict[int, Position] = {}
+        self._last: deque[tuple[str, int]] = deque(maxlen=6)
+        self._num_sent, self._sent = 0, 0  # turns, and what they sent, one after the other
+        self._history: deque[tuple[int, int]] = deque(maxlen=64)
+        self._since = time.monotonic()
+        self._timeout_seconds = timeout_seconds
+        self._suspicion_seconds = suspicion_seconds
+        self._certainty_seconds = certainty_seconds
+        self._main = threading.main_thread().ident
+        self._closing = threading.Event()
+        self._gave_up = (0.0, 0)  # when, and in which epoch
+        self._state: mmap.mmap | None = None
+        self._store = store
+        self._threads: list[threading.Thread] = []
+        self.hear: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
+        self.before_exit: Callable[[GangError], None] = lambda error: None
+        if num_workers > 1 and store is not None:
+            self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
+            # Two: where the network is down, the one that asks the store may not come back for minutes.
+            self._threads = [
+                threading.Thread(target=run, name="motet-watch", daemon=True) for run in (self._run, self._listen)
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def write_down_in(self, path: Path) -> None:
+        """From now on keep the position in a small file, which the launcher reads if this process is killed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\n" * STATE_BYTES)
+        with path.open("r+b") as file:
+            self._state = mmap.mmap(file.fileno(), STATE_BYTES)
+
+    def at(self, phase: str, job: str | None = None, turn: int = 0) -> None:
+        """Note what the main thread does from now on."""
+        self._job, self._turn, self._phase, self._item = job, turn, phase, None
+        self._moved()
+
+    @contextlib.contextmanager
+    def waiting_for(self, item: Item) -> Iterator[None]:
+        """Note what the main thread waits for inside the block."""
+        self._item = item
+        self._moved()
+        try:
+            yield
+        finally:
+            self._item = None
+            self._moved()
+
+    def turn_ended(self, job: str, turn: int, signature: int) -> None:
+        """Note that a turn's gradients are on their way, or queue for it; ``signature``: of what was sent."""
+        self.launched[job] = turn
+        self._last.append((job, turn))
+        self._num_sent += 1
+        self._sent = zlib.crc32(f"{job} {turn} {signature}".encode(), self._sent)
+        self._history.append((self._num_sent, self._sent))
+
+    def _moved(self) -> None:
+        self._epoch += 1
+        self.blocking = False
+        self._since = time.monotonic()
+        if self._state is not None:
+            line = f"{self._job or '-'} {self._turn} {self._phase.replace(' ', '-')}"
+            self._state[:STATE_BYTES] = line.encode()[: STATE_BYTES - 1].ljust(STATE_BYTES, b"\n")
+
+    def position(self) -> Position:
+        """Return where this worker stands."""
+        item = self._item
+        if item is None and self._job is not None and (self.blocking or self._in_collective()):
+            item = Item("collective", self._job, self._turn)
+        return Position(
+            worker=self.worker,
+            epoch=self._epoch,
+            beat=self._beat,
+            job=self._job,
+            turn=self._turn,
+            phase=self._phase,
+            item=item,
+            launched=dict(self.launched),
+            ended=dict(self.ended),
+            num_agreements=self.num_agreements,
+            last_turns=[f"{job} {turn}" for job, turn in self._last],
+            history=dict(self._history),
+        )
+
+    def others_stand(self) -> str:
+        """Return a line for each worker of which it is known where it stood last; nothing is asked for."""
+        return describe(self._known) if len(self._known) > 1 else ""
+
+    def _in_collective(self) -> bool:
+        frame = sys._current_frames().get(self._main or 0)
+        for _ in range(3):
+            if frame is None:
+                return False
+            name = frame.f_code.co_filename
+            if name.endswith(("distributed_c10d.py", os.path.join("parallel", "distributed.py"))):
+                return True
+            frame = frame.f_back
+        return False
+
+    def tell_failure(self, text: str) -> None:
+        """Leave an error of this worker in the store, so that every other can name it."""
+        self._ask(lambda store: store.set(f"{_KEY}/failed/{self.worker}", text), None)
+
+    def tell_left(self, text: str) -> None:
+        """Leave word that this worker has left the run, though its process may live on: nobody need wait for it."""
+        self._ask(lambda store: store.set(f"{_KEY}/left/{self.worker}", text), None)
+
+    def take_back_failure(self) -> None:
+        """Withdraw what `tell_failure` left: all workers met it alike, so it ended its job only."""
+        self._ask(lambda store: store.delete_key(f"{_KEY}/failed/{self.worker}"), False)
+
+    def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
+        """Return what other workers left with `tell_failure`, waiting a little for it if asked."""
+        return self._words("failed", within_seconds)
+
+    def _words(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
+        deadline = time.monotonic() + within_seconds
+
+        def look(store: Store) -> dict[int, str]:
+            found: dict[int, str] = {}
+            while not found:
+                for other in range(self.num_workers):
+                    key = f"{_KEY}/{kind}/{other}"
+                    if other != self.worker and store.check([key]):
+                        found[other] = store.get(key).decode()
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.05)
+            return found
+
+        return self._ask(look, {}, within_seconds)
+
+    def _ask(self, call: Callable[[Store], T], otherwise: T, within_seconds: float = 0.0) -> T:
+        """Ask the store something, and return ``otherwise`` if it is gone with its host or does not answer in time."""
+        store, answers = self._store, [otherwise]
+        if store is None or self.num_workers == 1:
+            return otherwise
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                answers.append(call(store))
+
+        thread = threading.Thread(target=ask, name="motet-watch-asks", daemon=True)
+        thread.start()
+        thread.join(within_seconds + STORE_SECONDS)
+        return answers[-1]
+
+    def _run(self) -> None:
+        while not self._closing.wait(1.0):
+            still = time.monotonic() - self._since
+            if still < self._suspicion_seconds or self.error is not None:
+                self._seen.clear()
+                continue
+            try:
+                self._compare(still)
+            except Exception as error:  # the store's host has gone: nobody is left to compare with
+                if self._closing.is_set():
+                    return
+                self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
+
+    def _listen(self) -> None:
+        """What is done without the store: hear signals, and end a main thread that nothing else can."""
+        while not self._closing.wait(1.0):
+            now, epoch = time.monotonic(), self._epoch
+            still = now - self._since
+            if still < self._suspicion_seconds:
+                continue
+            if self.error is not None:
+                gave_up, then = self._gave_up
+                if epoch == then and now - gave_up > LAST_SECONDS:
+                    self._end(self.error)  # it waits in slices, but is inside the store's client
+            elif self._is_blocked():
+                if (error := self.hear()) is not None:
+                    self._give_up(error)
+                elif still > self._timeout_seconds + LAST_SECONDS:
+                    told = describe({self.worker: self.position(), **self._known})
+                    self._give_up(
+                        SyncTimeoutError(
+                            f"Nothing has moved here for {still:.0f} s; the timeout is {self._timeout_seconds:.0f} s. "
+                            f"The network is down, or another worker or the host of the store stalls.\n{told}"
+                        )
+                    )
+
+    def _is_blocked(self) -> bool:
+        """Whether the main thread waits for other workers or for the store, and not in code of its own."""
+        frame = sys._current_frames().get(self._main or 0)
+        code = frame.f_code if frame is not None else None
+        asks = code is not None and code.co_name in _STORE_CALLS and code.co_filename.endswith(_WORKERS)
+        return asks or self._item is not None or self.blocking or self._in_collective()
+
+    def _compare(self, still: float) -> None:
+        """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""
+        store = self._store
+        assert store is not None
+        self._beat += 1
+        mine = self.position()
+        store.set(f"{_KEY}/position/{self.worker}", json.dumps(mine.to_json()))
+        positions = {self.worker: mine}
+        for other in range(self.num_workers):
+            key = f"{_KEY}/position/{other}"
+            if other != self.worker and store.check([key]):
+                positions[other] = Position.from_json(json.loads(store.get(key)))
+        self._known = positions
+        stable = {worker: position for worker, position in positions.items() if self._stands(position)}
+        circle = find_circle(stable, certain=still < self._certainty_seconds) or find_apart(positions)
+        if circle and mine.item is not None:
+            self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
+        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._words("left")):
+            self._give_up(_failed(self.failures() or left))  # in its own code for so long, it will not come back
+        elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
+            self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
+
+    def _stands(self, position: Position) -> bool:
+        """Whether a worker has renewed a position, without having moved, since it was first read."""
+        epoch, beat = self._seen.get(position.worker, (-1, 0))
+        if epoch != position.epoch:
+            self._seen[position.worker] = (position.epoch, position.beat)
+            return False
+        return position.beat > beat
+
+    def _verdict(self, positions: dict[int, Position], circle: list[int]) -> GangError:
+        failed = {w: how for w, p in positions.items() for how in p.ended.values() if how.startswith("failed")}
+        table = describe(positions)
+        if failed and len(failed) < self.num_workers:
+            told = self.failures()
+            names = ", ".join(str(w) for w in sorted(failed))
+            text = "\n".join(told.values())
+            return WorkerFailedError(
+                f"Worker {names} met an error that the other workers did not meet, so the job cannot go on:\n{table}"
+                + (f"\n{text}" if text else "")
+            )
+        return DivergenceError(
+            f"The workers took different ways and wait for each other (workers {circle}):\n{table}\n"
+            "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank "
+            "around backward() or a collective, or buffers written on some workers only (--buffers blocking)."
+        )
+
+    def _give_up(self, error: GangError) -> None:
+        self._gave_up, self.error = (time.monotonic(), self._epoch), error
+        if self._item is None:  # otherwise the main thread waits in slices: it raises the error itself
+            self._end(error)
+
+    def _end(self, error: GangError) -> None:
+        """End this process: its main thread is inside a call that never returns, and cannot be interrupted there."""
+        self.before_exit(error)
+        print(f"motet: worker {self.worker}: {error}", file=sys.__stderr__, flush=True)
+        if "MOTET_DEBUG" in os.environ:
+            faulthandler.dump_traceback()
+        os._exit(EXIT_STATUS)
+
+    def close(self) -> None:
+        """End the thread; the state file keeps the last line."""
+        self.at("done")
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(timeout=STORE_SECONDS + 1.0)
+        self._threads.clear()
+        self._store = None  # a connection of its own
+        if self._state is not None:
+            self._state.close()
+            self._state = None
+
+
+def _failed(failed: dict[int, str]) -> WorkerFailedError:
+    worker, text = sorted(failed.items())[0]
+    return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")

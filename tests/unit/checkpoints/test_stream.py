@@ -1,0 +1,138 @@
+"""What is written to a summed file is in it, and the sum is that of what is in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pytest
+import torch
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motet.checkpoints import Checkpoints, Writer, stream
+from motet.checkpoints.stream import PIECE, SummedFile, xxh3_128_of
+
+sizes = st.lists(st.integers(0, 3 * PIECE) | st.sampled_from([PIECE - 1, PIECE, PIECE + 1, 2 * PIECE]), max_size=4)
+
+
+def check(path: Path, sizes: list[int]) -> None:
+    """Write so many bytes at a time; assert that all are there and summed."""
+    chunks = [os.urandom(size) for size in sizes]
+    with SummedFile(path) as file:
+        for chunk in chunks:
+            assert file.write(chunk) == len(chunk)
+    whole = b"".join(chunks)
+    assert path.read_bytes() == whole
+    assert file.size_bytes == len(whole)
+    assert file.xxh3_128 == xxhash.xxh3_128_hexdigest(whole) == xxh3_128_of(path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes)
+def test_all_is_written_and_summed(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+    check(tmp_path_factory.mktemp("stream") / "file", sizes)
+
+
+def test_most_of_it_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_direct, seen = SummedFile._set_direct, []
+
+    def noting(self: SummedFile, flag: int) -> bool:
+        seen.append((flag, set_direct(self, flag)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(SummedFile, "_set_direct", noting)
+    check(tmp_path / "file", [2 * PIECE + 1])
+    if not seen[0][1]:
+        pytest.skip("the file system of the temporary folder takes no direct writes")
+    assert seen == [(os.O_DIRECT, True), (0, False)] * 2
+
+
+@pytest.mark.parametrize("where", ["asked for", "written"])
+def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    fcntl, write = stream.fcntl.fcntl, os.write
+    refused = []
+
+    def refuse(file: int) -> None:
+        refused.append(file)
+        raise OSError(errno.EINVAL, "no direct writes here")
+
+    def other_fcntl(file: int, command: int, flags: int = 0) -> Any:
+        if where == "asked for" and command == stream.fcntl.F_SETFL and flags & os.O_DIRECT:
+            refuse(file)
+        return fcntl(file, command, flags)
+
+    def other_write(file: int, data: Any) -> int:
+        if where == "written" and fcntl(file, stream.fcntl.F_GETFL) & os.O_DIRECT:
+            refuse(file)
+        return write(file, data[: len(data) // 2 + 1])  # and not all at once
+
+    monkeypatch.setattr(stream.fcntl, "fcntl", other_fcntl)
+    monkeypatch.setattr(stream.os, "write", other_write)
+    check(tmp_path / "file", [3 * PIECE + 5])
+    assert len(refused) == 3
+
+
+@pytest.mark.parametrize("size", [100, PIECE + 100])
+def test_an_error_of_the_disk_is_raised_at_the_end_and_the_file_closed(size: int) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    before = len(os.listdir("/proc/self/fd"))
+    file = SummedFile(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left"), file:
+        torch.save({"weight": torch.zeros(size)}, cast("IO[bytes]", file))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_error_of_whoever_writes_comes_out(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ZeroDivisionError), SummedFile(tmp_path / "file"):
+        raise ZeroDivisionError
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def write_in_background(checkpoints: Checkpoints, payload: object) -> None:
+    writer = Writer()
+    writer.write(checkpoints, 1, {"shared": payload})
+    (done,) = writer.close()
+    assert done.error is None
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_users_own_torch_save_keeps_its_option(tmp_path: Path, chosen: bool) -> None:
+    checkpoints = Checkpoints(tmp_path, "a", worker=0, num_workers=1)
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(chosen)
+    try:
+        seen = set()
+        checkpoints._at_moment = lambda moment: seen.add(torch.serialization.get_crc32_options())
+        checkpoints.write_part(1, "shared", {})
+        assert torch.serialization.get_crc32_options() is chosen
+        assert seen == {chosen}, "it is changed for torch.save alone"
+        checkpoints._at_moment = lambda moment: None
+        thread = threading.Thread(target=write_in_background, args=(checkpoints, {"weight": torch.zeros(10_000_000)}))
+        thread.start()
+        while thread.is_alive():
+            assert torch.serialization.get_crc32_options() is chosen
+            time.sleep(0.001)
+        thread.join()
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="Linux alone has a priority of each thread's own")
+def test_the_thread_that_writes_gives_way_and_no_other_does(tmp_path: Path) -> None:
+    priorities = set()
+
+    def note(moment: str) -> None:
+        priorities.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    write_in_background(Checkpoints(tmp_path, "a", worker=0, num_workers=1, at_moment=note), {})
+    assert priorities == {19}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own

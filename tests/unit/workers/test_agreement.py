@@ -1,0 +1,221 @@
+"""What the workers settle together: the same on all of them, or an error that says who differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from motet.errors import DivergenceError, WorkerFailedError
+from motet.workers import agreement
+from motet.workers.agreement import FIRST_INTERVAL_SLOTS, GO_ON, STOP, STOP_NOW, Agreements, Ended
+
+Values = list[float]
+
+
+class Watch:
+    """Stands for the watch: what other workers told of their failures."""
+
+    def __init__(self, failures: dict[int, str]) -> None:
+        self._failures = failures
+
+    def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
+        return self._failures
+
+
+class Others:
+    """Stands for the workers: ``answer`` makes, of what this worker tells, what the others do."""
+
+    def __init__(self, answer: Callable[[Values], list[Values]], failures: dict[int, str] | None = None) -> None:
+        self.answer = answer
+        self.told: list[Values] = []
+        self.finished: list[int] = []
+        self.watch = Watch(failures or {})
+
+    def start_agreement(self, values: Any, job: str | None = None, after: str = "") -> int:
+        self.told.append(list(values))
+        return len(self.told) - 1
+
+    def finish_agreement(self, pending: int) -> list[Values]:
+        self.finished.append(pending)
+        return [self.told[pending], *self.answer(self.told[pending])]
+
+
+class Time:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    fake = Time()
+    monkeypatch.setattr(agreement, "time", fake)
+    return fake
+
+
+def alike(values: Values) -> list[Values]:
+    return [list(values)]
+
+
+def made(answer: Callable[[Values], list[Values]] = alike, failures: dict[int, str] | None = None) -> Any:
+    others = Others(answer, failures)
+    return Agreements(others), others  # type: ignore[arg-type]
+
+
+def go_through(agreements: Agreements, slots: range, time: Time, seconds: float, stop: int = GO_ON) -> list[int]:
+    """Take slots as the pipeline does, with two live jobs; return those at which an agreement began."""
+    begun = []
+    for slot in slots:
+        time.now += seconds
+        if agreements.due(slot):
+            agreements.begin(slot, stop=stop, num_live=2)
+            begun.append(slot)
+        if agreements.ripe(slot):
+            agreements.settle()
+    return begun
+
+
+def test_nothing_is_agreed_per_turn(time: Time) -> None:
+    agreements, _ = made()
+    begun = go_through(agreements, range(1, 2001), time, seconds=0.005)
+    assert begun[0] == FIRST_INTERVAL_SLOTS
+    assert len(begun) == pytest.approx(2000 * 0.005 / 0.5, rel=0.15), "about twice a second"
+
+
+def test_the_interval_is_that_of_the_slowest_worker(time: Time) -> None:
+    def slower(values: Values) -> list[Values]:
+        return [[*values[:4], 10 * values[4], *values[5:]]]
+
+    agreements, _ = made(slower)
+    begun = go_through(agreements, range(1, 2001), time, seconds=0.005)
+    assert begun[5] - begun[4] == pytest.approx(10, abs=2), "0.5 s of 50 ms each"
+
+
+def test_an_agreement_is_looked_at_one_round_after_it_began(time: Time) -> None:
+    agreements, others = made()
+    agreements.begin(8, stop=GO_ON, num_live=3)
+    assert not agreements.due(100), "one at a time"
+    assert [slot for slot in range(8, 13) if agreements.ripe(slot)] == [11, 12]
+    agreements.settle()
+    assert others.finished == [0]
+    assert not agreements.ripe(12)
+
+
+def test_an_agreement_at_once_is_looked_at_in_its_slot_and_takes_the_place_of_one_under_way(time: Time) -> None:
+    agreements, others = made()
+    agreements.begin(8, stop=GO_ON, num_live=3, costs=[1.0])
+    agreements.begin(9, stop=GO_ON, num_live=3, costs=[1.0, 2.0], at_once=True)
+    assert others.finished == [0, 1], "one at a time"
+    assert agreements.ripe(9)
+    agreements.settle()
+    assert agreements.take_told() == [[1.0, 2.0]] * 2
+    assert agreements.take_told() is None
+
+
+def test_one_worker_is_asked_to_stop_and_all_do(time: Time) -> None:
+    def asked(values: Values) -> list[Values]:
+        return [[*values[:3], float(STOP), *values[4:]]]
+
+    agreements, _ = made(asked)
+    go_through(agreements, range(1, 20), time, seconds=0.01)
+    assert agreements.stop == STOP
+
+
+def test_a_stop_that_cannot_wait_any_longer_is_not_taken_back(time: Time) -> None:
+    agreements, _ = made()
+    go_through(agreements, range(1, 12), time, seconds=0.01, stop=STOP_NOW)
+    go_through(agreements, range(12, 100), time, seconds=0.01)
+    assert agreements.stop == STOP_NOW
+
+
+def test_other_turns_on_another_worker_are_found(time: Time) -> None:
+    agreements, others = made()
+    agreements.note("a", 1, 7)
+    agreements.begin(8, stop=GO_ON, num_live=1)
+    elsewhere, _ = made()
+    elsewhere.note("b", 1, 7)
+    others.answer = lambda values: [[values[0], values[1], elsewhere._signature, *values[3:]]]
+    with pytest.raises(DivergenceError, match=r"different turns.*\n  worker 0: slot 8.*\n  worker 1: slot 8") as error:
+        agreements.settle()
+    assert "no_sync()" in str(error.value)
+
+
+@pytest.mark.parametrize("other", [("a", 2, 7), ("b", 1, 7), ("a", 1, 8)])
+def test_the_signature_tells_turns_apart(time: Time, other: tuple[str, int, int]) -> None:
+    one, told_by_one = made()
+    two, told_by_two = made()
+    one.note("a", 1, 7)
+    two.note(*other)
+    for agreements in (one, two):
+        agreements.begin(8, stop=GO_ON, num_live=1)
+    assert told_by_one.told[0][2] != told_by_two.told[0][2]
+
+
+def test_costs_are_told_once(time: Time) -> None:
+    agreements, _ = made(lambda values: [[value + 1 for value in values]] if len(values) == 2 else alike(values))
+    agreements.begin(8, stop=GO_ON, num_live=1, costs=[1.0, 2.0])
+    assert agreements.take_told() is None
+    agreements.settle()
+    assert agreements.take_told() == [[1.0, 2.0], [2.0, 3.0]]
+    assert agreements.take_told() is None
+
+
+ENDED = Ended("a", 0, "finished", num_synced=6, num_left=0)
+
+
+def test_a_job_that_ended_alike_everywhere(time: Time) -> None:
+    agreements, others = made()
+    agreements.all_ended_alike(ENDED)
+    assert others.finished == [0]
+
+
+def test_what_is_under_way_is_settled_before_a_job_ends(time: Time) -> None:
+    agreements, others = made()
+    agreements.begin(8, stop=GO_ON, num_live=2)
+    agreements.all_ended_alike(ENDED)
+    assert others.finished == [0, 1]
+    assert not agreements.ripe(100)
+
+
+def test_a_job_with_fewer_turns_on_another_worker(time: Time) -> None:
+    agreements, _ = made(lambda values: [[*values[:3], 5.0, *values[4:]]])
+    with pytest.raises(DivergenceError) as error:
+        agreements.all_ended_alike(ENDED)
+    text = str(error.value)
+    assert "Job 'a'" in text
+    assert "worker 0: finished after 6 synchronized turns" in text
+    assert "worker 1: finished after 5 synchronized turns" in text
+
+
+def test_a_job_that_has_not_ended_on_another_worker(time: Time) -> None:
+    agreements, _ = made(lambda values: [[1.0, 24.0, *values[2:]]])
+    with pytest.raises(DivergenceError, match=r"worker 1: has not ended it \(it is at slot 24\)"):
+        agreements.all_ended_alike(ENDED)
+
+
+def test_a_job_that_failed_on_one_worker(time: Time) -> None:
+    agreements, _ = made(lambda values: [[*values[:2], 1.0, *values[3:]]], {1: "worker 1, job 'a', turn 7: no memory"})
+    with pytest.raises(WorkerFailedError) as error:
+        agreements.all_ended_alike(ENDED)
+    assert "Job 'a' failed on worker 1 alone" in str(error.value)
+    assert "worker 1, job 'a', turn 7: no memory" in str(error.value)
+
+
+def test_a_job_that_failed_on_all_workers_with_buckets_under_way_on_one(time: Time) -> None:
+    agreements, _ = made(lambda values: [[*values[:5], 2.0, *values[6:]]])
+    with pytest.raises(DivergenceError, match="worker 1: failed after 6 synchronized turns, with 2 buckets under way"):
+        agreements.all_ended_alike(Ended("a", 0, "failed", num_synced=6, num_left=0))
+
+
+def test_other_turns_are_found_when_a_job_ends_though_it_ended_alike(time: Time) -> None:
+    agreements, _ = made(lambda values: [[*values[:4], values[4] + 1.0, *values[5:]]])
+    with pytest.raises(DivergenceError) as error:
+        agreements.all_ended_alike(ENDED)
+    assert "different gradients" in str(error.value), "two equal lines would say nothing"
+    assert "no_sync()" in str(error.value)

@@ -1,0 +1,75 @@
+"""A store that never answers, as on a machine that the network has left: whoever asks it goes on, or ends in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from motet.errors import SyncTimeoutError
+from motet.launcher import agent
+from motet.launcher.agent import BoundedRendezvous
+from motet.workers import watch
+from motet.workers.contradiction import Item
+from motet.workers.watch import Watch
+
+
+class Silent:
+    """A store, and a rendezvous, of which every answer waits for ``answers``."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+
+    def clone(self) -> Silent:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *words: self.answers.wait() and 1
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+    for module in (watch, agent):
+        monkeypatch.setattr(module, "STORE_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "LAST_SECONDS", 0.2)
+    store = Silent()
+    yield store
+    store.answers.set()  # for the threads that still wait
+
+
+def test_words_of_a_worker_that_leaves_hold_it_up_for_moments(silent: Silent) -> None:
+    watching = Watch(0, 2, silent)  # type: ignore[arg-type]
+    begin = time.monotonic()
+    watching.tell_left("worker 0 has left")
+    watching.tell_failure("ValueError")
+    watching.take_back_failure()
+    assert watching.failures(within_seconds=0.1) == {}
+    watching.close()
+    assert time.monotonic() - begin < 5
+
+
+def test_the_timeout_needs_no_store(silent: Silent) -> None:
+    watching = Watch(0, 2, silent, timeout_seconds=0.5, suspicion_seconds=0.1)  # type: ignore[arg-type]
+    with watching.waiting_for(Item("gradients", "gpt", 7)):
+        deadline = time.monotonic() + 10
+        while watching.error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    watching.close()
+    assert isinstance(watching.error, SyncTimeoutError)
+    assert "the gradients of job 'gpt', turn 7" in str(watching.error)
+
+
+def test_an_agent_is_not_kept_from_its_workers(silent: Silent) -> None:
+    rendezvous = BoundedRendezvous(silent)  # type: ignore[arg-type]
+    assert [rendezvous.num_nodes_waiting() for _ in range(3)] == [0, 0, 0]
+    assert rendezvous.shutdown()
+    silent.answers.set()
+    deadline = time.monotonic() + 10
+    while rendezvous.num_nodes_waiting() == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert rendezvous.num_nodes_waiting() == 1
+    rendezvous.next_rendezvous()
+    assert rendezvous._num_waiting == 0, "who waited then has joined"
