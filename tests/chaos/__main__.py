@@ -23,6 +23,8 @@ import psutil
 from tests.chaos.faults import Chaos, Counts, network, new_seed, small_disk
 from tests.distributed.command import Place
 
+from motet.errors import UsageError
+
 DEMO = {name: {"call": f"tests.chaos.demo_variant:{name}"} for name in ("digits", "gpt", "recommender")}
 
 
@@ -94,7 +96,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="motet-chaos-") as folder:
         if options.faults:
             with small_disk(Path(folder, "disk")) as disk, network() as links:
-                counts = Chaos(Path(folder), options.seed, disk, links, options.only).run(options.faults)
+                try:
+                    chaos = Chaos(Path(folder), options.seed, disk, links, options.only)
+                except UsageError as error:
+                    parser.error(str(error))
+                counts = chaos.run(options.faults)
             print(counts, flush=True)
             wrong += len(counts.wrong)
         if options.kills:

@@ -75,7 +75,9 @@ class Chaos:
         kinds += ["link down", "link down", "link gone"] * (links is not None)
         self.kinds = [kind for kind in kinds if not only or kind in only]
         if not self.kinds:
-            raise UsageError(f"there are no faults of the kinds {', '.join(only)} here, only {', '.join(kinds)}")
+            raise UsageError(
+                f"there are no faults of the kinds {', '.join(only)} here, only {', '.join(dict.fromkeys(kinds))}"
+            )
 
     def run(self, num_faults: int) -> Counts:
         """Harm runs until so many faults have happened; every run is brought to its end."""
