@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import xxhash
 
 PIECE = 1 << 20  # bytes; a multiple of the blocks of every disk
@@ -31,7 +32,7 @@ class SummedFile:
         self.size_bytes = 0
         self._sum = xxhash.xxh3_128()
         self._error: OSError | None = None
-        self._piece = memoryview(mmap.mmap(-1, PIECE))  # begins at a page, as direct writing needs it
+        self._piece = np.frombuffer(mmap.mmap(-1, PIECE), np.uint8)  # begins at a page, as direct writing needs it
         self._filled = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
@@ -57,13 +58,14 @@ class SummedFile:
 
     def write(self, data: bytes | memoryview) -> int:
         """Take all of ``data``."""
-        view = memoryview(data).cast("B")
+        rest = np.frombuffer(data, np.uint8)
         try:
-            while view and self._error is None:
-                taken = view[: PIECE - self._filled]
-                self._piece[self._filled : self._filled + len(taken)] = taken
+            while len(rest) and self._error is None:
+                taken = rest[: PIECE - self._filled]
+                # without the interpreter's lock: a niced thread that holds it may have to wait for a processor
+                np.copyto(self._piece[self._filled : self._filled + len(taken)], taken)
                 self._filled += len(taken)
-                view = view[len(taken) :]
+                rest = rest[len(taken) :]
                 if self._filled == PIECE:
                     self._write_piece()
         except OSError as failed:
@@ -75,7 +77,7 @@ class SummedFile:
 
     def _write_piece(self) -> None:
         """Sum and write what is there, without the interpreter's lock."""
-        piece, self._filled = self._piece[: self._filled], 0
+        piece, self._filled = memoryview(self._piece[: self._filled]), 0
         self._sum.update(piece)
         self.size_bytes += len(piece)
         direct = len(piece) == PIECE and self._set_direct(_DIRECT)
