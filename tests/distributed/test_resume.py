@@ -42,7 +42,10 @@ def alone(gangs: Gangs, **arguments: object) -> object:
 
 def test_killed_workers_start_again_from_their_checkpoints(place: Place, gangs: Gangs) -> None:
     jobs = place.jobs(
-        a={"what": "kill", "at": 17, "once": "killed"}, b={"seed": 2, "steps": 40}, short={"seed": 3, "steps": 6}
+        # pauses: that short has ended is on the disk when a is struck (it is written by a thread that gives way)
+        a={"what": "kill", "at": 17, "once": "killed", "pause": 0.03},
+        b={"seed": 2, "steps": 40},
+        short={"seed": 3, "steps": 6},
     )
     status, out, err = place.motet("run", TWO, "--max-restarts=1", jobs, "--run-dir=out")
     assert status == 0, err
