@@ -88,9 +88,10 @@ LOOPS = {"lightning": lightning, "hugging_face": hugging_face}
 
 
 def stopped_and_resumed_alone(name: str, folder: str, turn: int) -> dict[str, int]:
-    """Train a loop alone under plain DDP to its end; again with what it had saved until ``turn``, elsewhere.
+    """Train a loop alone under plain DDP to its end; again with what it had saved before ``turn``, elsewhere.
 
-    That is what is left of a run that was stopped then. Leaves both ends, in ``whole`` and in ``resumed``.
+    That is what is left of a run that was stopped when that turn's gradients were there, but no step taken with them.
+    Leaves both ends, in ``whole`` and in ``resumed``.
     """
     from tests.distributed.identity import seed_everything
     from tests.integrations.harness import fresh_process
@@ -102,7 +103,7 @@ def stopped_and_resumed_alone(name: str, folder: str, turn: int) -> dict[str, in
     if dist.get_rank() == 0:
         resumed.mkdir()
         for path in whole.iterdir():
-            if 0 < _number(path) <= turn:
+            if 0 < _number(path) < turn:
                 (shutil.copytree if path.is_dir() else shutil.copy)(path, resumed / path.name)
     dist.barrier()
     with fresh_process():
