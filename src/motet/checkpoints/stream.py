@@ -77,7 +77,7 @@ class SummedFile:
 
     def _write_piece(self) -> None:
         """Sum and write what is there, without the interpreter's lock."""
-        piece, self._filled = memoryview(self._piece[: self._filled]), 0
+        piece, self._filled = self._piece[: self._filled].data, 0
         self._sum.update(piece)
         self.size_bytes += len(piece)
         direct = len(piece) == PIECE and self._set_direct(_DIRECT)
