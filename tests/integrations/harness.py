@@ -127,16 +127,18 @@ def together(jobs: dict[str, str], folder: Path, **options: Any) -> tuple[Result
         os.environ.update(before)
 
 
-def must_equal_alone(names: Sequence[str], *, folder: str, fails: Sequence[int] = ()) -> dict[str, Any]:
+def must_equal_alone(
+    names: Sequence[str], *, folder: str, fails: Sequence[int] = (), order: str | None = None
+) -> dict[str, Any]:
     """Train loops together, and require of each what it gives alone. Returns turns and notices, for the test.
 
-    ``fails``: the numbers of those that must fail instead.
+    ``fails``: the numbers of those that must fail instead. ``order``: one that is given, where alternations count.
     """
     place = Path(folder)
     jobs = {f"job{number}": name for number, name in enumerate(names)}
     failing = {f"job{number}" for number in fails}
     expected = {job: alone(name, place) for job, name in jobs.items() if job not in failing}
-    results, seen = together(jobs, place)
+    results, seen = together(jobs, place, order=order)
     found: list[str] = []
     for job in jobs:
         if job in failing:

@@ -13,7 +13,7 @@ EqualAlone = Callable[..., dict[str, Any]]
 
 def test_two_trainers(equal_alone: EqualAlone) -> None:
     # warmup, evaluation, saving, the best model loaded at the end, its own log, tqdm's bars
-    told = equal_alone(TRAINER, TRAINER)
+    told = equal_alone(TRAINER, TRAINER, order="round-robin")
     assert told["turns"] == told["expected"] == [8, 8]
     assert told["notices"] == []
     assert told["alternations"] > 14

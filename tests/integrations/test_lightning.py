@@ -13,7 +13,7 @@ EqualAlone = Callable[..., dict[str, Any]]
 
 def test_two_trainers(equal_alone: EqualAlone) -> None:
     # callbacks, ModelCheckpoint, sync_dist logging, validation, CSV log, learning-rate schedule, rich's progress bars
-    told = equal_alone(TRAINER, TRAINER)
+    told = equal_alone(TRAINER, TRAINER, order="round-robin")
     assert told["turns"] == [8, 8]
     assert told["notices"] == []
     assert told["alternations"] > 14
@@ -32,7 +32,7 @@ def test_two_trainers(equal_alone: EqualAlone) -> None:
     ],
 )
 def test_trainer(equal_alone: EqualAlone, feature: str, turns: int, expected: int | None) -> None:
-    told = equal_alone(f"{TRAINER}?{feature}", PLAIN)
+    told = equal_alone(f"{TRAINER}?{feature}", PLAIN, order="round-robin")
     assert told["turns"] == [turns, 8]
     assert told["expected"] == [expected, None], "read from the trainer"
     assert told["notices"] == []
