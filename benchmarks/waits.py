@@ -5,7 +5,8 @@
 
 Shares of the time of all workers. "Waiting": for gradients that travel, queue for the link, or have not all left
 another worker yet. "Between turns" is the rest, and holds what ends a run: the jobs' last optimizer steps, agreement on
-their ends. "Uneven" is what the turns took longer than they would if each took the mean of all workers: each waits for
+their ends. A gap is what lies between two turns without waiting; before the first turn that counts there may be a long
+one. "Uneven" is what the turns took longer than they would if each took the mean of all workers: each waits for
 the others' gradients sooner or later, so the slowest counts.
 """
 
@@ -19,6 +20,7 @@ from costs import balanced_rate, bound_of, measure_costs, units_for
 from gang import gang
 
 COLUMNS = ("computing", "waiting", "between turns", "link in use", "uneven", "spread of turns")
+MILLISECONDS = ("a gap", "the longest gap")
 
 
 def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
@@ -39,6 +41,7 @@ def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
     for (job, _), these in lengths.items():
         by_job.setdefault(job, []).extend(these)
     spreads = [statistics.pstdev(these) / statistics.fmean(these) for these in by_job.values()]
+    gaps = [gap for part in parts for gap in _gaps(part)]
     return {
         "computing": computed / total,
         "waiting": waiting / total,
@@ -46,7 +49,19 @@ def shares(parts: list[dict[str, Any]]) -> dict[str, float]:
         "link in use": _union(in_use) / (end - begin),
         "uneven": slowest / mean - 1,
         "spread of turns": statistics.fmean(spreads),
+        "a gap": statistics.median(gaps),
+        "the longest gap": max(gaps),
     }
+
+
+def _gaps(part: dict[str, Any]) -> list[float]:
+    """Return what lies between the turns of one worker, and before the first, less what was waited for; in seconds."""
+    waited = {key: max(0.0, arrived - begin) for key, (_, arrived, begin) in _inside(part["syncs"], 0.0).items()}
+    turns = sorted((begin, end, job, turn) for job, turn, begin, end in part["turns"] if begin >= part["begin"])
+    ends = [part["begin"], *(end for _, end, _, _ in turns)]
+    return [
+        begin - end - waited.get((job, turn - 1), 0.0) for end, (begin, _, job, turn) in zip(ends, turns, strict=False)
+    ]
 
 
 def _inside(spans: list[list[Any]], begin: float) -> dict[tuple[str, int], list[float]]:
@@ -73,7 +88,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the median is shown")
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
-    print("| set | link | efficiency | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 3), flush=True)
+    columns = [*COLUMNS, *(f"{name}, ms" for name in MILLISECONDS)]
+    print("| set | link | efficiency | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 3), flush=True)
     for job_set in options.sets.split(","):
         with gang(options.workers) as workers:
             rate = None
@@ -88,6 +104,7 @@ def main() -> None:
                 rows.append((units * bound.seconds / found.seconds, shares(found.parts)))
         link = f"{rate / 1e6:.0f} Mbit/s" if rate else "loopback"
         shown = [f"{statistics.median(row[column] for _, row in rows):.1%}" for column in COLUMNS]
+        shown += [f"{statistics.median(row[column] for _, row in rows) * 1e3:.1f}" for column in MILLISECONDS]
         efficiency = statistics.median(row[0] for row in rows)
         print(f"| {job_set} | {link} | {efficiency:.3f} | " + " | ".join(shown) + " |", flush=True)
 

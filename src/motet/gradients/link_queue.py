@@ -11,13 +11,13 @@ is the same on every worker, and all of that can arrive without it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 
 from motet.order import Order, ranks
 
@@ -30,27 +30,15 @@ WINDOW_BYTES = 256 * 1024
 """Of other jobs' buckets, so much may still travel when a bucket leaves: a link holds more than one small message."""
 
 
-class Handover:
-    """How long threads wait for the interpreter at most, in the block: `SWITCH_SECONDS` while several jobs are there.
-
-    One job alone waits for its own gradients only, and is held up by threads that come in between.
-    """
-
-    def __init__(self) -> None:
-        self._before = sys.getswitchinterval()
-
-    def __enter__(self) -> Handover:
-        self._before = sys.getswitchinterval()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        sys.setswitchinterval(self._before)
-
-    def among(self, num_jobs: int) -> None:
-        """Say how many jobs there are now."""
-        sys.setswitchinterval(min(self._before, SWITCH_SECONDS) if num_jobs > 1 else self._before)
+@contextlib.contextmanager
+def quick_handover() -> Iterator[None]:
+    """Have threads wait for the interpreter `SWITCH_SECONDS` at most inside the block, instead of Python's 5 ms."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded,
 from motet.gradients import JobGradients
 from motet.gradients.aggregation import Aggregation
 from motet.gradients.journey import Travelling
-from motet.gradients.link_queue import Handover, LinkQueue
+from motet.gradients.link_queue import LinkQueue, quick_handover
 from motet.job_seams import JobSeams
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
@@ -82,7 +82,6 @@ class Pipeline:
         self._aggregation = aggregation
         self._cursor = Cursor(planning.order)
         self._queue = LinkQueue(planning.order)
-        self._handover = Handover()
         self._workers = workers
         self._watch = workers.watch
         self._agreements = Agreements(workers)
@@ -126,7 +125,7 @@ class Pipeline:
                 order=self._cursor.order.turns,
             )
         )
-        with installed(self._seams), self._interruption.listening(), self._handover:
+        with installed(self._seams), self._interruption.listening(), quick_handover():
             try:
                 self._admit()
                 while self._live:
@@ -203,7 +202,6 @@ class Pipeline:
             handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
             call = self._seams.with_exit_hooks(spec.name, spec.call)
             job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
-            self._handover.among(len(self._live))
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
             self._saving.attach(job)
@@ -321,7 +319,6 @@ class Pipeline:
         outcome = job.outcome
         assert outcome is not None
         del self._live[job.name]
-        self._handover.among(len(self._live))
         index = self._source.names.index(job.name)
         agree_on_end(job, index, self._workers, self._agreements, self._safety)
         self._drain(job)

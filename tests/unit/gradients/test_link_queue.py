@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.gradients.link_queue import SWITCH_SECONDS, WINDOW_BYTES, Handover, LinkQueue
+from motet.gradients.link_queue import WINDOW_BYTES, LinkQueue
 from motet.order import Order, parse_order, ranks
 
 LARGE = WINDOW_BYTES + 1
@@ -202,15 +201,3 @@ def test_threads_that_send_and_see_arrivals_keep_the_order_of_a_lane() -> None:
         assert all_arrived.acquire(timeout=20)
     for job in "ab":
         assert [number for name, number in launched if name == job] == list(range(100))
-
-
-def test_threads_hand_over_soon_while_several_jobs_are_there() -> None:
-    before = sys.getswitchinterval()
-    assert before > SWITCH_SECONDS
-    seen = []
-    with Handover() as handover:
-        for num_jobs in (1, 2, 3, 1, 0, 2):
-            handover.among(num_jobs)
-            seen.append(sys.getswitchinterval())
-    assert seen == [before, SWITCH_SECONDS, SWITCH_SECONDS, before, before, SWITCH_SECONDS]
-    assert sys.getswitchinterval() == before
