@@ -30,8 +30,8 @@ Rules:
 Not kept here: context variables, NumPy's ``errstate`` and print options among them (each greenlet has a context of
 its own: ``greenlet.gr_context = contextvars.copy_context()``); signal handlers (the default action of SIGUSR1 is to
 end the process, so that one job's handler must not be away while another has its turn); loggers other than the root
-and those that frameworks configure; locale, decimal; ``torch._dynamo`` settings; the interpreter's switch interval, which a
-run sets for all of its jobs and puts back at its end.
+and those that frameworks configure; locale, decimal; ``torch._dynamo`` settings; the interpreter's switch interval,
+which a run sets for all of its jobs and puts back at its end.
 """
 
 from __future__ import annotations
