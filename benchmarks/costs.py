@@ -45,7 +45,8 @@ class Bound:
 
     The processor that computes also moves the bytes (there is one core a worker), so what a transfer takes of its
     time counts as computing: its process's part, and what the kernel does on the same core (``kernel``, which is part
-    of ``compute``).
+    of ``compute``). The kernel's part of a transfer alone can be more than that of one beside computing, so this may
+    be more than the least; without ``kernel`` it is less.
     """
 
     compute: float
