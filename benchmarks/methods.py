@@ -178,15 +178,15 @@ class LockStep(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._before: list[Any] = []
+        self._before: tuple[RunningJob | None, list[Any]] = None, []
 
     def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
-        before, self._before = self._before, []
+        job_before, buckets = self._before
         super()._take_turn(job, throw)
         waits = self._waiter("the stage", job.turn)
-        for bucket in before:
+        for bucket in buckets if job_before is not job else ():  # its own have landed, and are on their way again
             waits(bucket)
-        self._before = list(job.gradients._travelling)
+        self._before = job, list(job.gradients._travelling)
 
 
 @contextmanager
