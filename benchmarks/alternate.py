@@ -49,6 +49,11 @@ def ratios(slow: Sequence[Figures], fast: Sequence[Figures]) -> Spread:
     return spread([a.seconds / b.seconds for a, b in zip(slow, fast, strict=True)])
 
 
+def undisturbed(laps: Sequence[float]) -> float:
+    """Return the tenth part of some times of the same work: what else the machine does can only make one longer."""
+    return statistics.quantiles(laps, n=10, method="inclusive")[0]
+
+
 def median_seconds(rows: Sequence[Figures]) -> float:
     """Return the median time."""
     return statistics.median(row.seconds for row in rows)

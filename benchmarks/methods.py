@@ -74,6 +74,21 @@ class Meter:
         return self.measured
 
 
+class Laps:
+    """The moments at which one loop's steps were over."""
+
+    def __init__(self) -> None:
+        self._moments: list[float] = []
+
+    def step_over(self) -> None:
+        """Note that a step is over."""
+        self._moments.append(time.perf_counter())
+
+    def seconds(self, steps: int) -> list[float]:
+        """Return how long so many steps in a row took, whichever of them come first."""
+        return [end - begin for begin, end in zip(self._moments, self._moments[steps:], strict=False)]
+
+
 def sent_bytes() -> int:
     """Return how many bytes this worker's side of the network has sent."""
     rows = (line.split() for line in Path("/proc/net/dev").read_text().splitlines()[2:])
@@ -94,12 +109,25 @@ def loop_of(job: BenchJob, units: int, **options: Any) -> Callable[[], float]:
     return partial(loop, job.steps * units, **job.arguments, **options)
 
 
+def with_laps(jobs: Mapping[str, BenchJob], units: int, laps: Laps, **options: Any) -> dict[str, Callable[[], float]]:
+    """Return the jobs' loops, the first of them with a note of when its steps are over."""
+    loops = {}
+    for name, job in jobs.items():
+        stamp = {} if loops else {"step_over": laps.step_over}
+        loops[name] = loop_of(job, units, **options, **stamp)
+    return loops
+
+
 def one_after_another(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured:
-    """Plain DDP, one job after another; the times between them are left out."""
-    total = Measured(begin=0.0)
+    """Plain DDP, one job after another; the times between them are left out.
+
+    ``parts``: as in `together`, of as many steps of one job as there are jobs.
+    """
+    total = Measured(begin=0.0, parts={"laps": []})
     for job in jobs.values():
-        meter = Meter()
-        measured = meter.ended(loop_of(job, units, wrap=wrap, ready=meter.ready)())
+        meter, laps = Meter(), Laps()
+        measured = meter.ended(loop_of(job, units, wrap=wrap, ready=meter.ready, step_over=laps.step_over)())
+        total.parts["laps"] += laps.seconds(len(jobs))
         total.end += measured.end - measured.begin
         total.cpu_seconds += measured.cpu_seconds
         total.sent_bytes += measured.sent_bytes
@@ -113,21 +141,23 @@ def one_job(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, name: str, gat
 
 
 def together(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, **options: Any) -> Measured:
-    """All jobs under Motet."""
-    meter = Meter(len(jobs))
-    listed = [
-        Job(name, loop_of(job, units, wrap=wrap, ready=meter.ready), turns=WARM_STEPS + job.steps * units)
-        for name, job in jobs.items()
-    ]
+    """All jobs under Motet.
+
+    ``parts``: what each of the ``jobs`` took; ``laps``, seconds from one step of the first job to its next: a round.
+    """
+    meter, laps = Meter(len(jobs)), Laps()
+    loops = with_laps(jobs, units, laps, wrap=wrap, ready=meter.ready)
+    listed = [Job(name, loop, turns=WARM_STEPS + jobs[name].steps * units) for name, loop in loops.items()]
     results = running.run(listed, **options)
     failed = [f"{r.status}: {r.error}" for r in results.jobs.values() if r.status != "finished"]
     if failed:
         raise RuntimeError(f"a job failed:\n{failed[0]}")
     measured = meter.ended(max(result.result for result in results.jobs.values()))
-    measured.parts = {
+    took = {
         name: {"compute": r.compute_seconds, "sync": r.sync_seconds, "hidden": r.hidden_seconds}
         for name, r in results.jobs.items()
     }
+    measured.parts = {"jobs": took, "laps": laps.seconds(1)}
     return measured
 
 
@@ -151,14 +181,14 @@ class Spans:
 def bare_turns(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured:
     """Plain DDP loops that take turns after each backward, and nothing else: what interleaving costs by itself."""
     hub, whole = getcurrent(), torch.autograd.backward
-    meter = Meter(len(jobs))
+    meter, laps = Meter(len(jobs)), Laps()
     meter.give_way = hub.switch
 
     def backward(*args: Any, **kwargs: Any) -> None:
         whole(*args, **kwargs)
         hub.switch()
 
-    loops = [greenlet(loop_of(job, units, wrap=wrap, ready=meter.ready)) for job in jobs.values()]
+    loops = [greenlet(loop) for loop in with_laps(jobs, units, laps, wrap=wrap, ready=meter.ready).values()]
     torch.autograd.backward = backward
     try:
         while loops:
@@ -167,7 +197,9 @@ def bare_turns(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap) -> Measured
             loops = [loop for loop in loops if not loop.dead]
     finally:
         torch.autograd.backward = whole
-    return meter.ended(end)
+    measured = meter.ended(end)
+    measured.parts = {"laps": laps.seconds(1)}
+    return measured
 
 
 class LockStep(Pipeline):

@@ -4,7 +4,8 @@
     python benchmarks/one_job.py --sets twins,"mixed four"     # several jobs, where the link is not the bottleneck
     python benchmarks/one_job.py --parts            # also without what only several jobs need, by the wall clock
 
-Above 1 means that Motet is faster.
+Above 1 means that Motet is faster. "Undisturbed" compares the shortest tenth of each one's steps: what else the machine
+does makes steps longer, and never shorter.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from alternate import Spread, alternate, ratios
+from alternate import Spread, alternate, ratios, spread, undisturbed
 from costs import units_for
 from gang import Gang, gang
+from sets import SETS
 
 
 def measure(workers: Gang, job_set: str, repeats: int, seconds: float) -> dict[str, Spread]:
-    """Return plain DDP's time over Motet's, and the same by processor time."""
+    """Return plain DDP's time over Motet's, by whole runs, by undisturbed steps of one job, and by processor time."""
     first = workers.measure("ddp", job_set, 2)
     run = partial(workers.measure, job_set=job_set, units=units_for(job_set, first.seconds / 2, seconds))
     rows = alternate({method: partial(run, method) for method in ("ddp", "motet")}, repeats, job_set)
     plain, motet = rows["ddp"], rows["motet"]
     cpu = [type(row)(row.cpu_seconds, 0.0, 0) for row in plain], [type(row)(row.cpu_seconds, 0.0, 0) for row in motet]
-    return {"speed": ratios(plain, motet), "by processor time": ratios(*cpu)}
+    found = {"speed": ratios(plain, motet), "by processor time": ratios(*cpu)}
+    if len(SETS[job_set]) == 1:
+        steps = [[undisturbed(row.parts[0]["laps"]) for row in rows] for rows in (plain, motet)]
+        found["undisturbed"] = spread([a / b for a, b in zip(*steps, strict=True)])
+    return found
 
 
 PARTS = {

@@ -75,7 +75,7 @@ def measure_link(workers: Gang, job_set: str, options: argparse.Namespace) -> di
         "bounds": [asdict(bound_of(costs_of(figures))) | {"units": units} for figures in rows.pop("costs")],
         "seconds": {name: [f.seconds for f in figures] for name, figures in rows.items()},
         "sent_mb": {name: figures[-1].sent_bytes / 1e6 for name, figures in rows.items()},
-        "parts": rows["motet"][-1].parts[0],
+        "parts": rows["motet"][-1].parts[0]["jobs"],
     }
 
 

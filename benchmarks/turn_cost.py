@@ -7,6 +7,9 @@ With one worker nothing travels: what the run takes longer than the loops one af
 turn (exchanging the global state, switching, starting the sync, landing it, choosing the next job). The order is
 given: determining one is done a few times a run, not every turn, and `benchmarks/unequal_jobs.py` measures it.
 
+"Undisturbed" figures are of the shortest tenth of all stretches of sixteen turns (sixteen steps of one job, one after
+another): what else the machine does makes them longer, and never shorter.
+
 In between, the same loops take turns without Motet: a greenlet switch after every backward and nothing else. What
 that costs over the plain loops are the processor's caches, which hold one job's data and code better than sixteen's;
 nobody who interleaves can save it.
@@ -29,15 +32,19 @@ JOB_SET = "sixteen tiny"
 
 def measure(steps: int, repeats: int, job_set: str) -> dict[str, object]:
     """Return milliseconds a turn, over the plain loops, by the wall clock and by the processor's."""
+    from alternate import undisturbed
     from methods import measure as run
     from sets import SETS
 
     num_jobs = len(SETS[job_set])
     rows = []
+    laps: dict[str, list[float]] = {"plain": [], "bare": [], "motet": []}
     for _ in range(repeats):
         command = {"set": job_set, "units": steps, "options": {"order": "round-robin"}}
         methods = ("ddp", "bare turns", "motet")
         plain, bare, motet = (run({"method": method, **command}, lambda: None) for method in methods)
+        for name, measured in zip(laps, (plain, bare, motet), strict=True):
+            laps[name] += measured.parts["laps"]
         turns = num_jobs * steps
         rows.append(
             {
@@ -51,7 +58,10 @@ def measure(steps: int, repeats: int, job_set: str) -> dict[str, object]:
         rows[-1]["turn_ms"] = rows[-1]["motet_ms"] - rows[-1]["plain_ms"]
         rows[-1]["over_bare_ms"] = rows[-1]["motet_ms"] - rows[-1]["bare_ms"]
         rows[-1]["turn_cpu_ms"] = rows[-1]["motet_cpu_ms"] - rows[-1]["plain_cpu_ms"]
-    return {key: spread([row[key] for row in rows]) for key in rows[0]} | {"jobs": num_jobs, "steps": steps}
+    alone = {name: undisturbed(seconds) / num_jobs * 1e3 for name, seconds in laps.items()}
+    alone |= {"turn": alone["motet"] - alone["plain"], "over bare": alone["motet"] - alone["bare"]}
+    found: dict[str, object] = {key: spread([row[key] for row in rows]) for key in rows[0]}
+    return found | {"undisturbed_ms": alone, "jobs": num_jobs, "steps": steps}
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -94,7 +104,9 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     for key, value in figures.items():
-        if isinstance(value, dict):
+        if key == "undisturbed_ms" and isinstance(value, dict):
+            print("undisturbed, ms: " + ", ".join(f"{name} {ms:.3f}" for name, ms in value.items()))
+        elif isinstance(value, dict):
             print(f"{key:>14}  {value['median']:.3f}   (quartiles {value['low']:.3f} to {value['high']:.3f})")
     sys.stdout.flush()
 

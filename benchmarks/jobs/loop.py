@@ -29,8 +29,9 @@ def train(
     steps: int,
     wrap: Wrap = plain_ddp,
     ready: Callable[[], None] = lambda: None,
+    step_over: Callable[[], None] = lambda: None,
 ) -> float:
-    """Train; return when the last of ``steps`` steps was done."""
+    """Train; return when the last of ``steps`` steps was done. Those before ``ready`` was called do not count."""
     model = wrap(model)
     optimizer = make_optimizer(model.parameters())
     for step in range(WARM_STEPS + steps):
@@ -41,4 +42,6 @@ def train(
         loss.backward()
         optimizer.step()
         loss.item()
+        if step >= WARM_STEPS:
+            step_over()
     return time.perf_counter()
