@@ -64,43 +64,48 @@ def _imported_level(name: str, present: int) -> int:
     return present if level is None else level
 
 
-# What `_stream_handlers` found last, and in which list of handlers. References, so that no handler is kept alive.
+_Attributes = dict[str, Any]
+
+# What `_stream_handlers` found last, and in which list of handlers. Their attributes, not they: none is kept alive, and
+# nothing but what is asked for is looked at (torch alone makes three dozen of them).
 _seen_references: list[Any] = []
-_stream_references: list[Any] = []
+_stream_handlers_found: tuple[_Attributes, ...] = ()
 
 
-def _stream_handlers() -> list[Any]:
-    global _seen_references, _stream_references
+def _stream_handlers() -> tuple[_Attributes, ...]:
+    """Return the attributes of every handler that writes to a stream."""
+    global _seen_references, _stream_handlers_found
     if _seen_references != _logging._handlerList:  # weak references to all handlers that there are
         _seen_references = list(_logging._handlerList)
-        _stream_references = [
-            reference
+        _stream_handlers_found = tuple(
+            vars(handler)
             for reference in _seen_references
             if isinstance(handler := reference(), logging.StreamHandler)
             and not isinstance(handler, logging.FileHandler)
             and not _reads_stderr(handler)
-        ]
-    return [handler for reference in _stream_references if (handler := reference()) is not None]
+        )
+    return _stream_handlers_found
 
 
-def take_streams() -> dict[Any, Any]:
+def take_streams() -> tuple[tuple[_Attributes, ...], list[Any]]:
     """Return where every handler writes that writes to a stream."""
-    return {handler: getattr(handler, "stream", None) for handler in _stream_handlers()}
+    handlers = _stream_handlers()
+    return handlers, [attributes.get("stream") for attributes in handlers]
 
 
-def put_streams(value: dict[Any, Any]) -> None:
+def put_streams(value: tuple[tuple[_Attributes, ...], list[Any]]) -> None:
     """Let the handlers write there again. One that was made since writes on to where it was made to."""
-    for handler, stream in value.items():
-        if getattr(handler, "stream", None) is not stream:
-            handler.stream = stream
+    for attributes, stream in zip(*value, strict=True):
+        if attributes.get("stream") is not stream:
+            attributes["stream"] = stream
 
 
 def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -> None:
     """Let handlers that write to one of the ``outer`` streams (stdout, stderr, stdout, ...) write to these."""
-    for handler in _stream_handlers():
+    for attributes in _stream_handlers():
         for number, stream in enumerate(outer):
-            if stream is not None and getattr(handler, "stream", None) is stream:
-                handler.stream = stderr if number % 2 else stdout
+            if stream is not None and attributes.get("stream") is stream:
+                attributes["stream"] = stderr if number % 2 else stdout
                 break
 
 
