@@ -14,8 +14,8 @@ back when the next one begins. A registry holds one *entry* for each such thing:
     ...
     put_all(outside)
 
-Where turns follow each other at once, most of ``outside`` need not be put back in between: `Present` does the same
-in steps.
+Where turns follow each other at once, most of ``outside`` need not be put back in between: `leave`, `enter` and
+`settle` are the same in three steps.
 
 Rules:
 
@@ -37,21 +37,33 @@ which a run sets for all of its jobs and puts back at its end.
 from __future__ import annotations
 
 from motet.isolation import frameworks, interpreter, loggers, random_generators, scripts, torch_flags, trackers
-from motet.isolation.present import Present
-from motet.isolation.registry import Saved, exchange, put_all, register, registered, take_all, unregister
+from motet.isolation.registry import (
+    Saved,
+    enter,
+    exchange,
+    leave,
+    put_all,
+    register,
+    registered,
+    settle,
+    take_all,
+    unregister,
+)
 from motet.isolation.scripts import prepare_script
 from motet.isolation.trackers import end_runs, open_runs
 
 __all__ = [
-    "Present",
     "Saved",
     "end_runs",
+    "enter",
     "exchange",
+    "leave",
     "open_runs",
     "prepare_script",
     "put_all",
     "register",
     "registered",
+    "settle",
     "take_all",
     "unregister",
 ]

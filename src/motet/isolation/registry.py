@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -106,7 +106,7 @@ def add(
     """Register an entry; ``skip_equal`` if its values are plain, so that an equal one need not be put.
 
     ``unsettles`` if putting a value changes what later entries hold, so that these are put even if they were equal.
-    ``near`` if Motet's own code depends on it, so that it is put back between any two turns (`present`).
+    ``near`` if Motet's own code depends on it, so that it is put back between any two turns (see `leave`).
     """
     assert not (near and copy), "what is put back more than once must not be a live object"
     if not isinstance(name, str) or not name:
@@ -134,53 +134,23 @@ def registered() -> tuple[str, ...]:
     return tuple(_entries)
 
 
-def take_all(near: Mapping[str, Any] | None = None) -> Saved:
-    """Put away the present state, changing nothing. Raises `MotetError`, naming the entry, where one fails.
-
-    ``near``, where given, holds the values of the entries that are near, as they were a moment ago.
-    """
+def take_all() -> Saved:
+    """Put away the present state, changing nothing. Raises `MotetError`, naming the entry, where one fails."""
     modules = sys.modules
     values: dict[str, Any] = {}
     name = ""
     try:
         for name, entry in _entries.items():
-            if near is not None and entry.near:
-                values[name] = near[name]
-            elif entry.module is None or entry.module in modules:
+            if entry.module is None or entry.module in modules:
                 values[name] = entry.take()
     except Exception as error:
         _raise_failed(name, "taken", error)
     return Saved(values, _period)
 
 
-def take_near() -> dict[str, Any]:
-    """Return the present values of the entries that are near: none is a live object, so they may be put repeatedly."""
-    values: dict[str, Any] = {}
-    name = ""
-    try:
-        for name, entry in _entries.items():
-            if entry.near:
-                values[name] = entry.take()
-    except Exception as error:
-        _raise_failed(name, "taken", error)
-    return values
-
-
-def put_near(values: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Bring the entries that are near back to ``values``; ``now`` are their present ones."""
-    settled = True
-    for name, entry in list(_entries.items()):
-        if entry.near and not (settled and values[name] == now[name]):
-            try:
-                entry.put(values[name])
-            except Exception as error:
-                _raise_failed(name, "put back", error)
-            settled = settled and not entry.unsettles
-
-
 def put_all(saved: Saved) -> None:
     """Bring a state back. Where an entry fails, all others are put first; then raises `MotetError`, naming it."""
-    put(saved, {})
+    _put(saved, {})
 
 
 def exchange(saved_next: Saved) -> Saved:
@@ -189,11 +159,40 @@ def exchange(saved_next: Saved) -> Saved:
     Cheaper than `take_all` and `put_all`: what is equal already is left alone. If taking fails nothing was changed.
     """
     now = take_all()
-    put(saved_next, now.values)
+    _put(saved_next, now.values)
     return now
 
 
-def put(saved: Saved, now: Mapping[str, Any], near_now: Mapping[str, Any] | None = None) -> None:
+def leave(outside: Saved) -> Saved:
+    """Put the present state away, and of ``outside`` only what Motet's own code depends on in its place.
+
+    Half of an exchange: between two turns nobody looks at the rest. Either `enter` comes next, or `settle`.
+    """
+    now = take_all()
+    values, present = outside.values, now.values
+    for name, entry in list(_entries.items()):
+        if entry.near and name in values and present[name] != values[name]:
+            try:
+                entry.put(values[name])
+            except Exception as error:
+                _raise_failed(name, "put back", error)
+    return now
+
+
+def enter(saved_next: Saved, left: Saved, outside: Saved) -> None:
+    """Put ``saved_next`` in the place of what `leave` has left there: it returned ``left``, given ``outside``."""
+    _put(saved_next, left.values, outside.values)
+
+
+def settle(outside: Saved, left: Saved | None) -> None:
+    """Put the rest of ``outside`` back, which `leave` did not; all of it where ``left`` is not known."""
+    if left is None:
+        _put(outside, {})
+    else:
+        _put(outside, left.values, outside.values)
+
+
+def _put(saved: Saved, now: dict[str, Any], near_now: dict[str, Any] | None = None) -> None:
     """Put a state; ``now`` is the present one, ``near_now`` that of the entries that are near, where it differs."""
     global _period
     if saved.period != [saved.number]:

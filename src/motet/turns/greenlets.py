@@ -135,7 +135,8 @@ class Turns:
         self._hub = getcurrent()
         self._thread = threading.get_ident()
         self._at_begin = isolation.take_all().copy()
-        self._present = isolation.Present()
+        self._outside: isolation.Saved | None = None  # what belongs there between turns; None: it is there
+        self._left: isolation.Saved | None = None  # of the latest turn's job: what is there still
 
     def admit(self, job: RunningJob, *, script: Path | None = None) -> None:
         """Prepare a job to take turns. It begins with the global state that the run itself began with.
@@ -155,10 +156,15 @@ class Turns:
     def take(self, job: RunningJob, *, throw: BaseException | None = None) -> None:
         """Let ``job`` compute until its turn ends; ``throw`` is raised at the place where its last turn ended."""
         assert job.greenlet is not None
+        assert job.saved is not None
         if throw is not None and not job.greenlet:  # it has not begun: there is no place to raise anything at
             job.outcome, job.saved, job.greenlet = Outcome("stopped"), None, None
             return
-        self._present.enter(job)
+        if self._outside is None:
+            self._outside = self._left = isolation.take_all()
+        assert self._left is not None
+        left, self._left = self._left, None
+        isolation.enter(job.saved, left, self._outside)
         self.current = job
         handle.set_current(job.handle)
         try:
@@ -169,15 +175,16 @@ class Turns:
         finally:
             handle.set_current(None)
             self.current = None
-            self._present.leave()
+            job.saved = self._left = isolation.leave(self._outside)
         if job.outcome is not None:
-            self._present.forget(job)
-            job.greenlet = None
+            job.saved = job.greenlet = None
 
     def settle(self) -> None:
         """Let code that is not ours find, between turns, what it would find without Motet; it may change it."""
-        if self.current is None:
-            self._present.settle()
+        if self._outside is not None and self.current is None:
+            outside, self._outside = self._outside, None
+            isolation.settle(outside, self._left)
+            self._left = None
 
     def end(self) -> None:
         """End the current job's turn; returns when its next one begins. Called in the job's greenlet."""

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from motet import isolation
-from motet.errors import MotetError
 from motet.events import Event
 from motet.isolation import registry
 from motet.running import run
@@ -25,107 +24,38 @@ def _everything_as_before() -> Iterator[None]:
     isolation.put_all(kept)
 
 
-class Job:
-    """Someone who has a state of their own."""
-
-    def __init__(self) -> None:
-        self.saved: isolation.Saved | None = isolation.take_all().copy()
-
-
-@pytest.mark.parametrize("order", [(0, 1), (0, 0, 1), (1, 0, 0, 1, 1, 1)])
-def test_between_turns_only_what_is_near_is_put_back(order: tuple[int, ...]) -> None:
-    jobs = [Job(), Job()]
+def test_between_turns_only_what_is_near_is_put_back() -> None:
+    outside = isolation.take_all()
+    jobs = [outside.copy(), outside.copy()]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = [(random.random(), np.random.randn(), torch.rand(()).item()) for _ in range(40)]
+    expected = [(random.random(), np.random.randn(), torch.rand(()).item()) for _ in range(8)]
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    present = isolation.Present()
+    outside = left = isolation.take_all()
     drawn: list[list[tuple[float, float, float]]] = [[], []]
-    for number in order * 6:
-        present.enter(jobs[number])
-        if not drawn[number]:
-            random.seed(1), np.random.seed(1), torch.manual_seed(1)
-            torch.set_grad_enabled(bool(number))
-        assert torch.is_grad_enabled() == bool(number)
-        drawn[number].append((random.random(), np.random.randn(), torch.rand(()).item()))
-        present.leave()
-        assert torch.is_grad_enabled(), "Motet's own code finds its own"
-    present.settle()
-    for mine in drawn:
-        assert mine == expected[: len(mine)]
+    for turn in range(8):
+        for number in (0, 1):
+            isolation.enter(jobs[number], left, outside)
+            if turn == 0:
+                random.seed(1), np.random.seed(1), torch.manual_seed(1)
+                torch.set_grad_enabled(bool(number))
+            assert torch.is_grad_enabled() == bool(number)
+            drawn[number].append((random.random(), np.random.randn(), torch.rand(()).item()))
+            jobs[number] = left = isolation.leave(outside)
+            assert torch.is_grad_enabled(), "Motet's own code finds its own"
+    isolation.settle(outside, left)
+    assert drawn == [expected, expected]
     after = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     assert after == (random.random(), np.random.rand(), torch.rand(()).item())
 
 
-def test_code_of_others_between_two_turns_of_one_job_finds_its_own() -> None:
-    job, present = Job(), isolation.Present()
-    for turn in range(3):
-        random.seed(turn)
-        before = random.getstate()
-        present.enter(job)
-        if turn == 0:
-            random.seed(7)
-        drawn = random.random()
-        present.leave()
-        present.settle()
-        assert random.getstate() == before
-        random.seed(7)
-        assert drawn == [random.random() for _ in range(turn + 1)][-1]
-
-
-def test_what_only_others_would_see_is_not_looked_at_while_one_job_goes_on() -> None:
-    looks: list[str] = []
-    isolation.register("looks", take=lambda: looks.append("take"), put=lambda value: looks.append("put"))
-    try:
-        job, other, present = Job(), Job(), isolation.Present()
-        looks.clear()
-        present.enter(job)
-        assert looks == ["take", "put"]
-        for _ in range(5):
-            present.leave()
-            present.enter(job)
-        assert looks == ["take", "put"]
-        present.leave()
-        present.enter(other)
-        assert looks == ["take", "put"] * 2
-        present.leave()
-        present.settle()
-        assert looks == ["take", "put"] * 3
-    finally:
-        isolation.unregister("looks")
-
-
-def test_a_job_that_has_ended_keeps_nothing() -> None:
-    job, other, present = Job(), Job(), isolation.Present()
-    for one in (job, other):
-        present.enter(one)
-        present.leave()
-        present.forget(one)
-    present.settle()
-    assert job.saved is other.saved is None
-
-
-@pytest.mark.parametrize("near", [True, False])
-def test_all_is_put_back_where_it_cannot_be_told_what_is_there(near: bool) -> None:
-    def take() -> None:
-        raise RuntimeError("out of order")
-
+def test_all_is_put_back_where_it_is_not_known_what_was_left() -> None:
     random.seed(5)
-    job, present = Job(), isolation.Present()
-    present.enter(job)
+    outside = isolation.take_all()
+    job = outside.copy()
+    isolation.enter(job, outside, outside)
     random.seed(6), torch.set_grad_enabled(False)
-    registry.add("broken", take, lambda value: None, near=near)
-    try:
-        if near:
-            with pytest.raises(MotetError, match="out of order"):
-                present.leave()
-            present.settle()
-        else:
-            present.leave()
-            with pytest.raises(MotetError, match="out of order"):
-                present.settle()
-    finally:
-        isolation.unregister("broken")
+    isolation.settle(outside, None)
     assert torch.is_grad_enabled()
     drawn = random.random()
     random.seed(5)
