@@ -49,7 +49,7 @@ from motet.isolation.registry import (
     take_all,
     unregister,
 )
-from motet.isolation.scripts import prepare_script
+from motet.isolation.scripts import note_modules, prepare_script
 from motet.isolation.trackers import end_runs, open_runs
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "enter",
     "exchange",
     "leave",
+    "note_modules",
     "open_runs",
     "prepare_script",
     "put_all",

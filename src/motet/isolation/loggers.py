@@ -66,8 +66,8 @@ def _imported_level(name: str, present: int) -> int:
 
 _Attributes = dict[str, Any]
 
-# What `_stream_handlers` found last, and in which list of handlers. Their attributes, not they: none is kept alive, and
-# nothing but what is asked for is looked at (torch alone makes three dozen of them).
+# What `_stream_handlers` found last, and in which list of handlers. Their attributes, not they: none is kept alive for
+# good, and nothing but what is asked for is looked at (torch alone makes three dozen of them).
 _seen_references: list[Any] = []
 _stream_handlers_found: tuple[_Attributes, ...] = ()
 
@@ -110,7 +110,7 @@ def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -
 
 
 def _reads_stderr(handler: Any) -> bool:
-    return isinstance(type(handler).__dict__.get("stream"), property)  # logging's last resort
+    return hasattr(type(handler), "stream")  # a property, as of logging's last resort
 
 
 def register_entries() -> None:

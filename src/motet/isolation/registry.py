@@ -170,12 +170,14 @@ def leave(outside: Saved) -> Saved:
     """
     now = take_all()
     values, present = outside.values, now.values
+    settled = True
     for name, entry in list(_entries.items()):
-        if entry.near and name in values and present[name] != values[name]:
+        if entry.near and name in values and not (settled and present[name] == values[name]):
             try:
                 entry.put(values[name])
             except Exception as error:
                 _raise_failed(name, "put back", error)
+            settled = settled and not entry.unsettles
     return now
 
 

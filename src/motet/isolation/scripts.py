@@ -63,6 +63,11 @@ def take_modules() -> Modules:
     return _present
 
 
+def note_modules() -> None:
+    """Note what the present script has imported. Afterwards, without its ``__main__`` and path, nobody could tell."""
+    take_modules()
+
+
 def put_modules(value: Modules) -> None:
     """Replace the present owner's view of ``sys.modules`` by another's."""
     global _present

@@ -6,7 +6,7 @@ import builtins
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -29,6 +29,7 @@ class Script:
     def __init__(self, path: Path | str, argv: Sequence[str] = ()) -> None:
         self.path = Path(os.path.abspath(path))  # now: a job may change the working directory
         self.argv = tuple(argv)
+        self.at_end: Callable[[], object] | None = None  # called while what belongs to the script can still be told
 
     def __repr__(self) -> str:
         return f"Script({str(self.path)!r}, {list(self.argv)!r})"
@@ -55,6 +56,8 @@ class Script:
             if exit_.code is not None and exit_.code != 0:
                 raise JobExit(self._farewell(exit_.code)) from exit_
         finally:
+            if self.at_end is not None:
+                self.at_end()
             sys.argv, sys.path, sys.modules["__main__"] = outer_argv, outer_path, outer_main
 
     def _main_module(self) -> ModuleType:

@@ -208,7 +208,7 @@ class Pipeline:
             self._housing.admitted(job)
             if spec.name in self._safety.starting_again:
                 self._notice_once(spec.name, STARTS_AGAIN)
-            self._turns.admit(job, script=spec.call.path if isinstance(spec.call, Script) else None)
+            self._turns.admit(job, script=spec.call if isinstance(spec.call, Script) else None)
             self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
             if parameters := parameters_of(spec.call):
                 handle.set_parameters(**parameters)

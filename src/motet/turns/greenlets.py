@@ -13,7 +13,6 @@ import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +23,7 @@ from motet import handle, isolation
 from motet.errors import GangError
 from motet.gradients import JobGradients
 from motet.handle import JobHandle, JobPruned
+from motet.jobs import Script
 
 
 class JobStopped(BaseException):
@@ -138,14 +138,15 @@ class Turns:
         self._outside: isolation.Saved | None = None  # what belongs there between turns; None: it is there
         self._left: isolation.Saved | None = None  # of the latest turn's job: what is there still
 
-    def admit(self, job: RunningJob, *, script: Path | None = None) -> None:
+    def admit(self, job: RunningJob, *, script: Script | None = None) -> None:
         """Prepare a job to take turns. It begins with the global state that the run itself began with.
 
         A ``script`` imports the modules of its own folder anew, whoever else has imported them.
         """
         job.saved = self._at_begin.copy()
         if script is not None:
-            isolation.prepare_script(job.saved, script)
+            isolation.prepare_script(job.saved, script.path)
+            script.at_end = isolation.note_modules
         job.greenlet = greenlet(job.run, parent=self._hub)
         job.greenlet.gr_context = contextvars.copy_context()
 

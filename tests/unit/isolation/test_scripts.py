@@ -11,7 +11,9 @@ import pytest
 from greenlet import getcurrent, greenlet
 
 from motet import isolation
+from motet.jobs import Job
 from motet.jobs.script import Script
+from motet.running import run as run_all
 
 TURNS: list[object] = []
 
@@ -190,3 +192,21 @@ def test_modules_that_a_script_deletes_or_replaces(tmp_path: Path) -> None:
     )
     run(Script(path), Script(path))
     assert TURNS == ["done", "done"]
+
+
+def test_what_a_script_imports_in_its_last_turn_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "clash_late.py").write_text("seen = []\n")
+    script = tmp_path / "train.py"
+    lines = (
+        "import pathlib, sys",
+        f"sys.path.insert(0, {str(tmp_path / 'lib')!r})",
+        "import clash_late",
+        "clash_late.seen.append(sys.argv[1])",
+        f"pathlib.Path({str(tmp_path)!r}, sys.argv[1]).write_text(str(clash_late.seen))",
+    )
+    script.write_text("\n".join(lines))
+    run_all([Job(name, Script(script, [name])) for name in ("a", "b")], at_once=1)
+    assert (tmp_path / "a").read_text() == "['a']"
+    assert (tmp_path / "b").read_text() == "['b']"
+    assert "clash_late" not in sys.modules
