@@ -110,7 +110,7 @@ def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -
 
 
 def _reads_stderr(handler: Any) -> bool:
-    return hasattr(type(handler), "stream")  # a property, as of logging's last resort
+    return isinstance(getattr(type(handler), "stream", None), property)  # as of logging's last resort
 
 
 def register_entries() -> None:

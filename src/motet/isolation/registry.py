@@ -71,11 +71,10 @@ def register(
 ) -> None:
     """Keep one more piece of global state apart for each job.
 
-    ``take()`` returns its present value, ``put(value)`` brings a value back; both are called whenever another job's
-    turn comes, so they should take microseconds. With ``module`` the entry rests until that module is imported;
-    ``fresh()`` then gives the value that a job finds whose state was saved earlier (without it, the job finds what is
-    there). ``take`` may return a live object that ``put`` binds again, if ``copy(value)`` returns an independent one
-    for each new job.
+    ``take()`` returns its present value, ``put(value)`` brings a value back; both are called at every turn, so they
+    should take microseconds. With ``module`` the entry rests until that module is imported; ``fresh()`` then gives
+    the value that a job finds whose state was saved earlier (without it, the job finds what is there). ``take`` may
+    return a live object that ``put`` binds again, if ``copy(value)`` returns an independent one for each new job.
 
     Register before the run begins, or inside the job. Raises `UsageError` if the name is taken.
 
