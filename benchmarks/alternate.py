@@ -50,7 +50,7 @@ def ratios(slow: Sequence[Figures], fast: Sequence[Figures]) -> Spread:
 
 
 def undisturbed(laps: Sequence[float]) -> float:
-    """Return the tenth part of some times of the same work: what else the machine does can only make one longer."""
+    """Return the first decile of some times of the same work: what else the machine does can only make one longer."""
     return statistics.quantiles(laps, n=10, method="inclusive")[0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Callable, Mapping
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from motet.order import MAX_ROUND_TURNS, Cost, Cursor, Order, round_robin
 from motet.planning import (
     DRIFT,
-    FIGURES_PER_JOB,
     SYNCS_SKIPPED,
     TELL_EVERY,
     TURNS_NEEDED,
@@ -23,11 +21,7 @@ from motet.planning import (
     Change,
     Planning,
     Sync,
-    agreed_cost,
     drift,
-    remaining_turns,
-    sync_seconds,
-    typical,
 )
 from motet.simulate import assumed_turns, fewer_turns, replay
 
@@ -272,35 +266,6 @@ def test_a_job_that_joins_is_measured_in_a_round_robin() -> None:
     assert change is not None
     assert change.reason == "the costs of job 'new' are known"
     assert gang.one([worker.joined("new", ["embedding", "conv"]) for worker in gang.workers]) is None
-
-
-def test_the_worker_that_launched_last_tells_what_a_sync_takes() -> None:
-    early, late = [(0.5, 0.5), (0.1, 0.09)], [(0.1, 0.08), (0.7, 0.7)]
-    assert sync_seconds([early, late]) == pytest.approx((0.08 + 0.09) / 2)
-
-
-def test_the_slowest_worker_tells_what_computing_takes() -> None:
-    figures = [[compute, 100.0, -1.0, 1.0, 0.2, 0.1] + [-1.0] * (FIGURES_PER_JOB - 6) for compute in (0.1, 0.3, 0.2)]
-    assert agreed_cost(figures) == Cost(0.3, 0.1, 100)
-    figures[1][0] = -1.0
-    assert agreed_cost(figures) is None
-
-
-def test_one_stall_does_not_move_what_is_typical() -> None:
-    assert typical([1.0, 1.1, 0.9, 1.0, 1.0, 60.0]) == pytest.approx(1.0, abs=0.05)
-    assert typical([9.0, 1.0, 3.0]) == 3.0
-    assert typical([2.0]) == 2.0
-
-
-def test_drift_is_relative_to_what_a_turn_takes_alone() -> None:
-    assert drift(Cost(1, 3), Cost(1, 4)) == 0.25
-    assert drift(Cost(1, 3), Cost(0, 3)) == 0.25
-    assert drift(Cost(0, 0), Cost(0, 0)) == 0.0
-    assert drift(Cost(0, 0), Cost(1, 0)) == math.inf
-
-
-def test_a_job_that_outlives_its_turns_has_one_to_come() -> None:
-    assert remaining_turns({"a": 10, "b": None}, {"a": 12, "b": 3, "c": 0}) == {"a": 1, "b": None, "c": None}
 
 
 costs = st.builds(Cost, st.floats(0, 10), st.floats(0, 10), st.integers(0, 10**9))

@@ -13,6 +13,7 @@ with it when its turn ends, and come back with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import sysconfig
@@ -136,7 +137,8 @@ def _script_folders(main: ModuleType | None) -> tuple[str, ...]:
     if main is not None and isinstance(file := getattr(main, "__file__", None), str):
         candidates.append(os.path.dirname(os.path.abspath(file)))
     if sys.path and isinstance(sys.path[0], str):
-        candidates.append(os.path.abspath(sys.path[0]))
+        with contextlib.suppress(FileNotFoundError):  # relative, to a working directory that is gone
+            candidates.append(os.path.abspath(sys.path[0]))
     return tuple({os.path.join(folder, "") for c in candidates for folder in (c, os.path.realpath(c))})
 
 

@@ -62,6 +62,18 @@ def test_all_is_put_back_where_it_is_not_known_what_was_left() -> None:
     assert drawn == random.random()
 
 
+def test_what_leaving_inference_mode_changes_is_put_back_between_turns() -> None:
+    torch.set_grad_enabled(False)
+    outside = isolation.take_all()
+    job = outside.copy()
+    isolation.enter(job, outside, outside)
+    torch.inference_mode().__enter__()
+    left = isolation.leave(outside)
+    assert not torch.is_inference_mode_enabled()
+    assert not torch.is_grad_enabled(), "as it was outside, though leaving inference mode switches it on"
+    isolation.settle(outside, left)
+
+
 def test_what_is_put_back_more_than_once_is_no_live_object() -> None:
     with pytest.raises(AssertionError, match="live object"):
         registry.add("a list", list, lambda value: None, copy=list, near=True)

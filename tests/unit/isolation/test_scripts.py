@@ -210,3 +210,21 @@ def test_what_a_script_imports_in_its_last_turn_is_its_own(tmp_path: Path) -> No
     assert (tmp_path / "a").read_text() == "['a']"
     assert (tmp_path / "b").read_text() == "['b']"
     assert "clash_late" not in sys.modules
+
+
+def test_a_script_may_remove_the_folder_that_it_works_in(tmp_path: Path) -> None:
+    (tmp_path / "clash_gone.py").write_text("")
+    (tmp_path / "scratch").mkdir()
+    script = tmp_path / "train.py"
+    lines = (
+        "import os, sys",
+        f"os.chdir({str(tmp_path / 'scratch')!r})",
+        f"os.rmdir({str(tmp_path / 'scratch')!r})",
+        "import clash_gone",
+        "sys.path.insert(0, '')",
+    )
+    script.write_text("\n".join(lines))
+    outer = list(sys.path)
+    results = run_all([Job("a", Script(script))])
+    assert results["a"].status == "finished", results["a"].error
+    assert sys.path == outer
