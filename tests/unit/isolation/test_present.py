@@ -63,7 +63,9 @@ def test_all_is_put_back_where_it_is_not_known_what_was_left() -> None:
 
 
 def test_what_leaving_inference_mode_changes_is_put_back_between_turns() -> None:
-    torch.set_grad_enabled(False)
+    # As they are inside inference mode: what differed would be put back in any case.
+    torch.set_grad_enabled(False), torch._C._set_fwd_grad_enabled(False)
+    torch._C._set_multithreading_enabled(False)
     outside = isolation.take_all()
     job = outside.copy()
     isolation.enter(job, outside, outside)
