@@ -69,11 +69,16 @@ def test_what_leaving_inference_mode_changes_is_put_back_between_turns() -> None
     outside = isolation.take_all()
     job = outside.copy()
     isolation.enter(job, outside, outside)
-    torch.inference_mode().__enter__()
-    left = isolation.leave(outside)
+    mode = torch.inference_mode()
+    mode.__enter__()
+    job = left = isolation.leave(outside)
     assert not torch.is_inference_mode_enabled()
     assert not torch.is_grad_enabled(), "as it was outside, though leaving inference mode switches it on"
-    isolation.settle(outside, left)
+    isolation.enter(job, left, outside)
+    assert torch.is_inference_mode_enabled()
+    mode.__exit__(None, None, None)
+    isolation.settle(outside, isolation.leave(outside))
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_what_is_put_back_more_than_once_is_no_live_object() -> None:
