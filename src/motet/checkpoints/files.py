@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 import torch
+from torch.utils.serialization import config as serialization_config
 
 from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
 from motet.checkpoints.payload import check_plain
-from motet.checkpoints.stream import SummedFile, xxh3_128_of
+from motet.checkpoints.stream import BLOCK, SummedFile, xxh3_128_of
 from motet.errors import CheckpointError, UsageError
 
 MANIFEST = "manifest.json"
@@ -300,14 +301,15 @@ def _folder_name(turn: int) -> str:
 
 
 def _save(payload: object, file: SummedFile) -> None:
-    """Have torch write ``payload``, without its own checksums: the file has one, and two cost twice.
+    """Have torch write ``payload`` as `SummedFile` can take it best, without torch's own checksums: two cost twice.
 
-    The option is torch's, and this thread's alone.
+    Each tensor begins at a disk's block. Both options are torch's, and this thread's alone.
     """
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save(payload, cast("IO[bytes]", file))  # of which it uses what there is
+        with serialization_config.patch({"save.storage_alignment": BLOCK}):  # type: ignore[attr-defined]
+            torch.save(payload, cast("IO[bytes]", file))  # of which it uses what there is
     finally:
         torch.serialization.set_crc32_options(before)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from motet.checkpoints.stream import LARGE, aligned_memory
 from motet.errors import CheckpointError
 
 # Exact types, no subclasses: an enum is an int, a namedtuple is a tuple, and weights_only reads neither.
@@ -84,7 +85,12 @@ class _Taking:
             fresh.stride(),
         ):
             return place
-        return torch.empty_like(source, device="cpu", pin_memory=source.device.type == "cuda")
+        pinned = source.device.type == "cuda"
+        if pinned or fresh.nbytes < LARGE:
+            return torch.empty_like(source, device="cpu", pin_memory=pinned)
+        memory = torch.from_numpy(aligned_memory(fresh.nbytes))
+        place = torch.empty(0, dtype=source.dtype, device="cpu")
+        return place.set_(memory.untyped_storage(), 0, fresh.shape, fresh.stride())
 
     def wait_for_accelerators(self) -> None:
         for device in self._devices:

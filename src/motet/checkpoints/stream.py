@@ -1,8 +1,9 @@
 """A file written once, from its beginning to its end, past the page cache and with a checksum made on the way.
 
 What a checkpoint costs is processor time that the training would use. Written as usual, its bytes are copied into the
-page cache, from there to the disk, and read again to be summed. Here each piece is copied once, into memory that the
-disk can read from directly, and summed while it is in the processor's cache. See ADR 0016.
+page cache, from there to the disk, and read again to be summed. Here the disk reads directly from memory, a piece at a
+time, summed shortly before: from the data themselves where they lie in memory as in the file, counted in the disk's
+blocks (`aligned_memory`), and from a copy of them elsewhere. See ADR 0016.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import mmap
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import xxhash
 
-PIECE = 1 << 20  # bytes; a multiple of the blocks of every disk
+BLOCK = 4096  # bytes; where direct writing begins and ends, in memory and in the file: a multiple of most disks' blocks
+PIECE = 1 << 20  # bytes
+LARGE = 1 << 18  # bytes: less is not worth a write of its own
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
 
 
@@ -49,7 +53,7 @@ class SummedFile:
     ) -> None:
         try:
             if self._error is None and kind is None:
-                self._write_piece()
+                self._write_collected()
                 os.fsync(self._file)
         finally:
             os.close(self._file)
@@ -60,6 +64,8 @@ class SummedFile:
         """Take all of ``data``."""
         rest = np.frombuffer(data, np.uint8)
         try:
+            if len(rest) >= LARGE and self._filled % BLOCK == 0 and rest.ctypes.data % BLOCK == 0:
+                rest = self._write_in_place(rest)
             while len(rest) and self._error is None:
                 taken = rest[: PIECE - self._filled]
                 # without the interpreter's lock: a niced thread that holds it may have to wait for a processor
@@ -67,7 +73,7 @@ class SummedFile:
                 self._filled += len(taken)
                 rest = rest[len(taken) :]
                 if self._filled == PIECE:
-                    self._write_piece()
+                    self._write_collected()
         except OSError as failed:
             self._error = failed
         return len(data)
@@ -75,12 +81,24 @@ class SummedFile:
     def flush(self) -> None:
         """Do nothing, for ``torch.save``: what is not a whole piece yet is written at the end."""
 
-    def _write_piece(self) -> None:
-        """Sum and write what is there, without the interpreter's lock."""
+    def _write_in_place(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Write the blocks of ``data`` from where they are, after what was collected; return what is less than one."""
+        self._write_collected()
+        end = len(data) - len(data) % BLOCK
+        for begin in range(0, end, PIECE):
+            self._write_piece(data[begin : min(begin + PIECE, end)].data)
+        return data[end:]
+
+    def _write_collected(self) -> None:
         piece, self._filled = self._piece[: self._filled].data, 0
+        if piece:
+            self._write_piece(piece)
+
+    def _write_piece(self, piece: memoryview) -> None:
+        """Sum and write ``piece``, without the interpreter's lock; directly, unless it ends within a block."""
         self._sum.update(piece)
         self.size_bytes += len(piece)
-        direct = len(piece) == PIECE and self._set_direct(_DIRECT)
+        direct = len(piece) % BLOCK == 0 and self._set_direct(_DIRECT)
         while piece:
             try:
                 piece = piece[os.write(self._file, piece) :]
@@ -99,6 +117,13 @@ class SummedFile:
         except OSError:
             return False
         return bool(flag)
+
+
+def aligned_memory(size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return memory, its content undefined, that begins at a block: a `SummedFile` can write from it without a copy."""
+    memory = np.empty(size_bytes + BLOCK, np.uint8)
+    begin = -memory.ctypes.data % BLOCK
+    return memory[begin : begin + size_bytes]
 
 
 def xxh3_128_of(path: Path) -> str:

@@ -127,6 +127,14 @@ def test_accepts_what_torch_keeps_in_states() -> None:
         torch.randn(3, 3).to_sparse(),
         torch.nn.Parameter(torch.randn(3)),
         torch.tensor([1, 2], dtype=torch.uint32),
+        # large ones lie in memory of another kind
+        torch.randn(300, 400).t(),
+        torch.randn(2, 8, 96, 96).to(memory_format=torch.channels_last),
+        torch.randn(200_000)[::2],
+        torch.randn(1).expand(100_000),
+        torch.randn(200_001, dtype=torch.bfloat16),
+        torch.randn(60_000, dtype=torch.complex64).conj(),
+        torch.randn(500_000) > 0,
     ],
     ids=lambda tensor: f"{type(tensor).__name__}-{tensor.dtype}-{tuple(tensor.shape)}",
 )

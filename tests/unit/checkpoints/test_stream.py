@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import pytest
 import torch
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils import serialization
 
-from motet.checkpoints import Checkpoints, Writer, stream
-from motet.checkpoints.stream import PIECE, SummedFile, xxh3_128_of
+from motet.checkpoints import Checkpoints, Writer, snapshot, stream
+from motet.checkpoints.stream import BLOCK, LARGE, PIECE, SummedFile, aligned_memory, xxh3_128_of
 
-sizes = st.lists(st.integers(0, 3 * PIECE) | st.sampled_from([PIECE - 1, PIECE, PIECE + 1, 2 * PIECE]), max_size=4)
+SIZES = [BLOCK, LARGE, LARGE + 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE]
+sizes = st.lists(st.integers(0, 3 * PIECE) | st.sampled_from(SIZES), max_size=4)
 
 
-def check(path: Path, sizes: list[int]) -> None:
-    """Write so many bytes at a time; assert that all are there and summed."""
-    chunks = [os.urandom(size) for size in sizes]
+def bytes_at(offset: int, size: int) -> memoryview:
+    """Return random bytes that begin so far behind a block's beginning."""
+    memory = aligned_memory(offset + size)[offset:]
+    memory[:] = np.frombuffer(os.urandom(size), np.uint8)
+    return memory.data
+
+
+def check(path: Path, sizes: list[int], offsets: Sequence[int] = (1,)) -> None:
+    """Write so many bytes at a time, from memory so far behind a block; assert that all are there and summed."""
+    chunks = [bytes_at(offset, size) for size, offset in zip(sizes, itertools.cycle(offsets))]
     with SummedFile(path) as file:
         for chunk in chunks:
             assert file.write(chunk) == len(chunk)
@@ -34,9 +46,26 @@ def check(path: Path, sizes: list[int]) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes)
-def test_all_is_written_and_summed(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
-    check(tmp_path_factory.mktemp("stream") / "file", sizes)
+@given(sizes, st.lists(st.sampled_from([0, 0, 1, BLOCK]), min_size=1))
+def test_all_is_written_and_summed(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], offsets: list[int]
+) -> None:
+    check(tmp_path_factory.mktemp("stream") / "file", sizes, offsets)
+
+
+def test_a_snapshot_is_written_from_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copyto, copied = np.copyto, []
+
+    def noting(to: Any, data: Any) -> None:
+        copied.append(len(data))
+        copyto(to, data)
+
+    monkeypatch.setattr(stream.np, "copyto", noting)
+    tensors = {"a": torch.randn(LARGE), "step": torch.tensor(1.0), "b": torch.randn(3, LARGE + 7, dtype=torch.float64)}
+    part = Checkpoints(tmp_path, "a", worker=0, num_workers=1).write_part(1, "shared", snapshot(tensors))
+    assert 0 < sum(copied) < part.size_bytes / 100
+    loaded = torch.load(next(tmp_path.rglob("shared.pt")), weights_only=True)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_most_of_it_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,8 +82,11 @@ def test_most_of_it_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pytest
     assert seen == [(os.O_DIRECT, True), (0, False)] * 2
 
 
+@pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("where", ["asked for", "written"])
-def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_file_system_without_direct_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, offset: int
+) -> None:
     fcntl, write = stream.fcntl.fcntl, os.write
     refused = []
 
@@ -74,7 +106,7 @@ def test_a_file_system_without_direct_writes(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(stream.fcntl, "fcntl", other_fcntl)
     monkeypatch.setattr(stream.os, "write", other_write)
-    check(tmp_path / "file", [3 * PIECE + 5])
+    check(tmp_path / "file", [3 * PIECE + 5], [offset])
     assert len(refused) == 3
 
 
@@ -103,26 +135,32 @@ def write_in_background(checkpoints: Checkpoints, payload: object) -> None:
     assert done.error is None
 
 
-@pytest.mark.parametrize("chosen", [True, False])
-def test_the_users_own_torch_save_keeps_its_option(tmp_path: Path, chosen: bool) -> None:
+def options_of_saving() -> tuple[bool, int]:
+    return torch.serialization.get_crc32_options(), serialization.config.save.storage_alignment
+
+
+@pytest.mark.parametrize("chosen", [(True, 64), (False, 128)])
+def test_the_users_own_torch_save_keeps_its_options(tmp_path: Path, chosen: tuple[bool, int]) -> None:
     checkpoints = Checkpoints(tmp_path, "a", worker=0, num_workers=1)
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(chosen)
+    before = options_of_saving()
+    torch.serialization.set_crc32_options(chosen[0])
+    serialization.config.save.storage_alignment = chosen[1]
     try:
         seen = set()
-        checkpoints._at_moment = lambda moment: seen.add(torch.serialization.get_crc32_options())
+        checkpoints._at_moment = lambda moment: seen.add(options_of_saving())
         checkpoints.write_part(1, "shared", {})
-        assert torch.serialization.get_crc32_options() is chosen
-        assert seen == {chosen}, "it is changed for torch.save alone"
+        assert options_of_saving() == chosen
+        assert seen == {chosen}, "they are changed for torch.save alone"
         checkpoints._at_moment = lambda moment: None
         thread = threading.Thread(target=write_in_background, args=(checkpoints, {"weight": torch.zeros(10_000_000)}))
         thread.start()
         while thread.is_alive():
-            assert torch.serialization.get_crc32_options() is chosen
+            assert options_of_saving() == chosen
             time.sleep(0.001)
         thread.join()
     finally:
-        torch.serialization.set_crc32_options(before)
+        torch.serialization.set_crc32_options(before[0])
+        serialization.config.save.storage_alignment = before[1]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="Linux alone has a priority of each thread's own")
