@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +35,7 @@ class SummedFile:
         self.size_bytes = 0
         self._sum = xxhash.xxh3_128()
         self._error: OSError | None = None
-        self._piece = np.frombuffer(mmap.mmap(-1, PIECE), np.uint8)  # begins at a page, as direct writing needs it
+        self._piece = aligned_memory(PIECE)
         self._filled = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
