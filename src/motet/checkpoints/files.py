@@ -305,13 +305,15 @@ def _save(payload: object, file: SummedFile) -> None:
 
     Each tensor begins at a disk's block. Both options are torch's, and this thread's alone.
     """
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
+    options: Any = serialization_config.save
+    before = torch.serialization.get_crc32_options(), options.storage_alignment
     try:
-        with serialization_config.patch({"save.storage_alignment": BLOCK}):  # type: ignore[attr-defined]
-            torch.save(payload, cast("IO[bytes]", file))  # of which it uses what there is
+        torch.serialization.set_crc32_options(False)
+        options.storage_alignment = BLOCK
+        torch.save(payload, cast("IO[bytes]", file))  # of which it uses what there is
     finally:
-        torch.serialization.set_crc32_options(before)
+        torch.serialization.set_crc32_options(before[0])
+        options.storage_alignment = before[1]
 
 
 def _check_part(found: Found, part: Part) -> None:

@@ -36,7 +36,8 @@ def snapshot(payload: object, copies: Copies | None = None) -> object:
     key, for what could not be loaded again.
     """
     taking = _Taking({} if copies is None else copies)
-    result = _walk(payload, "", 0, taking.copy)
+    with torch.inference_mode(False), torch.no_grad():  # a copy made in inference mode could only be used again there
+        result = _walk(payload, "", 0, taking.copy)
     taking.wait_for_accelerators()
     if copies is not None:
         copies.clear()
@@ -63,7 +64,8 @@ class _Taking:
         source = tensor.detach()
         if source.layout is not torch.strided:
             return source.cpu().clone()
-        same = (source.device, source.data_ptr(), source.dtype, source.shape, source.stride(), source.is_conj())
+        lazy = source.is_conj(), source.is_neg()
+        same = (source.device, source.data_ptr(), source.dtype, source.shape, source.stride(), lazy)
         if source.numel() and same in self._seen:
             return self._seen[same]
         copy = self._place(source, key)
@@ -76,7 +78,7 @@ class _Taking:
 
     def _place(self, source: Tensor, key: str) -> Tensor:
         """Return memory for a copy of ``source``: that of the earlier snapshot, if it fits."""
-        place = self.earlier.get(key)
+        place = self.earlier.pop(key, None)  # two keys may read alike: each place is taken once
         # Strides that empty_like would keep (channels_last) have to be kept here, too.
         fresh = torch.empty_like(source, device="meta")
         if place is not None and (place.dtype, place.shape, place.stride()) == (

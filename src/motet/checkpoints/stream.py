@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +20,12 @@ import numpy as np
 import xxhash
 
 BLOCK = 4096  # bytes; where direct writing begins and ends, in memory and in the file: a multiple of most disks' blocks
-PIECE = 1 << 20  # bytes
-LARGE = 1 << 18  # bytes: less is not worth a write of its own
+PIECE = 1 << 20  # bytes that are collected, and written together
+IN_PLACE = 1 << 22  # bytes that are written together from where they are
+LARGE = 1 << 20  # bytes: less is not worth a write of its own
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
+
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class SummedFile:
@@ -52,7 +56,7 @@ class SummedFile:
     ) -> None:
         try:
             if self._error is None and kind is None:
-                self._write_collected()
+                self._write(self._collected())
                 os.fsync(self._file)
         finally:
             os.close(self._file)
@@ -63,7 +67,12 @@ class SummedFile:
         """Take all of ``data``."""
         rest = np.frombuffer(data, np.uint8)
         try:
-            if len(rest) >= LARGE and self._filled % BLOCK == 0 and rest.ctypes.data % BLOCK == 0:
+            if (
+                self._error is None
+                and len(rest) >= LARGE
+                and self._filled % BLOCK == 0
+                and rest.ctypes.data % BLOCK == 0
+            ):
                 rest = self._write_in_place(rest)
             while len(rest) and self._error is None:
                 taken = rest[: PIECE - self._filled]
@@ -72,7 +81,7 @@ class SummedFile:
                 self._filled += len(taken)
                 rest = rest[len(taken) :]
                 if self._filled == PIECE:
-                    self._write_collected()
+                    self._write(self._collected())
         except OSError as failed:
             self._error = failed
         return len(data)
@@ -80,31 +89,41 @@ class SummedFile:
     def flush(self) -> None:
         """Do nothing, for ``torch.save``: what is not a whole piece yet is written at the end."""
 
-    def _write_in_place(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _lies_as_in_the_file(self, data: _Bytes) -> bool:
+        """Tell whether ``data`` begins at a block, in memory and in the file."""
+        return self._filled % BLOCK == 0 and data.ctypes.data % BLOCK == 0
+
+    def _write_in_place(self, data: _Bytes) -> _Bytes:
         """Write the blocks of ``data`` from where they are, after what was collected; return what is less than one."""
-        self._write_collected()
         end = len(data) - len(data) % BLOCK
-        for begin in range(0, end, PIECE):
-            self._write_piece(data[begin : min(begin + PIECE, end)].data)
+        for begin in range(0, end, IN_PLACE):
+            self._write(self._collected(), data[begin : min(begin + IN_PLACE, end)].data)
         return data[end:]
 
-    def _write_collected(self) -> None:
-        piece, self._filled = self._piece[: self._filled].data, 0
-        if piece:
-            self._write_piece(piece)
+    def _collected(self) -> memoryview:
+        filled, self._filled = self._filled, 0
+        return self._piece[:filled].data
 
-    def _write_piece(self, piece: memoryview) -> None:
-        """Sum and write ``piece``, without the interpreter's lock; directly, unless it ends within a block."""
-        self._sum.update(piece)
-        self.size_bytes += len(piece)
-        direct = len(piece) % BLOCK == 0 and self._set_direct(_DIRECT)
-        while piece:
+    def _write(self, *parts: memoryview) -> None:
+        """Sum and write ``parts`` together, without the interpreter's lock; directly, if they fill whole blocks."""
+        rest = deque(part for part in parts if part)
+        for part in rest:
+            self._sum.update(part)
+        num_bytes = sum(map(len, rest))
+        self.size_bytes += num_bytes
+        direct = num_bytes % BLOCK == 0 and self._set_direct(_DIRECT)
+        while rest:
             try:
-                piece = piece[os.write(self._file, piece) :]
+                written = os.writev(self._file, rest)
             except OSError as error:
-                if not direct or error.errno != errno.EINVAL:
+                if not direct or error.errno not in (errno.EINVAL, errno.EFAULT):
                     raise
-                direct = self._set_direct(0)  # the file system takes it into its cache only
+                direct = self._set_direct(0)  # the file system, or a driver's memory, takes part in copies only
+                continue
+            while rest and written >= len(rest[0]):
+                written -= len(rest.popleft())
+            if written:
+                rest[0] = rest[0][written:]
         if direct:
             self._set_direct(0)
 
@@ -118,7 +137,7 @@ class SummedFile:
         return bool(flag)
 
 
-def aligned_memory(size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def aligned_memory(size_bytes: int) -> _Bytes:
     """Return memory, its content undefined, that begins at a block: a `SummedFile` can write from it without a copy."""
     memory = np.empty(size_bytes + BLOCK, np.uint8)
     begin = -memory.ctypes.data % BLOCK

@@ -166,6 +166,36 @@ def test_copies_are_written_over_where_they_fit() -> None:
     assert copies == {"a": second["a"], "b": second["b"], "c": second["c"]}
 
 
+def test_keys_that_read_alike_get_memory_of_their_own() -> None:
+    copies: Copies = {}
+    for value in (0.0, 1.0):
+        taken: Any = snapshot({1: torch.full((3,), value), "1": torch.full((3,), -value)}, copies)
+    assert taken[1].tolist() == [1, 1, 1]
+    assert taken["1"].tolist() == [-1, -1, -1]
+
+
+def test_a_part_and_its_negative_are_not_tied() -> None:
+    numbers = torch.tensor([1 + 2j, 3 + 4j])
+    taken: Any = snapshot({"x": numbers.imag, "y": numbers.conj().imag})
+    assert taken["x"].tolist() == [2, 4]
+    assert taken["y"].tolist() == [-2, -4]
+
+
+def test_copies_made_in_inference_mode_are_used_again_outside() -> None:
+    copies: Copies = {}
+    with torch.inference_mode():
+        first: Any = snapshot({"x": torch.zeros(3)}, copies)
+    second: Any = snapshot({"x": torch.ones(3)}, copies)
+    assert second["x"] is first["x"]
+    assert second["x"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("size", [3, 1_000_003])
+def test_a_copy_brings_nothing_but_itself_to_the_file(size: int) -> None:
+    taken: Any = snapshot({"x": torch.ones(size)})
+    assert taken["x"].untyped_storage().nbytes() == taken["x"].nbytes
+
+
 def test_tensors_that_were_tied_and_no_longer_are_get_memory_of_their_own() -> None:
     copies: Copies = {}
     tied = torch.zeros(3)

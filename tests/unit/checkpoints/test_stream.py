@@ -53,6 +53,33 @@ def test_all_is_written_and_summed(
     check(tmp_path_factory.mktemp("stream") / "file", sizes, offsets)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_most_of_it_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
+    writev, direct, refused = os.writev, [], []
+
+    def noting(file: int, parts: Any) -> int:
+        asked = bool(stream.fcntl.fcntl(file, stream.fcntl.F_GETFL) & os.O_DIRECT)
+        try:
+            written = writev(file, parts)
+        except OSError:
+            refused.append(parts)
+            raise
+        if asked:
+            direct.append(written)
+        return written
+
+    monkeypatch.setattr(stream.os, "writev", noting)
+    with open(tmp_path / "probe", "wb") as probe:
+        try:
+            stream.fcntl.fcntl(probe, stream.fcntl.F_SETFL, os.O_DIRECT)
+            writev(probe.fileno(), [aligned_memory(PIECE).data])
+        except OSError:
+            pytest.skip("the file system of the temporary folder takes no direct writes")
+    check(tmp_path / "file", [2 * PIECE + 1], [offset])
+    assert sum(direct) == 2 * PIECE
+    assert not refused
+
+
 def test_a_snapshot_is_written_from_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copyto, copied = np.copyto, []
 
@@ -68,46 +95,35 @@ def test_a_snapshot_is_written_from_where_it_lies(tmp_path: Path, monkeypatch: p
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
-def test_most_of_it_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_direct, seen = SummedFile._set_direct, []
-
-    def noting(self: SummedFile, flag: int) -> bool:
-        seen.append((flag, set_direct(self, flag)))
-        return seen[-1][1]
-
-    monkeypatch.setattr(SummedFile, "_set_direct", noting)
-    check(tmp_path / "file", [2 * PIECE + 1])
-    if not seen[0][1]:
-        pytest.skip("the file system of the temporary folder takes no direct writes")
-    assert seen == [(os.O_DIRECT, True), (0, False)] * 2
-
-
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("where", ["asked for", "written"])
+@pytest.mark.parametrize(
+    ("where", "why"), [("asked for", errno.EINVAL), ("written", errno.EINVAL), ("written", errno.EFAULT)]
+)
 def test_a_file_system_without_direct_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, offset: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, why: int, offset: int
 ) -> None:
-    fcntl, write = stream.fcntl.fcntl, os.write
+    fcntl, writev = stream.fcntl.fcntl, os.writev
     refused = []
 
     def refuse(file: int) -> None:
         refused.append(file)
-        raise OSError(errno.EINVAL, "no direct writes here")
+        raise OSError(why, "no direct writes here")
 
     def other_fcntl(file: int, command: int, flags: int = 0) -> Any:
         if where == "asked for" and command == stream.fcntl.F_SETFL and flags & os.O_DIRECT:
             refuse(file)
         return fcntl(file, command, flags)
 
-    def other_write(file: int, data: Any) -> int:
+    def other_writev(file: int, parts: Any) -> int:
         if where == "written" and fcntl(file, stream.fcntl.F_GETFL) & os.O_DIRECT:
             refuse(file)
-        return write(file, data[: len(data) // 2 + 1])  # and not all at once
+        data = b"".join(parts)
+        return writev(file, [data[: len(data) // 2 + 1]])  # and not all at once
 
     monkeypatch.setattr(stream.fcntl, "fcntl", other_fcntl)
-    monkeypatch.setattr(stream.os, "write", other_write)
-    check(tmp_path / "file", [3 * PIECE + 5], [offset])
-    assert len(refused) == 3
+    monkeypatch.setattr(stream.os, "writev", other_writev)
+    check(tmp_path / "file", [BLOCK, 3 * PIECE + 5], [offset])
+    assert len(refused) == (3 if offset else 1), "each time that it is written together"
 
 
 @pytest.mark.parametrize("size", [100, PIECE + 100])
@@ -119,6 +135,20 @@ def test_an_error_of_the_disk_is_raised_at_the_end_and_the_file_closed(size: int
     with pytest.raises(OSError, match="No space left"), file:
         torch.save({"weight": torch.zeros(size)}, cast("IO[bytes]", file))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_is_written_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def full(file: int, parts: Any) -> int:
+        tried.append(sum(map(len, parts)))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stream.os, "writev", full)
+    file = SummedFile(tmp_path / "file")
+    with pytest.raises(OSError, match="No space left"), file:
+        assert [file.write(bytes_at(0, PIECE)) for _ in range(2)] == [PIECE, PIECE]
+    assert tried == [PIECE]
 
 
 def test_an_error_of_whoever_writes_comes_out(tmp_path: Path) -> None:
