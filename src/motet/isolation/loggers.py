@@ -66,20 +66,22 @@ def _imported_level(name: str, present: int) -> int:
 
 _Attributes = dict[str, Any]
 
-# What `_stream_handlers` found last, and in which list of handlers. Their attributes, not they: none is kept alive for
-# good, and nothing but what is asked for is looked at (torch alone makes three dozen of them).
-_seen_references: list[Any] = []
+# What `_stream_handlers` found last, and when: by how many handlers there were, and the newest. Their attributes, not
+# they: none is kept alive for good, and nothing but what is asked for is looked at (torch alone makes three dozen).
+_seen: tuple[int, Any] = (0, None)
 _stream_handlers_found: tuple[_Attributes, ...] = ()
 
 
 def _stream_handlers() -> tuple[_Attributes, ...]:
     """Return the attributes of every handler that writes to a stream."""
-    global _seen_references, _stream_handlers_found
-    if _seen_references != _logging._handlerList:  # weak references to all handlers that there are
-        _seen_references = list(_logging._handlerList)
+    global _seen, _stream_handlers_found
+    references = _logging._handlerList  # weak ones, to all handlers that there are; a new one comes last
+    newest = references[-1] if references else None
+    if _seen[0] != len(references) or _seen[1] is not newest:
+        _seen = len(references), newest
         _stream_handlers_found = tuple(
             vars(handler)
-            for reference in _seen_references
+            for reference in references
             if isinstance(handler := reference(), logging.StreamHandler)
             and not isinstance(handler, logging.FileHandler)
             and not _reads_stderr(handler)
