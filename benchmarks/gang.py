@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -52,6 +53,10 @@ class Process:
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
+
+    def kill(self) -> None:
+        """End it at once, whatever it does; `end` clears away after it."""
+        self._process.kill()
 
     def end(self) -> None:
         """Close its input, so that it ends; kill it if it does not."""
@@ -146,6 +151,12 @@ class Gang:
         """Return the numbers of all processes of one worker."""
         return [group[worker].pid for group in self._groups]
 
+    def kill(self) -> None:
+        """End all processes at once: what they measure is of no use any more."""
+        for group in self._groups:
+            for process in group:
+                process.kill()
+
     def close(self) -> None:
         """End all processes."""
         for group in self._groups:
@@ -177,12 +188,21 @@ def _joined(answers: list[dict[str, Any]]) -> Figures:
 
 @contextlib.contextmanager
 def gang(num_workers: int, *, shaped: bool = True, environment: dict[str, str] | None = None) -> Iterator[Gang]:
-    """Start workers for the block: on shaped links if ``shaped`` and this machine can, otherwise on loopback."""
+    """Start workers for the block: on shaped links if ``shaped`` and this machine can, otherwise on loopback.
+
+    Nothing is left behind, also where the block is left by an error, Ctrl-C or SIGTERM (as of ``timeout``).
+    """
     with contextlib.ExitStack() as stack:
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        stack.callback(signal.signal, signal.SIGTERM, before)
         links = stack.enter_context(shaped_links(num_workers, None)) if shaped and why_not() is None else None
         workers = Gang(num_workers, links, environment or {})
         stack.callback(workers.close)
-        yield workers
+        try:
+            yield workers
+        except BaseException:
+            workers.kill()
+            raise
 
 
 def _free_port() -> int:
