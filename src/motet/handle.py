@@ -105,7 +105,8 @@ class JobHandle:
         registered `DataPosition` says by itself where the loop could start again: at its next batch, once the
         optimizer has stepped. ``keep``: how many stay, the newest.
 
-        Call it once, on all workers, when all objects are built (models in DDP). Blocks to read what is restored.
+        Call it once, on all workers, when all objects are built (models in DDP) and all seeds are set: seeding later
+        would undo what is restored of the global generators. Blocks to read what is restored.
         Raises `CheckpointError` if that does not fit or nothing that was saved is whole. Outside of a run with a run
         directory nothing is saved or restored, and 0 is returned: the loop still runs under plain torchrun.
         """
