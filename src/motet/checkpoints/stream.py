@@ -67,12 +67,7 @@ class SummedFile:
         """Take all of ``data``."""
         rest = np.frombuffer(data, np.uint8)
         try:
-            if (
-                self._error is None
-                and len(rest) >= LARGE
-                and self._filled % BLOCK == 0
-                and rest.ctypes.data % BLOCK == 0
-            ):
+            if self._error is None and len(rest) >= LARGE and self._lies_as_in_the_file(rest):
                 rest = self._write_in_place(rest)
             while len(rest) and self._error is None:
                 taken = rest[: PIECE - self._filled]
