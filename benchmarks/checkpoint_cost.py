@@ -3,12 +3,14 @@
     python benchmarks/checkpoint_cost.py                             # turns of 20 ms: about 80 seconds
     python benchmarks/checkpoint_cost.py --turn-ms 200 --blocks 16   # four minutes
     python benchmarks/checkpoint_cost.py --dense --blocks 16         # turns as long as such a model's are here
+    python benchmarks/checkpoint_cost.py --tensor-kb 3000            # the same bytes in smaller tensors
 
 25 MB of parameters under Adam (75 MB a checkpoint), saved every 50 turns, synced to the disk of the working directory.
 On two cores a dense model of that size cannot take a turn in 20 ms: its gradients alone take longer. So the model is a
 table of embeddings, as in a recommender, with sparse gradients and ``SparseAdam``, whose state is as large as Adam's. A
 turn touches some of its rows, and matrix products fill it up to the time that was asked for: the cores are busy nearly
-all the time, which is the hardest case for what writes in the background.
+all the time, which is the hardest case for what writes in the background. Three tensors of 25 MB are the easiest case
+for writing, though: with ``--tensor-kb`` the table is small, and 75 MB are saved beside it in tensors of that size.
 
 A block is as many turns as lie between two checkpoints. One loop does all blocks; each that begins with a checkpoint is
 compared with one beside it that does not. What is still being written when its block ends makes the next one longer and
@@ -42,9 +44,9 @@ ROWS, COLUMNS = 50_000, 125  # 25 MB
 class Table(nn.Module):
     """Embeddings, averaged and scored."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_rows: int) -> None:
         super().__init__()
-        self.rows = nn.Embedding(ROWS, COLUMNS, sparse=True)
+        self.rows = nn.Embedding(num_rows, COLUMNS, sparse=True)
         self.score = nn.Linear(COLUMNS, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -52,17 +54,31 @@ class Table(nn.Module):
         return scores
 
 
-def made(dense: bool) -> tuple[nn.Module, dict[str, torch.optim.Optimizer], torch.Tensor]:
+class Others:
+    """75 MB beside the model, in equal tensors: saved as the model is, and otherwise left alone."""
+
+    def __init__(self, tensor_kb: int) -> None:
+        size = tensor_kb * 250
+        self._tensors = {str(number): torch.randn(size) for number in range(3 * ROWS * COLUMNS // size)}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self._tensors
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self._tensors = state
+
+
+def made(dense: bool, num_rows: int) -> tuple[nn.Module, dict[str, torch.optim.Optimizer], torch.Tensor]:
     """Return a model, its optimizers, and a batch for it."""
     if dense:
         model: nn.Module = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(4)))
         return model, {"optimizer": torch.optim.Adam(model.parameters(), lr=1e-4)}, torch.randn(4, WIDTH)
-    table = Table()
+    table = Table(num_rows)
     optimizers = {
         "sparse": torch.optim.SparseAdam(table.rows.parameters(), lr=1e-4),
         "optimizer": torch.optim.Adam(table.score.parameters(), lr=1e-4),
     }
-    return table, optimizers, torch.randint(ROWS, (16, 8))
+    return table, optimizers, torch.randint(num_rows, (16, 8))
 
 
 @dataclass(frozen=True)
@@ -76,14 +92,15 @@ class Block:
 
 
 def loop(
-    blocks: Sequence[bool], turns: int, num_products: int, dense: bool, writing: Callable[[], bool]
+    blocks: Sequence[bool], turns: int, num_products: int, dense: bool, tensor_kb: int, writing: Callable[[], bool]
 ) -> list[Block]:
     """Train in blocks of so many turns, of which some begin with a checkpoint."""
     torch.manual_seed(0)
-    module, optimizers, x = made(dense)
+    module, optimizers, x = made(dense, ROWS // 100 if tensor_kb else ROWS)
+    others = {"others": Others(tensor_kb)} if tensor_kb else {}
     model = DistributedDataParallel(module)
     extra = torch.randn(256, 256)
-    start = motet.current_job().checkpoint(model=model, **optimizers, every_turns=1)
+    start = motet.current_job().checkpoint(model=model, **optimizers, **others, every_turns=1)
     done = []
     for number, saved in enumerate(blocks):
         begin, used = time.perf_counter(), time.process_time()
@@ -112,13 +129,16 @@ def fill(optimizers: Iterable[torch.optim.Optimizer]) -> None:
                     value.add_(torch.rand_like(value), alpha=1e-6)
 
 
-def measured(folder: str, blocks: Sequence[bool], turns: int, num_products: int, dense: bool) -> list[Block]:
+def measured(
+    folder: str, blocks: Sequence[bool], turns: int, num_products: int, dense: bool, tensor_kb: int
+) -> list[Block]:
     """On every worker: one run with that loop in it; return what it does."""
 
     def writing() -> bool:
         return any(Path(folder).glob("checkpoints/saved/.writing-*"))
 
-    results = run({"saved": partial(loop, blocks, turns, num_products, dense, writing)}, run_dir=Path(folder))
+    job = partial(loop, blocks, turns, num_products, dense, tensor_kb, writing)
+    results = run({"saved": job}, run_dir=Path(folder))
     result = results["saved"]
     if result.status != "finished":
         raise RuntimeError(result.error)
@@ -133,14 +153,16 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=64, help="at least four")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--dense", action="store_true", help="a model of four layers, under Adam")
+    parser.add_argument("--tensor-kb", type=int, default=0, help="save 75 MB in tensors of so many kB, not in three")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
+    shape = options.dense, options.tensor_kb
     # The first are not counted: memory is touched there that later ones use again.
     blocks = [False, True, False] + [True, False, False, True] * (options.blocks // 4)
     with Gang(options.workers, timeout_seconds=600) as gang, tempfile.TemporaryDirectory(dir=".") as folder:
 
         def bare_turn(name: str, num_products: int) -> float:
-            done = gang.run(measured, f"{folder}/{name}", [False] * 4, 50, num_products, options.dense)[0]
+            done = gang.run(measured, f"{folder}/{name}", [False] * 4, 50, num_products, *shape)[0]
             return statistics.median(block.seconds for block in done[1:]) / 50
 
         bare = bare_turn("bare", 0)
@@ -149,7 +171,7 @@ def main() -> None:
         print(
             f"a bare turn takes {bare * 1e3:.1f} ms, a product {one * 1e3:.2f} ms: {num_products} of them", flush=True
         )
-        workers = gang.run(measured, f"{folder}/all", blocks, options.every, num_products, options.dense)
+        workers = gang.run(measured, f"{folder}/all", blocks, options.every, num_products, *shape)
     both = [rows[3:] for rows in workers]
     seconds = [max(block.seconds for block in each) for each in zip(*both, strict=True)]  # the workers go in step
     used = [sum(block.processor_seconds for block in each) for each in zip(*both, strict=True)]
