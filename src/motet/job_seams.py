@@ -184,7 +184,7 @@ class JobSeams:
         model = self._models[ddp]
         model.gradient_as_bucket_view = ddp.gradient_as_bucket_view
         model.may_skip_parameters = ddp.find_unused_parameters or static_graph
-        model.batched_grad_copy = ddp.batched_grad_copy
+        model.batched_grad_copy = getattr(ddp, "batched_grad_copy", False)  # torch has it from 2.12 on
         model.may_be_smaller = may_be_smaller(ddp.parameters())
         weakref.finalize(ddp, model.let_go).atexit = False
         job.gradients.attach(model)
@@ -283,6 +283,8 @@ class JobSeams:
             return original(*args, **kwargs)
         from torch._dynamo import eval_frame
 
+        if not hasattr(eval_frame, "_next_isolate_recompiles_id"):  # before torch 2.13 all share what was compiled
+            return original(*args, **kwargs)
         if job.compile_region < 0:
             job.compile_region = next(self._regions)
         ids = eval_frame._next_isolate_recompiles_id

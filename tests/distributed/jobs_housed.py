@@ -209,7 +209,7 @@ def default_device_elsewhere() -> list[str]:
         torch.manual_seed(width)
         model = nn.Sequential(nn.Linear(8, width, device="cpu"), nn.BatchNorm1d(width, device="cpu"))
         ddp = DistributedDataParallel(model)
-        optimizer = torch.optim.Adam(ddp.parameters())
+        optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1, momentum=0.9)  # Adam's steps would be "meta" before 2.13
         for _ in range(6):
             optimizer.zero_grad()
             ddp(torch.randn(4, 8, device="cpu")).square().mean().backward()

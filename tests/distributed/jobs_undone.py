@@ -53,7 +53,7 @@ def patches() -> dict[str, Any]:
     """Return what a run patches, as it is now."""
     codes = {name: inspect.unwrap(function).__code__ for name, function in FUNCTIONS.items()}  # type: ignore[attr-defined]
     classes = {f"{name}.{key}": value for name, cls in CLASSES.items() for key, value in vars(cls).items()}
-    return {**codes, **classes, "regions": torch._dynamo.eval_frame._next_isolate_recompiles_id}
+    return {**codes, **classes, "regions": getattr(torch._dynamo.eval_frame, "_next_isolate_recompiles_id", None)}
 
 
 def surroundings() -> dict[str, Any]:

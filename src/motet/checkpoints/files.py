@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 import torch
+import torch.utils._config_module
 from torch.utils.serialization import config as serialization_config
 
 from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
@@ -305,6 +306,9 @@ def _save(payload: object, file: SummedFile) -> None:
 
     Each tensor begins at a disk's block. Both options are torch's, and this thread's alone.
     """
+    if not hasattr(torch.utils._config_module, "ContextVar"):  # before torch 2.12 the options are the whole process's
+        torch.save(payload, cast("IO[bytes]", file))
+        return
     options: Any = serialization_config.save
     before = torch.serialization.get_crc32_options(), options.storage_alignment
     try:

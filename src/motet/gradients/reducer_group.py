@@ -53,6 +53,12 @@ class ReducerGroup(dist.ProcessGroup):
         return self._group.barrier(*args)
 
 
+if tuple(int(part) for part in torch.__version__.split(".")[:2]) == (2, 12):
+    # Dynamo of torch 2.12 looks into them where a whole DDP model is compiled, and fails at what it finds.
+    for _name in ("allreduce", "broadcast", "allgather", "barrier"):
+        setattr(ReducerGroup, _name, torch.compiler.disable(ReducerGroup.__dict__[_name]))
+
+
 def completed_work(tensor: Tensor) -> dist.Work:
     """Return the handle of a collective that is over, with ``tensor`` as its result."""
     devices = None if tensor.is_cpu else [tensor.device]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch._tensor_str
+import torch.utils._config_module
 import torch.utils._device
 from torch.nn.parallel import DistributedDataParallel
 
@@ -266,6 +268,17 @@ def _put_cuda_device(value: tuple[int, ...] | None) -> None:
         _C._cuda_setStream(stream_id=stream_id, device_index=device_index, device_type=device_type)
 
 
+def _take_inductor_determinism() -> bool:
+    config = sys.modules.get("torch._inductor.config")
+    return config is not None and bool(config.deterministic)
+
+
+def _put_inductor_determinism(value: bool) -> None:
+    config: Any = sys.modules.get("torch._inductor.config")
+    if config is not None:
+        config.deterministic = value
+
+
 def _take_ddp_forward() -> Any:
     return DistributedDataParallel._active_ddp_module
 
@@ -291,6 +304,8 @@ def register_entries() -> None:
     add("torch autocast", take_autocast, put_autocast, skip_equal=True, near=True)
     add("torch determinism", take_determinism, put_determinism, skip_equal=True, near=True)
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
+    if not hasattr(torch.utils._config_module, "ContextVar"):  # before torch 2.12 one for all contexts
+        add("torch inductor determinism", _take_inductor_determinism, _put_inductor_determinism, skip_equal=True)
     add("torch DDP forward", _take_ddp_forward, _put_ddp_forward)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
     add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True, near=True)

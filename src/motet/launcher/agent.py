@@ -160,7 +160,6 @@ class Agent(LocalElasticAgent):
             config.logs_specs,
             start_method=config.start_method,
             log_line_prefix_template=config.log_line_prefix_template,
-            shutdown_timeout=int(LAST_WORDS_SECONDS),
         )
         self.exits: dict[int, int] = {}
         self.killed: set[int] = set()
@@ -236,7 +235,9 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        super()._shutdown(death_sig, timeout)
+        if self._pcontext is not None:  # torch takes the time itself only from 2.13 on; what is closed stays closed
+            self._pcontext.close(death_sig, int(LAST_WORDS_SECONDS))
+        super()._shutdown(death_sig)
         self._kill_groups()  # what the workers themselves had started, where they could not end it
 
     def _kill_groups(self) -> None:
