@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from motet.errors import DivergenceError
 from motet.order import Cost, Order, round_robin
 from motet.simulate import assumed_turns, best_order, fewer_turns, replay
 
@@ -110,7 +111,8 @@ def sync_seconds(by_worker: Sequence[Sequence[tuple[float, float]]]) -> float:
 def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
     """Return a job's cost from the figures that all workers told, or None where turns were too few.
 
-    The slowest worker's compute seconds are those of the gang, because all wait for it.
+    The slowest worker's compute seconds are those of the gang, because all wait for it. Raises `DivergenceError` if
+    the workers have synchronized different numbers of turns.
     """
     if any(figures[0] == _UNKNOWN for figures in by_worker):
         return None
@@ -118,6 +120,12 @@ def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
         [(travel, link) for travel, link in zip(figures[_HEAD::2], figures[_HEAD + 1 :: 2], strict=True) if travel >= 0]
         for figures in by_worker
     ]
+    if len({len(of_worker) for of_worker in syncs}) > 1:
+        counts = ", ".join(f"worker {worker}: {len(of_worker)}" for worker, of_worker in enumerate(syncs))
+        raise DivergenceError(
+            f"The workers have measured different numbers of a job's latest synchronizations ({counts}), so they have "
+            "not taken the same turns. Look for an `if` on the rank around backward() or no_sync()."
+        )
     compute = max(figures[0] for figures in by_worker)
     return Cost(compute, sync_seconds(syncs), round(max(figures[1] for figures in by_worker)))
 

@@ -12,7 +12,8 @@ from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.journey import Turnaround
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.planning import Planning
+from motet.order import Cost
+from motet.planning import FIGURES_PER_JOB, Planning, agreed_cost
 from motet.testing import Gang
 from motet.workers.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator
 
@@ -139,6 +140,28 @@ def test_times_stay_exact_far_from_the_first_event() -> None:
         assert clock.arrived(moment)
         bases.add(clock._base_seconds)
     assert len(bases) > 3  # so that no event is compared with one that is far away
+
+
+def test_the_first_event_of_a_device_may_be_slow() -> None:
+    """A driver that loads itself with the first event: the clocks are compared by another one."""
+    world = World(ahead=7.0)
+
+    class SlowAtFirst(FakeStreams):
+        num_events = 0
+
+        def behind(self, wait: Callable[[], object]) -> FakeEvent:
+            event = super().behind(wait)
+            self.num_events += 1
+            world.time += 0.5 if self.num_events == 1 else 0.00002  # until the host sees it
+            return event
+
+    clock = DeviceClock(world.host)
+    clock.use(DEVICE, lambda device: SlowAtFirst(world))
+    world.compute(2.0)
+    begun, moment = world.time, clock.now()
+    world.time += 5.0
+    assert clock.arrived(moment)
+    assert moment.seconds == pytest.approx(begun + 2.0, abs=0.0001)
 
 
 class Told:
@@ -271,6 +294,28 @@ def test_records_tell_device_time_and_not_enqueue_time() -> None:
     assert accounts.ledgers["a"].link_seconds == pytest.approx(3.0 * accounts.ledgers["a"].num_turns)
     assert accounts.ledgers["b"].link_seconds == pytest.approx(3.0 * accounts.ledgers["b"].num_turns)
     assert accounts.ledgers["a"].compute_seconds == pytest.approx(8.0)
+
+
+def test_a_bucket_that_arrives_in_the_hosts_time_never_takes_less_than_nothing() -> None:
+    """Gloo's sums are there in the host's time, and leave in the device's: compared clocks are off by microseconds."""
+    world, seen = World(), list[Event]()
+    planning = Planning(None, ["a", "b"])
+    books = Bookkeeping(Accounts(), planning, seen.append, lambda arrived: None)
+    books.clock = clock_of(world)
+    books._journal = Journal(books.clock, lambda moment: None)
+    for turn in range(1, 5):
+        left = Travel(Moment(world.time, world.time + 0.0003), 1000, Moment(world.time, world.time + 0.0001))
+        begin = books.wait_begins()
+        world.time += 1.0
+        books.landed(turn, "a", turn, begin, Turnaround(num_bytes=1000, num_collectives=1, travels=[left]))
+    books.flush()
+    syncs = [event for event in seen if isinstance(event, SyncEnded)]
+    assert [sync.completed - sync.launched for sync in syncs] == [0.0] * 4
+    planning.computed("a", 0.0, 1.0, 0.0)
+    planning.computed("a", 0.0, 1.0, 0.0)
+    planning.computed("a", 0.0, 1.0, 0.0)
+    figures = planning.tell({"a": None, "b": None})[:FIGURES_PER_JOB]
+    assert agreed_cost([figures, figures]) == Cost(1.0, 0.0, 1000)
 
 
 def test_busy_seconds_count_what_travels_once() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from motet.errors import DivergenceError
 from motet.order import Cost
 from motet.planning import FIGURES_PER_JOB, agreed_cost, drift, remaining_turns, sync_seconds, typical
 
@@ -20,6 +21,13 @@ def test_the_slowest_worker_tells_what_computing_takes() -> None:
     assert agreed_cost(figures) == Cost(0.3, 0.1, 100)
     figures[1][0] = -1.0
     assert agreed_cost(figures) is None
+
+
+def test_workers_that_measured_different_numbers_of_syncs_are_named() -> None:
+    figures = [[0.1, 100.0, -1.0, 2.0, 0.2, 0.1, 0.2, 0.1] + [-1.0] * (FIGURES_PER_JOB - 8) for _ in range(2)]
+    figures[1][6:8] = [-1.0, -1.0]
+    with pytest.raises(DivergenceError, match=r"worker 0: 2, worker 1: 1.*an `if` on the rank"):
+        agreed_cost(figures)
 
 
 def test_one_stall_does_not_move_what_is_typical() -> None:

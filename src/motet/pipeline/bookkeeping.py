@@ -131,13 +131,18 @@ class Bookkeeping:
         self._journal.note(slot, moments, tell)
 
     def _in_device_time(self, figures: Turnaround, wait_begin: float) -> None:
-        """Fill in the figures of a synchronization on a device, now that its moments are known."""
+        """Fill in the figures of a synchronization on a device, now that its moments are known.
+
+        A bucket leaves in the device's time and may arrive in the host's (gloo): where these two differ by more than
+        the bucket took, it counts as having taken no time.
+        """
         travels = figures.travels
-        figures.launches = [(seconds_of(travel.launched), travel.num_bytes) for travel in travels]
-        figures.launched = min(launched for launched, _ in figures.launches)
-        figures.completed = max(seconds_of(travel.completed) for travel in travels)
-        for travel in travels:
-            figures.link_seconds += self._sums.link_seconds(seconds_of(travel.launched), seconds_of(travel.completed))
+        completed = [seconds_of(travel.completed) for travel in travels]
+        launched = [min(seconds_of(travel.launched), there) for travel, there in zip(travels, completed, strict=True)]
+        figures.launches = [(left, travel.num_bytes) for left, travel in zip(launched, travels, strict=True)]
+        figures.launched, figures.completed = min(launched), max(completed)
+        for left, there in zip(launched, completed, strict=True):
+            figures.link_seconds += self._sums.link_seconds(left, there)
         self._sums.waited(wait_begin, figures.completed)
         figures.hidden_seconds = figures.completed - figures.launched
         figures.hidden_seconds -= self._sums.waited_seconds(figures.launched, figures.completed)
