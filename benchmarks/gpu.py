@@ -1,24 +1,28 @@
 """What Motet does on a GPU: one process with K jobs against K processes, the cost of a turn, overlap, offload.
 
-    python benchmarks/gpu.py                   # under eight minutes; a table, and build/gpu.json
+    python benchmarks/gpu.py                   # a table, and build/gpu.json, written anew with every line
     python benchmarks/gpu.py --only processes  # one part: processes, turn, alone, overlap, offload
+    python benchmarks/gpu.py --limit 120       # start nothing more after so many seconds
     python benchmarks/gpu.py --rehearse        # on the CPU with tiny models: does it run? Its figures mean nothing
 
 Needs one accelerator; says so and ends with status 0 where there is none. On one GPU gradients between two workers
 travel by gloo (NCCL refuses two workers on one device); with two GPUs or more the part `overlap` uses NCCL.
+`benchmarks/gpu.sh` runs it with everything else that needs a device.
 
-The part `offload` varies how long a turn is (by the batch) and how slow the link to the host (each copy is made several
-times over), and compares what is lost with what the model of `motet plan` says from the resident run and the rate that
-was measured.
+The part `processes` also lets the K processes share the device through CUDA's MPS, where its server starts. The part
+`offload` varies how long a turn is (by the batch) and how slow the link to the host (each copy is made several times
+over), and compares what is lost with what the model of `motet plan` says from the resident run and the rate that was
+measured.
 
-Every figure is a child process's: it builds its jobs, says that it is ready, waits for all others that are to run
-beside it, and times whole loops after a warm-up, with the device synchronized before and after. Memory is what the
-device has in use more than before, contexts of processes included, looked at every 20 ms.
+Every figure is a child process's: it trains a little, says that it is ready, waits for all others that are to run
+beside it, and times steps after a warm-up, with the device synchronized before and after; a job's end is not in it.
+Memory is what the device has in use more than before, contexts of processes included, looked at every 20 ms.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -29,7 +33,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +41,14 @@ import torch
 from gpu_child import device
 
 MEASURED = ("small", "middle", "large")
-NUM_JOBS = (2, 4, 8)
+NUM_JOBS = (4, 2, 8)
 SECONDS_EACH = 2.0  # of measuring, for each figure
 REPEATS = 3
 BATCHES = (1, 4)  # times a size's own: how long a turn is, with the same state to move
 SLOWNESSES = (1, 4)  # times the link's own
-LIMIT_SECONDS = 400.0  # no child is started later
-PARTS = ("processes", "turn", "alone", "overlap", "offload")
+LIMIT_SECONDS = 400.0  # nothing more is begun later
+PARTS = ("turn", "alone", "processes", "overlap", "offload")
+Show = Callable[[dict[str, Any]], None]
 
 
 class MemoryWatch:
@@ -108,72 +113,81 @@ def wait_line(process: subprocess.Popen[str], start: str) -> str:
     raise RuntimeError(f"a child ended (status {process.wait()}) before it said {start!r}; see its error above")
 
 
+@contextlib.contextmanager
+def mps_server() -> Iterator[dict[str, str] | None]:
+    """Start CUDA's MPS; yield what processes that share the device through it need in their environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        command, whole = ["nvidia-cuda-mps-control"], {**os.environ, **environment}
+        try:
+            subprocess.run([*command, "-d"], env=whole, check=True, capture_output=True, timeout=10)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"MPS is not at hand: {error}", flush=True)
+            yield None
+            return
+        try:
+            yield environment
+        finally:
+            subprocess.run(command, input="quit\n", text=True, env=whole, check=False, capture_output=True)
+
+
 def steps_for(size: str, known: dict[str, int]) -> int:
     """Return how many steps of one job alone take about `SECONDS_EACH`."""
     if size not in known:
-        answer = run_children([{"method": "plain", "size": size, "steps": 30}])["answers"][0]
-        known[size] = max(10, round(SECONDS_EACH / (answer["seconds"] / 30)))
+        answer = run_children([{"method": "plain", "size": size, "steps": 20}])["answers"][0]
+        known[size] = max(10, round(SECONDS_EACH / answer["step_seconds"]))
     return known[size]
 
 
-def compare_processes(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
-    """K jobs in one process against K processes."""
-    for size in MEASURED:
+def compare_processes(known: dict[str, int], show: Show, over: Callable[[], bool]) -> None:
+    """K jobs in one process against K processes, by themselves and through MPS."""
+    with mps_server() as mps:
         for num_jobs in NUM_JOBS:
-            if over():
-                return
-            steps = max(10, 2 * steps_for(size, known) // num_jobs)
-            order = {"size": size, "steps": steps}
-            together = run_children([{**order, "method": "motet", "num_jobs": num_jobs}])
-            apart = run_children([{**order, "method": "plain"}] * num_jobs)
-            one, many = together["answers"][0]["seconds"], max(a["seconds"] for a in apart["answers"])
-            rows.append(
-                {
-                    "part": "processes",
-                    "what": f"{num_jobs} {size} jobs",
-                    "motet_turns_per_second": num_jobs * steps / one,
-                    "processes_turns_per_second": num_jobs * steps / many,
-                    "throughput_ratio": many / one,
-                    "motet_bytes": together["memory_bytes"],
-                    "processes_bytes": apart["memory_bytes"],
-                    "memory_ratio": together["memory_bytes"] / max(1, apart["memory_bytes"]),
-                }
-            )
-            show(rows[-1])
+            for size in MEASURED:
+                if over():
+                    return
+                steps = max(10, 2 * steps_for(size, known) // num_jobs)
+                order = {"size": size, "steps": steps}
+                together = run_children([{**order, "method": "motet", "num_jobs": num_jobs}])
+                rate = 1 / together["answers"][0]["step_seconds"]
+                row = {"part": "processes", "what": f"{num_jobs} {size} jobs", "motet_turns_per_second": rate}
+                row["motet_bytes"] = together["memory_bytes"]
+                for how, environment in {"processes": {}, "mps": mps}.items():
+                    if environment is None:
+                        continue
+                    apart = run_children([{**order, "method": "plain"}] * num_jobs, [environment] * num_jobs)
+                    theirs = sum(1 / answer["step_seconds"] for answer in apart["answers"])
+                    row |= {f"{how}_turns_per_second": theirs, f"{how}_bytes": apart["memory_bytes"]}
+                    row[f"throughput_over_{how}"] = rate / theirs
+                    row[f"memory_over_{how}"] = together["memory_bytes"] / max(1, apart["memory_bytes"])
+                show(row)
 
 
-def cost_of_a_turn(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
-    """Sixteen small jobs together against one after another, in the same order of magnitude of steps."""
-    steps = max(20, steps_for(MEASURED[0], known) // 8)
-    order = {"size": MEASURED[0], "steps": steps, "num_jobs": 16}
-    costs = []
-    for _ in range(REPEATS):
-        if over():
-            break
-        together = run_children([{**order, "method": "motet"}])["answers"][0]["seconds"]
-        apart = run_children([{**order, "method": "one after another"}])["answers"][0]["seconds"]
-        costs.append((together - apart) / (16 * steps) * 1e3)
-    if costs:
-        rows.append({"part": "turn", "what": "cost of a turn", "milliseconds": statistics.median(costs), "all": costs})
-        show(rows[-1])
+def cost_of_a_turn(known: dict[str, int], show: Show, over: Callable[[], bool]) -> None:
+    """A turn of sixteen small jobs together against a step of one under plain DDP, alternating in one process."""
+    if over():
+        return
+    order = {"method": "alternate", "size": MEASURED[0], "steps": steps_for(MEASURED[0], known)}
+    answer = run_children([{**order, "num_jobs": 16, "repeats": REPEATS}])["answers"][0]
+    costs = [1e3 * (ours - plain) for ours, plain in zip(answer["together"], answer["plain"], strict=True)]
+    plain = 1e3 * statistics.median(answer["plain"])
+    what = f"cost of a turn, 16 {MEASURED[0]} jobs"
+    show({"part": "turn", "what": what, "milliseconds": statistics.median(costs), "plain_ms": plain, "all": costs})
 
 
-def one_job(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
-    """One job alone under Motet against plain DDP."""
+def one_job(known: dict[str, int], show: Show, over: Callable[[], bool]) -> None:
+    """One job alone under Motet against plain DDP, alternating in one process."""
     for size in MEASURED:
-        ratios = []
-        for _ in range(REPEATS):
-            if over():
-                return
-            order = {"size": size, "steps": steps_for(size, known)}
-            alone = run_children([{**order, "method": "motet", "num_jobs": 1}])["answers"][0]["seconds"]
-            plain = run_children([{**order, "method": "plain"}])["answers"][0]["seconds"]
-            ratios.append(plain / alone)
-        rows.append({"part": "alone", "what": f"one {size} job", "of_plain_ddp": statistics.median(ratios)})
-        show(rows[-1])
+        if over():
+            return
+        order = {"method": "alternate", "size": size, "steps": steps_for(size, known), "repeats": REPEATS}
+        answer = run_children([order])["answers"][0]
+        ratios = [plain / ours for ours, plain in zip(answer["together"], answer["plain"], strict=True)]
+        row = {"part": "alone", "what": f"one {size} job", "of_plain_ddp": statistics.median(ratios), "all": ratios}
+        show({**row, "plain_ms": 1e3 * statistics.median(answer["plain"])})
 
 
-def overlap_seen(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
+def overlap_seen(known: dict[str, int], show: Show, over: Callable[[], bool]) -> None:
     """Two workers, two jobs: how much of the gradients' way is beside another job's kernels, by the profiler."""
     if over():
         return
@@ -188,11 +202,10 @@ def overlap_seen(known: dict[str, int], rows: list[dict[str, Any]], over: Callab
         environments = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
         answer = run_children([order] * 2, environments)["answers"][0]
     backend = "nccl" if torch.accelerator.device_count() > 1 else "gloo, one device shared"
-    rows.append({"part": "overlap", "what": f"two workers ({backend}), two {size} jobs", **answer})
-    show(rows[-1])
+    show({"part": "overlap", "what": f"two workers ({backend}), two {size} jobs", **answer})
 
 
-def offloaded(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[[], bool]) -> None:
+def offloaded(known: dict[str, int], show: Show, over: Callable[[], bool]) -> None:
     """Four jobs, all resident and with idle ones in the host's memory, for turns and links of several lengths."""
     if over():
         return
@@ -208,16 +221,15 @@ def offloaded(known: dict[str, int], rows: list[dict[str, Any]], over: Callable[
                 if over():
                     return
                 idle = run_children([{**order, "slowness": slowness}])
-                rows.append(offload_row(order, resident, idle, rate / slowness))
-                show(rows[-1])
+                show(offload_row(order, resident, idle, rate / slowness))
 
 
 def offload_row(
     order: dict[str, Any], resident: dict[str, Any], idle: dict[str, Any], bytes_per_second: float
 ) -> dict[str, Any]:
     """Return what was lost by moving idle state over such a link, and what the model of ``motet plan`` says."""
-    seconds = [found["answers"][0]["seconds"] for found in (resident, idle)]
-    turn_seconds, state_bytes = seconds[0] / (order["num_jobs"] * order["steps"]), idle["answers"][0]["state_bytes"]
+    seconds = [found["answers"][0]["step_seconds"] for found in (resident, idle)]
+    turn_seconds, state_bytes = seconds[0], idle["answers"][0]["state_bytes"]
     return {
         "part": "offload",
         "what": f"{order['num_jobs']} {order['size']} jobs, {order['batch']} x batch",
@@ -244,7 +256,7 @@ def predicted_loss(turn_seconds: float, state_bytes: float, bytes_per_second: fl
     return replay(order, costs, turns, num_workers=1, assumptions=moving).total_seconds / resident - 1
 
 
-def show(row: dict[str, Any]) -> None:
+def print_row(row: dict[str, Any]) -> None:
     """Print a line of the table."""
     cells = []
     for name, value in row.items():
@@ -272,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--json", default="build/gpu.json", metavar="FILE")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, metavar="SECONDS")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU with tiny models; no figure means anything")
     options = parser.parse_args()
     if options.rehearse:
@@ -282,24 +295,32 @@ def main() -> None:
         return
     begin = time.monotonic()
     known: dict[str, int] = {}
-    rows: list[dict[str, Any]] = []
+    card = "none: a rehearsal" if options.rehearse else name_of_card()
+    facts: dict[str, Any] = {"card": card, "rehearsal": options.rehearse, "torch": torch.__version__}
+    facts |= {"python": platform.python_version(), "rows": []}
+    file = Path(options.json)
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def show(row: dict[str, Any]) -> None:
+        facts["rows"].append(row)
+        file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")  # what there is, if it is cut off
+        print_row(row)
+
+    def over() -> bool:
+        return time.monotonic() - begin > options.limit
+
     parts = {
-        "overlap": overlap_seen,
         "turn": cost_of_a_turn,
-        "processes": compare_processes,
-        "offload": offloaded,
         "alone": one_job,
+        "processes": compare_processes,
+        "overlap": overlap_seen,
+        "offload": offloaded,
     }
     for name, part in parts.items():
         if options.only is None or name in options.only:
-            part(known, rows, lambda: time.monotonic() - begin > LIMIT_SECONDS)
-    if time.monotonic() - begin > LIMIT_SECONDS:
-        print(f"Stopped after {LIMIT_SECONDS:.0f} s: what is missing above can be had with --only.")
-    card = "none: a rehearsal" if options.rehearse else name_of_card()
-    facts: dict[str, Any] = {"card": card, "rehearsal": options.rehearse, "torch": torch.__version__}
-    facts |= {"python": platform.python_version(), "rows": rows}
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            part(known, show, over)
+    if over():
+        print(f"Stopped after {options.limit:.0f} s: what is missing above can be had with --only.")
     print(f"{card}, torch {torch.__version__}; {options.json}")
 
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,43 @@ def synchronize() -> None:
         torch.accelerator.synchronize()
 
 
-def train(size: str, steps: int, seed: int, begun: Callable[[], None] = lambda: None, batch: int = 1) -> None:
+class Clock:
+    """Counts the steps of ``num_jobs`` jobs from the moment at which all have warmed up until one of them has ended.
+
+    What comes before and after (building models, a job's end) is not a step's. The device is synchronized at both.
+    """
+
+    def __init__(self, num_jobs: int) -> None:
+        self._num_cold, self._begin, self.seconds, self.num_steps = num_jobs, 0.0, 0.0, 0
+
+    def step(self, number: int) -> None:
+        """Note that a job begins its step ``number``."""
+        if number == WARM_UP:
+            self._num_cold -= 1
+            if self._num_cold == 0:
+                synchronize()
+                self._begin = time.perf_counter()
+        if self._num_cold == 0 and not self.seconds:
+            self.num_steps += 1
+
+    def over(self) -> None:
+        """Note that a job has taken all its steps."""
+        if not self.seconds:
+            synchronize()
+            self.seconds = time.perf_counter() - self._begin
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds a step of one job takes, while all take theirs."""
+        return self.seconds / self.num_steps
+
+
+def train(size: str, steps: int, seed: int, clock: Clock | None = None, batch: int = 1) -> None:
     """Train a transformer on noise: the loop that any script would have."""
     from torch import nn
     from torch.nn.parallel import DistributedDataParallel
 
+    clock = clock or Clock(1)
     shape, place = SIZES[size], device()
     torch.manual_seed(seed)
     layer = nn.TransformerEncoderLayer(
@@ -47,31 +79,14 @@ def train(size: str, steps: int, seed: int, begun: Callable[[], None] = lambda: 
     model = DistributedDataParallel(nn.TransformerEncoder(layer, shape["layers"], enable_nested_tensor=False).to(place))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x = torch.randn(batch * shape["batch"], shape["length"], shape["width"], device=place)
-    for step in range(WARM_UP + steps):
-        if step == WARM_UP:
-            begun()
+    for number in range(WARM_UP + steps):
+        clock.step(number)
         optimizer.zero_grad()
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
             loss = model(x).float().square().mean()
         loss.backward()
         optimizer.step()
-
-
-class Clock:
-    """When the last of ``num_jobs`` jobs had warmed up, and when everything was over."""
-
-    def __init__(self, num_jobs: int) -> None:
-        self._left, self.begin = num_jobs, 0.0
-
-    def begun(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            synchronize()
-            self.begin = time.perf_counter()
-
-    def seconds(self) -> float:
-        synchronize()
-        return time.perf_counter() - self.begin
+    clock.over()
 
 
 def join() -> None:
@@ -100,17 +115,26 @@ def child(order: dict[str, Any]) -> dict[str, Any]:
     if order["method"] == "link":
         return {"bytes_per_second": link_rate()}
     if order["method"] == "plain":
-        clock = Clock(1)
-        train(size, steps, 0, clock.begun)
-        return {"seconds": clock.seconds()}
-    if order["method"] == "one after another":
-        total = 0.0
-        for seed in range(num_jobs):
-            clock = Clock(1)
-            train(size, steps, seed, clock.begun)
-            total += clock.seconds()
-        return {"seconds": total}
+        return {"step_seconds": plain_step_seconds(size, steps)}
+    if order["method"] == "alternate":
+        return alternate(size, steps, num_jobs, order["repeats"])
     return motet_child(order, size, steps, num_jobs)
+
+
+def plain_step_seconds(size: str, steps: int) -> float:
+    """Train one job under plain DDP."""
+    clock = Clock(1)
+    train(size, steps, 0, clock)
+    return clock.step_seconds
+
+
+def alternate(size: str, steps: int, num_jobs: int, repeats: int) -> dict[str, Any]:
+    """Train one job under plain DDP and ``num_jobs`` under Motet, in turn, in this one process."""
+    plain, together = [], []
+    for _ in range(repeats):
+        plain.append(plain_step_seconds(size, steps))
+        together.append(motet_child({}, size, max(5, steps // num_jobs), num_jobs)["step_seconds"])
+    return {"plain": plain, "together": together}
 
 
 def link_rate(num_bytes: int = 2**27, times: int = 8) -> float:
@@ -155,11 +179,10 @@ def motet_child(order: dict[str, Any], size: str, steps: int, num_jobs: int) -> 
 
     clock = Clock(num_jobs)
     batch, slowness = order.get("batch", 1), order.get("slowness", 0)
-    jobs = {f"job{seed}": partial(train, size, steps, seed, clock.begun, batch) for seed in range(num_jobs)}
+    jobs = {f"job{seed}": partial(train, size, steps, seed, clock, batch) for seed in range(num_jobs)}
     options = {"order": "round-robin", "offload": slower_transfers(slowness) if slowness else "nothing"}
     if "trace" not in order or os.environ.get("RANK", "0") != "0":
         results = motet.run(jobs, **options)
-        seconds = clock.seconds()
         found: dict[str, Any] = {}
     else:
         from torch.profiler import ProfilerActivity, profile
@@ -167,7 +190,7 @@ def motet_child(order: dict[str, Any], size: str, steps: int, num_jobs: int) -> 
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         with profile(activities=activities) as profiler:
             results = motet.run(jobs, **options)
-            seconds = clock.seconds()
+            synchronize()
         profiler.export_chrome_trace(order["trace"])
         found = overlap(json.loads(Path(order["trace"]).read_text(encoding="utf-8"))["traceEvents"])
     if failed := [job.error for job in results.jobs.values() if job.status != "finished"]:
@@ -176,7 +199,7 @@ def motet_child(order: dict[str, Any], size: str, steps: int, num_jobs: int) -> 
     sync = sum(job.sync_seconds for job in results.jobs.values())
     hidden = sum(job.hidden_seconds for job in results.jobs.values())
     state = {"state_bytes": memory.get("offload_bytes", 0)}
-    return {"seconds": seconds, "sync_seconds": sync, "hidden_seconds": hidden, **state, **found}
+    return {"step_seconds": clock.step_seconds, "sync_seconds": sync, "hidden_seconds": hidden, **state, **found}
 
 
 def overlap(events: Iterable[dict[str, Any]]) -> dict[str, float]:

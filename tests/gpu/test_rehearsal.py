@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -58,16 +59,16 @@ def test_overlap_is_what_travels_beside_kernels(gpu: ModuleType) -> None:
 
 def test_what_is_lost_by_moving_is_set_beside_what_was_predicted(gpu: ModuleType) -> None:
     def answer(seconds: float, state_bytes: int, memory: int) -> dict[str, object]:
-        return {"answers": [{"seconds": seconds, "state_bytes": state_bytes}], "memory_bytes": memory}
+        return {"answers": [{"step_seconds": seconds, "state_bytes": state_bytes}], "memory_bytes": memory}
 
     order = {"size": "tiny", "steps": 100, "num_jobs": 4, "batch": 1}
     # Turns of 10 ms; 8 ms out and 8 ms in are 6 ms too many, but for the first round and the last turns.
-    row = gpu.offload_row(order, answer(4.0, 0, 900), answer(6.2, 80_000_000, 600), 10e9)
+    row = gpu.offload_row(order, answer(0.01, 0, 900), answer(0.0155, 80_000_000, 600), 10e9)
     assert row["turn_ms"] == pytest.approx(10.0)
     assert row["lost_fraction"] == pytest.approx(0.55)
     assert row["predicted_fraction"] == pytest.approx(0.6, abs=0.02)
     assert (row["resident_bytes"], row["idle_bytes"]) == (900, 600)
-    gpu.show(row)
+    gpu.print_row(row)
     assert gpu.predicted_loss(0.01, 80_000_000, 16e9, 4) == pytest.approx(0.0, abs=0.01)
 
 
@@ -79,19 +80,52 @@ def test_without_a_device_the_benchmark_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
-    done = benchmark("--rehearse", "--json", str(tmp_path / "gpu.json"))
+def test_all_that_needs_a_device_can_be_rehearsed_where_nothing_is_installed(tmp_path: Path) -> None:
+    """As on a bare machine: no metadata of Motet's, no command, only the packages that it needs, on a path."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "motet" not in entry.name and entry.suffix != ".pth":
+            (packages / entry.name).symlink_to(entry)
+    python = Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(packages), "PYTHON": str(python), "HOME": str(tmp_path)}
+    found = subprocess.run(
+        [str(python), "-c", "import importlib.metadata as m; print(m.version('torch'), m.version('motet'))"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert "PackageNotFoundError" in found.stderr
+    out = tmp_path / "out"
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), "--rehearse", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads((tmp_path / "gpu.json").read_text())
+    assert "demo: status 0" in done.stdout
+    assert "tests: status 0" in done.stdout
+    assert "skipped" in (out / "tests.txt").read_text()
+    told = json.loads((out / "gpu.json").read_text())
     assert told["rehearsal"] is True
-    assert "no figure below means anything" in done.stdout
     rows = {row["part"]: row for row in told["rows"]}
-    assert list(rows) == ["overlap", "turn", "processes", "offload", "alone"]
+    assert list(rows) == ["turn", "alone", "processes", "overlap", "offload"]
     assert rows["overlap"]["sync_seconds"] > 0
-    assert rows["processes"]["throughput_ratio"] > 0
+    assert rows["processes"]["throughput_over_processes"] > 0
     assert rows["offload"]["state_bytes"] > 4 * 12 * 64 * 64  # a layer's weights, at the very least
     assert rows["offload"]["host_link_bytes_per_second"] > 1e6
     assert rows["alone"]["of_plain_ddp"] > 0
+
+
+def test_what_a_bare_machine_lacks_is_named(tmp_path: Path) -> None:
+    python = Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec {python} -S "$@"\n')  # without any installed package
+    wrapper.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(wrapper), "HOME": str(tmp_path)}
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), "--rehearse", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 2
+    assert "lacks torch, numpy, greenlet" in done.stdout
+    assert ".wheels/" in done.stdout
 
 
 def benchmark(*words: str) -> subprocess.CompletedProcess[str]:
