@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,14 @@ from motet.pipeline.accounts import Accounts
 from motet.pipeline.bookkeeping import Bookkeeping
 from motet.planning import FIGURES_PER_JOB, Planning, agreed_cost
 from motet.testing import Gang
-from motet.workers.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator
+from motet.workers.devices import (
+    LANES_VARIABLE,
+    LAUNCH_ORDER_VARIABLE,
+    choose,
+    has_device_backend,
+    one_communicator,
+    order_launches,
+)
 
 DEVICE = torch.device("cuda", 0)
 
@@ -383,6 +391,25 @@ def test_one_communicator_is_the_default_on_a_device(
     if lanes is not None:
         monkeypatch.setenv(LANES_VARIABLE, lanes)
     assert one_communicator(config) is expected
+
+
+@pytest.mark.parametrize(
+    ("config", "lanes", "given", "expected"),
+    [
+        ("cpu:gloo,cuda:nccl", "job", None, "1"),
+        ("cpu:gloo,cuda:nccl", "job", "0", "0"),  # the environment says otherwise
+        ("cpu:gloo,cuda:nccl", None, None, None),
+        ("gloo", "job", None, None),
+    ],
+)
+def test_nccl_launches_communicators_of_jobs_in_the_order_of_issue(
+    monkeypatch: pytest.MonkeyPatch, config: str, lanes: str | None, given: str | None, expected: str | None
+) -> None:
+    for name, value in ((LANES_VARIABLE, lanes), (LAUNCH_ORDER_VARIABLE, given)):
+        monkeypatch.setenv(name, "")  # put back at the end, whatever becomes of it
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    order_launches(config)
+    assert os.environ.get(LAUNCH_ORDER_VARIABLE) == expected
 
 
 def test_on_one_group_for_all_jobs_the_order_of_issue_is_the_same_everywhere(gangs: Callable[[int], Gang]) -> None:

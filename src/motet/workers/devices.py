@@ -15,6 +15,8 @@ import torch.distributed as dist
 
 LANES_VARIABLE = "MOTET_DEVICE_LANES"
 """``job``: each job's gradients get a communicator of their own on the device, too. Anything else: one for all."""
+LAUNCH_ORDER_VARIABLE = "NCCL_LAUNCH_ORDER_IMPLICIT"
+"""NCCL 2.26 and newer: several communicators launch in the host's order of issue, the same on all workers (ADR 20)."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,9 @@ def has_device_backend(config: str) -> bool:
 def one_communicator(config: str) -> bool:
     """Whether all collectives on the device go through the group of all workers (ADR 0020)."""
     return has_device_backend(config) and os.environ.get(LANES_VARIABLE) != "job"
+
+
+def order_launches(config: str) -> None:
+    """Let NCCL launch several communicators in the order of issue, before the first of them is made."""
+    if has_device_backend(config) and not one_communicator(config):
+        os.environ.setdefault(LAUNCH_ORDER_VARIABLE, "1")

@@ -29,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
 from motet.workers.contradiction import Item
-from motet.workers.devices import chosen_here, has_device_backend, one_communicator
+from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
 from motet.workers.watch import Watch
 
 SLICE_SECONDS = 0.25
@@ -258,6 +258,7 @@ def _new_group(backend: str | None) -> dist.ProcessGroup:
 def _initialize() -> None:
     choice = chosen_here()
     backend = choice.backend
+    order_launches(backend)
     if choice.device is not None:
         torch.accelerator.set_device_index(choice.device)  # as scripts do: before anything touches a device
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
