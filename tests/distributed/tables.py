@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import version
+
+from motet.torch_versions import torch_version
 
 STEPS = 6
 
@@ -90,8 +91,6 @@ LOOPS = {
     "jobs_gradients:bucket_view_none": Expected(STEPS + 2),
     "jobs_gradients:bucket_view_mixed": Expected(STEPS + 2),
     "jobs_gradients:bucket_view_accumulation": Expected(),
-    "jobs_gradients:batched_grad_copy": Expected(),
-    "jobs_gradients:batched_grad_copy_accumulation": Expected(),
     "jobs_gradients:own_hook": Expected(),
     "jobs_gradients:noop_hook": Expected(),
     "jobs_gradients:fp16_hook": Expected(),
@@ -125,5 +124,9 @@ LOOPS = {
     "jobs_collectives:loader_shuffled": Expected(10),
 }
 
-if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 12):  # DDP's option is newer
-    del LOOPS["jobs_gradients:batched_grad_copy"], LOOPS["jobs_gradients:batched_grad_copy_accumulation"]
+TORCH = torch_version() or ()
+if TORCH >= (2, 12):
+    LOOPS |= {
+        "jobs_gradients:batched_grad_copy": Expected(),
+        "jobs_gradients:batched_grad_copy_accumulation": Expected(),
+    }
