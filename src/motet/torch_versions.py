@@ -61,6 +61,16 @@ RECOMPILES_ISOLATED = Feature(
     without="jobs that compile the same function share what was compiled: its limit of recompiles, and which shapes "
     "count as dynamic",
 )
+LAZY_BUCKETS = Feature(
+    "torch.nn.parallel:DistributedDataParallel.__init__(lazy_bucket_allocation)",
+    since="2.15",
+    without="DDP's buckets stay where they are",
+)
+MANUAL_FINALIZATION = Feature(
+    "torch.nn.parallel:DistributedDataParallel.finalize_backward",
+    since="2.15",
+    without="DDP finalizes every backward by itself",
+)
 NUMPY_WINDOW = Feature(
     "numpy.random.mtrand:_rand._bit_generator",
     since="any",
@@ -75,6 +85,8 @@ FEATURES = (
     BATCHED_GRAD_COPY,
     CONFIG_PER_CONTEXT,
     RECOMPILES_ISOLATED,
+    LAZY_BUCKETS,
+    MANUAL_FINALIZATION,
     NUMPY_WINDOW,
     SHOW_WARNING,
     LOGGED_WARNINGS,
@@ -332,13 +344,12 @@ def check() -> str | None:
         )
     if version <= NEWEST:
         return None
-    newest = f"the newest that Motet was tested with is {_dotted(NEWEST)}"
     if lacking := missing():
         raise UsageError(
-            f"torch {_dotted(version)} has no {' and no '.join(lacking)}, which Motet needs; {newest}: "
-            "install that, or a newer Motet"
+            f"torch {_dotted(version)} has no {' and no '.join(lacking)}, which Motet needs: install "
+            f"{_dotted(NEWEST)}, the newest that Motet was tested with, or a newer Motet"
         )
-    return f"torch {_dotted(version)} is newer than what Motet was tested with ({newest}); results should be compared"
+    return f"torch {_dotted(version)} is newer than {_dotted(NEWEST)}, the newest that Motet was tested with"
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -50,6 +50,7 @@ LOOPS = {
     "jobs_models:sparse_accumulated": Expected(),
     "jobs_models:only_sparse": Expected(0),
     "jobs_models:unused_everywhere": Expected(),
+    "jobs_models:unused_bucket": Expected(),
     "jobs_models:unused_kept": Expected(),
     "jobs_models:unused_on_some": Expected(),
     "jobs_models:unused_on_some_kept": Expected(),
@@ -129,4 +130,17 @@ if TORCH >= (2, 12):
     LOOPS |= {
         "jobs_gradients:batched_grad_copy": Expected(),
         "jobs_gradients:batched_grad_copy_accumulation": Expected(),
+    }
+if TORCH >= (2, 15):
+    LOOPS |= {
+        "jobs_newer:lazy_buckets": Expected(),
+        "jobs_newer:lazy_buckets_batched": Expected(),
+        "jobs_newer:lazy_buckets_view": Expected(),
+        "jobs_newer:lazy_buckets_hook": Expected(),
+        "jobs_newer:lazy_buckets_unused": Expected(),
+        "jobs_newer:lazy_buckets_accumulation": Expected(),
+        "jobs_newer:manual_finalization": Expected(),
+        "jobs_newer:manual_finalization_view": Expected(),
+        "jobs_newer:manual_finalization_lazy": Expected(),
+        "jobs_newer:manual_finalization_hook": Expected(),
     }

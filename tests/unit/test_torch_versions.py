@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,7 @@ def pretend(place: Path, version: str | None, *, importable: bool) -> dict[str, 
         info = place / f"torch-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(distribution("torch").read_text("entry_points.txt") or "")  # backends
     if not importable:
         (place / "torch.py").write_text("raise ImportError('cannot import name that came later')\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(SOURCE.parent)])}
