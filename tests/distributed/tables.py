@@ -126,13 +126,13 @@ LOOPS = {
 }
 
 TORCH = torch_version() or ()
-if TORCH >= (2, 12):
-    LOOPS |= {
+# Loops whose options DDP has since these versions of torch.
+SINCE = {
+    (2, 12): {
         "jobs_gradients:batched_grad_copy": Expected(),
         "jobs_gradients:batched_grad_copy_accumulation": Expected(),
-    }
-if TORCH >= (2, 15):
-    LOOPS |= {
+    },
+    (2, 15): {
         "jobs_newer:lazy_buckets": Expected(),
         "jobs_newer:lazy_buckets_batched": Expected(),
         "jobs_newer:lazy_buckets_view": Expected(),
@@ -143,4 +143,8 @@ if TORCH >= (2, 15):
         "jobs_newer:manual_finalization_view": Expected(),
         "jobs_newer:manual_finalization_lazy": Expected(),
         "jobs_newer:manual_finalization_hook": Expected(),
-    }
+    },
+}
+for _version, _loops in SINCE.items():
+    if _version <= TORCH:
+        LOOPS |= _loops
