@@ -82,8 +82,8 @@ SETS = {
 
 def row(name: str, outcome: Outcome) -> str:
     """Return the table's row of a set."""
-    accelerator = torch.accelerator.current_accelerator()
-    system = f"{platform.system()} {platform.machine()}, {'CPU' if accelerator is None else accelerator.type}"
+    device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "CPU"
+    system = f"{platform.system()} {platform.machine()}, {device}"
     versions = (torch.__version__, platform.python_version())
     return f"| {' | '.join([*versions, system, SETS[name][0], time.strftime('%Y-%m-%d'), outcome.result])} |"
 
