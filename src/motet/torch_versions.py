@@ -16,6 +16,7 @@ import dis
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import sys
@@ -315,11 +316,13 @@ def missing() -> list[str]:
 
 
 def torch_version() -> tuple[int, int] | None:
-    """Return the first two numbers of the installed torch's version; None without torch. Does not import it."""
+    """Return the first two numbers of the installed torch's version; None without torch. Imports it only if it must."""
     try:
         text = str(sys.modules["torch"].__version__) if "torch" in sys.modules else importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        return None
+        if importlib.util.find_spec("torch") is None:
+            return None
+        text = str(importlib.import_module("torch").__version__)  # a checkout of torch on the path
     numbers = re.match(r"(\d+)\.(\d+)", text)
     assert numbers is not None, text
     return int(numbers[1]), int(numbers[2])

@@ -172,6 +172,23 @@ def test_a_torch_that_is_too_old_is_refused_in_one_sentence(tmp_path: Path) -> N
         assert "torch 2.9 is too old" in ran.stdout, ran.stderr
 
 
+def test_without_torch_the_remedy_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-m", "motet", "run", "jobs.yaml"]  # -S: without installed packages
+    environment = pretend(tmp_path, None, importable=True)
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
+    assert "Motet needs torch" in ran.stderr
+    assert "pip install" in ran.stderr
+
+
+def test_a_torch_without_metadata_is_asked_itself(tmp_path: Path) -> None:
+    environment = pretend(tmp_path, None, importable=True)
+    (tmp_path / "torch.py").write_text("__version__ = '2.10.0a0+git1234'\n")
+    command = [sys.executable, "-S", "-m", "motet", "run", "jobs.yaml"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "torch 2.10 is too old" in ran.stderr
+
+
 def test_help_and_reports_need_no_torch(tmp_path: Path) -> None:
     environment = pretend(tmp_path, "2.9.1", importable=False)
     for words in (["--help"], ["report", str(tmp_path)]):
