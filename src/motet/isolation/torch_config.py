@@ -8,7 +8,8 @@ that a job changes in place is changed for all.
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 import torch.utils._config_module
@@ -27,18 +28,30 @@ _MODULES = (
 _UNSET: Any = None if CONFIG_PER_CONTEXT.there else torch.utils._config_module._UNSET_SENTINEL
 
 
-def take(module: str) -> dict[str, Any]:
-    """Return what was set in a module of settings, by name. A list that was only read counts as set, to what it is."""
-    entries = sys.modules[module]._config.items()
-    return {name: entry.user_override for name, entry in entries if entry.user_override is not _UNSET}
+_set_to = attrgetter("user_override")
 
 
-def put(module: str, value: dict[str, Any]) -> None:
+@cache
+def _entries(module: str) -> tuple[Any, ...]:
+    return tuple(sys.modules[module]._config.values())  # some hundreds, always the same objects
+
+
+def take(module: str) -> list[Any]:
+    """Return what each setting of a module was set to, if it was. One that holds a list is set by being read."""
+    return list(map(_set_to, _entries(module)))
+
+
+def put(module: str, value: list[Any]) -> None:
     """Set what was set, and nothing else."""
+    for entry, each in zip(_entries(module), value, strict=True):
+        entry.user_override = each
     settings: Any = sys.modules[module]
-    for name, entry in settings._config.items():
-        entry.user_override = value.get(name, _UNSET)
     settings._is_dirty = True  # torch keeps a digest of all
+
+
+def fresh(module: str) -> list[Any]:
+    """Return what a first importer finds."""
+    return [_UNSET] * len(_entries(module))
 
 
 def register_entries() -> None:
@@ -46,4 +59,4 @@ def register_entries() -> None:
     if not CONFIG_PER_CONTEXT.there:
         for module in _MODULES:
             taking, putting = partial(take, module), partial(put, module)
-            add(f"{module} settings", taking, putting, module=module, fresh=dict, skip_equal=True)
+            add(f"{module} settings", taking, putting, module=module, fresh=partial(fresh, module), skip_equal=True)
