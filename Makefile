@@ -1,17 +1,25 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+# Another torch than that of constraints.txt (make test TORCH=2.11.0) has an environment of its own, of about 6 GB: what is
+# installed by version alone is the build for CUDA, which runs without a GPU as well.
+TORCH ?=
+TORCHES ?= 2.11.0 2.15.0
+VENV := .venv$(if $(TORCH),-torch-$(TORCH))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What torch itself asks for in certain versions goes by what it asks.
+PINS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
 
-.PHONY: help demo test test-all chaos check docs format bench clean
+.PHONY: help demo test test-all test-torch-versions tested chaos check docs format bench clean
 
 help:
 	@echo "make demo    train three different models at once on two workers"
 	@echo "make test    run the tests that take minutes together"
 	@echo "make test-all  run all tests, for about half an hour"
+	@echo "make test TORCH=2.11.0  with another torch; PYTHON=/path/to/python3.12 with another Python"
+	@echo "make test-torch-versions  run them with the oldest and newest torch, and write docs/reference/tested-with.md"
 	@echo "make chaos   strike runs at random moments, 120 times; each must end as if nothing had happened"
 	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
 	@echo "make docs    build the docs into site/, with every warning an error"
@@ -24,8 +32,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Motet needs Python 3.11 or newer, found: $$($(PYTHON) --version). Say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+ifneq ($(TORCH),)
+	@test "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" \
+	  || { echo "$(VENV) has $$($(BIN)/python --version), not $$($(PYTHON) --version): remove it first"; exit 1; }
+	{ grep -vE '^(torch|setuptools)==' constraints.txt; echo 'torch==$(TORCH)'; } > $(PINS)
+endif
+	$(BIN)/python -m pip install --quiet -c $(PINS) "torch==$(or $(TORCH),$$(sed -n 's/^torch==//p' constraints.txt))"
+	$(BIN)/python -m pip install --quiet -c $(PINS) -e ".[$(EXTRAS)]"
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -36,6 +49,13 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Some 20 minutes: 2 to install each, and 6 GB of disk.
+test-torch-versions:
+	for torch in $(TORCHES); do $(MAKE) --no-print-directory tested TORCH=$$torch || exit 1; done
+
+tested: $(STAMP)
+	$(BIN)/python -m tests.versions --write docs/reference/tested-with.md
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
@@ -59,5 +79,5 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf .venv .venv-torch-* build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

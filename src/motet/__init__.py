@@ -15,6 +15,7 @@ The layers, from top to bottom; a module imports from those below it only (``tes
     jobs, run_dir             what to train; where to keep what came of it
     plan, planning            what a plan says; when a run changes its order (pure)
     order, simulate           costs -> order; an order replayed against costs (pure)
+    torch_versions            which versions it runs on; every inner name of torch's that it leans on
     events, results, errors   the words that all others speak (pure)
 """
 
@@ -71,6 +72,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in {"run", "launch"}:  # before what imports all of torch: an old one fails there, in words of its own
+        import_module("motet.torch_versions").check()
     if name in _HOMES:
         return getattr(import_module(f"motet.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'motet' has no attribute {name!r}")

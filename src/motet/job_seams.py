@@ -23,6 +23,7 @@ from motet.gradients.buckets import DeferredDDP
 from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
 from motet.seams import Call, instead_of
+from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
 from motet.turns.exit_hooks import ExitHooks
 from motet.turns.expected import turns_expected
@@ -184,7 +185,8 @@ class JobSeams:
         model = self._models[ddp]
         model.gradient_as_bucket_view = ddp.gradient_as_bucket_view
         model.may_skip_parameters = ddp.find_unused_parameters or static_graph
-        model.batched_grad_copy = getattr(ddp, "batched_grad_copy", False)  # torch has it from 2.12 on
+        model.batched_grad_copy = BATCHED_GRAD_COPY.there and ddp.batched_grad_copy
+        model.lazy_buckets = LAZY_BUCKETS.there and bool(ddp.lazy_bucket_allocation)
         model.may_be_smaller = may_be_smaller(ddp.parameters())
         weakref.finalize(ddp, model.let_go).atexit = False
         job.gradients.attach(model)
@@ -240,6 +242,16 @@ class JobSeams:
         given = inspect.signature(original).bind(ddp, *args, **kwargs).arguments
         ddp.register_comm_hook(ddp.process_group, _BUILTIN_HOOKS[given["comm_hook_type"]])
 
+    def finalize(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Finalize a backward by hand: after it, when its gradients have landed."""
+        job = self._turns.running_here()
+        if job is not None and job.gradients.depth > 0:
+            raise UnsupportedError(
+                f"job '{job.name}': finalize_backward() was called inside backward(), when gradients have not been "
+                "synchronized yet. Call it after backward(), or run this job alone with torchrun."
+            )
+        original(ddp, *args, **kwargs)
+
     def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Bring the buffers of a model to those of worker 0, as DDP does before a training forward."""
         job, model = self._turns.running_here(), self._models.get(ddp)
@@ -279,12 +291,10 @@ class JobSeams:
     def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Compile with compiled code of the job's own, so that other jobs do not change what is compiled."""
         job = self._turns.running_here()
-        if job is None or "isolate_recompiles" in kwargs:
+        if job is None or "isolate_recompiles" in kwargs or not RECOMPILES_ISOLATED.there:
             return original(*args, **kwargs)
         from torch._dynamo import eval_frame
 
-        if not hasattr(eval_frame, "_next_isolate_recompiles_id"):  # before torch 2.13 all share what was compiled
-            return original(*args, **kwargs)
         if job.compile_region < 0:
             job.compile_region = next(self._regions)
         ids = eval_frame._next_isolate_recompiles_id

@@ -28,6 +28,7 @@ from motet.planning import Planning
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 from motet.saving import Safety
+from motet.torch_versions import check
 from motet.workers import Workers
 
 
@@ -205,6 +206,8 @@ def _run(
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
         tell = show.tell if show else output.tell
+        if (notice := check()) is not None:
+            tell(notice)
         try:
             aggregation = _aggregation(workers, sync, aggregators)
             source = make_source(workers)

@@ -22,6 +22,8 @@ import torch.distributed as dist
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.torch_versions import MANUAL_FINALIZATION
+
 Call = Callable[..., Any]
 
 
@@ -51,6 +53,9 @@ class Seams(Protocol):
 
     def forward_begins(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """``DistributedDataParallel._sync_buffers``, called before those forwards that synchronize buffers."""
+
+    def finalize(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """``DistributedDataParallel.finalize_backward``, which a loop may call since torch 2.15."""
 
     def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
         """``torch.distributed.init_process_group``."""
@@ -262,6 +267,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),
         refused("FSDP", FullyShardedDataParallel, "__init__"),
+        *([through(seams.finalize, ddp, "finalize_backward")] if MANUAL_FINALIZATION.there else ()),
     ]
 
 

@@ -14,7 +14,9 @@ from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+from motet.torch_versions import torch_version
+
+TORCH = torch_version() or ()
 NOT_SYNCHRONIZED = {"forward_sync_buffers" if TORCH >= (2, 13) else "broadcast_buffers": False}
 # Before 2.12 plain DDP refuses two forwards of a model with buffers before one backward: they count as changed.
 TWO_FORWARDS = {} if TORCH >= (2, 12) else NOT_SYNCHRONIZED

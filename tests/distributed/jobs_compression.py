@@ -39,6 +39,9 @@ def loop(hook: bool, kind: str = "plain", dtype: torch.dtype = torch.float32) ->
     if hook:
         ddp.register_comm_hook(None, bf16_hook)
     optimizer = torch.optim.Adam(ddp.parameters(), lr=0.01)
+    by_hand: Any = ddp if kind == "by hand" else None  # from torch 2.15 on
+    if by_hand:
+        by_hand.require_manual_backward_finalization = True
     for step in range(STEPS):
         x, y = torch.randn(8, 40, dtype=dtype), torch.randint(3, (8,))
         if kind == "accumulation":
@@ -51,6 +54,8 @@ def loop(hook: bool, kind: str = "plain", dtype: torch.dtype = torch.float32) ->
             )
         else:
             loss.backward()
+        if by_hand:
+            by_hand.finalize_backward()
         record.look(loss)
         optimizer.step()
         optimizer.zero_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import version
+
+from motet.torch_versions import torch_version
 
 STEPS = 6
 
@@ -49,6 +50,7 @@ LOOPS = {
     "jobs_models:sparse_accumulated": Expected(),
     "jobs_models:only_sparse": Expected(0),
     "jobs_models:unused_everywhere": Expected(),
+    "jobs_models:unused_bucket": Expected(),
     "jobs_models:unused_kept": Expected(),
     "jobs_models:unused_on_some": Expected(),
     "jobs_models:unused_on_some_kept": Expected(),
@@ -90,8 +92,6 @@ LOOPS = {
     "jobs_gradients:bucket_view_none": Expected(STEPS + 2),
     "jobs_gradients:bucket_view_mixed": Expected(STEPS + 2),
     "jobs_gradients:bucket_view_accumulation": Expected(),
-    "jobs_gradients:batched_grad_copy": Expected(),
-    "jobs_gradients:batched_grad_copy_accumulation": Expected(),
     "jobs_gradients:own_hook": Expected(),
     "jobs_gradients:noop_hook": Expected(),
     "jobs_gradients:fp16_hook": Expected(),
@@ -125,5 +125,26 @@ LOOPS = {
     "jobs_collectives:loader_shuffled": Expected(10),
 }
 
-if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 12):  # DDP's option is newer
-    del LOOPS["jobs_gradients:batched_grad_copy"], LOOPS["jobs_gradients:batched_grad_copy_accumulation"]
+TORCH = torch_version() or ()
+# Loops whose options DDP has since these versions of torch.
+SINCE = {
+    (2, 12): {
+        "jobs_gradients:batched_grad_copy": Expected(),
+        "jobs_gradients:batched_grad_copy_accumulation": Expected(),
+    },
+    (2, 15): {
+        "jobs_newer:lazy_buckets": Expected(),
+        "jobs_newer:lazy_buckets_batched": Expected(),
+        "jobs_newer:lazy_buckets_view": Expected(),
+        "jobs_newer:lazy_buckets_hook": Expected(),
+        "jobs_newer:lazy_buckets_unused": Expected(),
+        "jobs_newer:lazy_buckets_accumulation": Expected(),
+        "jobs_newer:manual_finalization": Expected(),
+        "jobs_newer:manual_finalization_view": Expected(),
+        "jobs_newer:manual_finalization_lazy": Expected(),
+        "jobs_newer:manual_finalization_hook": Expected(),
+    },
+}
+for _version, _loops in SINCE.items():
+    if _version <= TORCH:
+        LOOPS |= _loops

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 import torch
-import torch.utils._config_module
 from torch.utils.serialization import config as serialization_config
 
 from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
 from motet.checkpoints.payload import check_plain
 from motet.checkpoints.stream import BLOCK, SummedFile, xxh3_128_of
 from motet.errors import CheckpointError, UsageError
+from motet.torch_versions import CONFIG_PER_CONTEXT
 
 MANIFEST = "manifest.json"
 
@@ -304,9 +304,10 @@ def _folder_name(turn: int) -> str:
 def _save(payload: object, file: SummedFile) -> None:
     """Have torch write ``payload`` as `SummedFile` can take it best, without torch's own checksums: two cost twice.
 
-    Each tensor begins at a disk's block. Both options are torch's, and this thread's alone.
+    Each tensor begins at a disk's block. Both options are torch's, and this thread's alone; where they are the whole
+    process's, they are left as they are.
     """
-    if not hasattr(torch.utils._config_module, "ContextVar"):  # before torch 2.12 the options are the whole process's
+    if not CONFIG_PER_CONTEXT.there:
         torch.save(payload, cast("IO[bytes]", file))
         return
     options: Any = serialization_config.save

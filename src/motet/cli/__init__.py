@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from motet.errors import CheckpointError, MotetError, UnsupportedError, UsageError
 from motet.suggest import did_you_mean
+from motet.torch_versions import check
 
 COMMANDS = {
     "run": ("motet.cli.run", "train several jobs at once on the same workers"),
@@ -22,6 +23,7 @@ COMMANDS = {
     "resume": ("motet.cli.resume", "go on with a run that was stopped, from its checkpoints"),
     "report": ("motet.cli.report", "rebuild a run's report and print its summary"),
 }
+WITHOUT_TORCH = {"report"}
 REFUSED, BROKEN = 2, 4
 
 
@@ -63,6 +65,10 @@ def _main(words: Sequence[str]) -> int:
         raise UsageError(f"there is no command {words[0]!r}{did_you_mean(words[0], COMMANDS)} (see motet --help)")
     if sys.platform == "win32":
         raise UsageError("Motet does not run on Windows; use Linux, for instance in WSL 2")
+    notice = check() if words[0] not in WITHOUT_TORCH else None
+    # Torchrun may have started this command once a worker: it is told once a machine.
+    if notice is not None and "--quiet" not in words and os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"motet: {notice}\n")
     module = importlib.import_module(COMMANDS[words[0]][0])
     return int(module.main(list(words[1:])))
 

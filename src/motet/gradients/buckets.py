@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from motet.gradients.compression import Packer
 from motet.gradients.reducer_group import ReducerGroup, completed_work
+from motet.torch_versions import MANUAL_FINALIZATION
 
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
 Landing = tuple[Callable[[], None], Callable[[], None]]
@@ -70,6 +72,7 @@ class DeferredDDP:
     may_skip_parameters: bool = False
     batched_grad_copy: bool = False
     may_be_smaller: bool = False  # in bfloat16
+    lazy_buckets: bool = False  # they lie elsewhere in each backward, and nowhere in between
     has_sparse: bool = False  # its reducer cannot tell what its buckets hold
     reducer_group: ReducerGroup | None = None  # DDP's reducer refers to it without keeping it alive
     user_hook: tuple[Any, Hook] | None = None
@@ -126,6 +129,9 @@ class DeferredDDP:
     def landing(self, bucket: Bucket, result: Callable[[], Tensor]) -> Landing:
         """Return what brings the synchronized bucket to where plain DDP leaves it, and what gives it up."""
         buffer, parameters, views = bucket.buffer, bucket.parameters, bucket.views
+        ddp = self.ddp()
+        if MANUAL_FINALIZATION.there and ddp is not None and ddp.require_manual_backward_finalization:
+            result = partial(_left_in_bucket, buffer, result)  # from where DDP takes the gradients later
         if self.gradient_as_bucket_view:
             return lambda: _copy_unless_same(buffer, result()), _nothing  # the gradients are the bucket
         before = [(p.grad, _version(p.grad)) for p in parameters] if self.may_skip_parameters else None
@@ -141,9 +147,15 @@ class DeferredDDP:
                 used = [t is not g or _version(t) != v for t, (g, v) in zip(targets, before, strict=True)]
                 targets = list(compress(targets, used))
                 sources = list(compress(sources, used))
-            torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
+            if targets:  # a bucket may hold nothing that was used
+                torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
 
         return into_gradients, _nothing
+
+    def turn_over(self) -> None:
+        """Let go of what does not outlast a turn: all that was sent has landed, or been given up."""
+        if self.lazy_buckets:
+            self._by_address.clear()
 
     def let_go(self) -> None:
         """Let go of the model's buckets: it is gone, or its job has ended."""
@@ -201,6 +213,11 @@ def _nothing() -> None:
 def _copy_unless_same(target: Tensor, source: Tensor) -> None:
     if source.data_ptr() != target.data_ptr():
         target.copy_(source.view_as(target))
+
+
+def _left_in_bucket(buffer: Tensor, result: Callable[[], Tensor]) -> Tensor:
+    _copy_unless_same(buffer, result())
+    return buffer
 
 
 def _version(tensor: Tensor | None) -> int:

@@ -295,6 +295,8 @@ class JobGradients:
             travelling.done.clear()
             travelling.bucket.in_flight = False
         self._travelling.clear()
+        for model in self._sent:
+            model.turn_over()
         self._sent.clear()
         turn, self._turn = self._turn, Turnaround()
         return turn

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import _create_work_from_future  # type: ignore[attr-defined]
 
+from motet.torch_versions import DYNAMO_ENTERS_GROUPS, torch_version
+
 Send = Callable[[list[Tensor], Any], dist.Work]
 
 
@@ -53,8 +55,7 @@ class ReducerGroup(dist.ProcessGroup):
         return self._group.barrier(*args)
 
 
-if tuple(int(part) for part in torch.__version__.split(".")[:2]) == (2, 12):
-    # Dynamo of torch 2.12 looks into them where a whole DDP model is compiled, and fails at what it finds.
+if torch_version() in DYNAMO_ENTERS_GROUPS:
     for _name in ("allreduce", "broadcast", "allgather", "barrier"):
         setattr(ReducerGroup, _name, torch.compiler.disable(ReducerGroup.__dict__[_name]))
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch._tensor_str
-import torch.utils._config_module
 import torch.utils._device
 from torch.nn.parallel import DistributedDataParallel
 
@@ -217,7 +215,6 @@ _PRECISION_KEYS = (
     *(("cuda", op) for op in ("all", "matmul", "conv", "rnn")),
     *(("mkldnn", op) for op in ("all", "matmul", "conv", "rnn")),
 )
-_HAS_PRECISIONS = hasattr(_C, "_get_fp32_precision_getter")
 
 
 def _legacy_precision(get: Callable[[], Any]) -> Any:
@@ -230,9 +227,7 @@ def _legacy_precision(get: Callable[[], Any]) -> Any:
 def take_precision() -> list[Any]:
     """Return how float32 products are computed: torch's older settings, then its newer ones."""
     value = [_legacy_precision(get) for get, _ in _LEGACY_PRECISION]
-    if _HAS_PRECISIONS:
-        value += [_C._get_fp32_precision_getter(*key) for key in _PRECISION_KEYS]
-    return value
+    return value + [_C._get_fp32_precision_getter(*key) for key in _PRECISION_KEYS]
 
 
 def put_precision(value: list[Any]) -> None:
@@ -241,7 +236,7 @@ def put_precision(value: list[Any]) -> None:
     for (get, put), wanted in zip(_LEGACY_PRECISION, old, strict=True):
         if wanted is not None and _legacy_precision(get) != wanted:
             put(wanted)
-    for key, wanted in zip(_PRECISION_KEYS, new, strict=False):
+    for key, wanted in zip(_PRECISION_KEYS, new, strict=True):
         if _C._get_fp32_precision_getter(*key) != wanted:
             _C._set_fp32_precision_setter(*key, wanted)
 
@@ -266,17 +261,6 @@ def _put_cuda_device(value: tuple[int, ...] | None) -> None:
         device, stream_id, device_index, device_type = value
         _cuda.set_device(device)
         _C._cuda_setStream(stream_id=stream_id, device_index=device_index, device_type=device_type)
-
-
-def _take_inductor_determinism() -> bool:
-    config = sys.modules.get("torch._inductor.config")
-    return config is not None and bool(config.deterministic)
-
-
-def _put_inductor_determinism(value: bool) -> None:
-    config: Any = sys.modules.get("torch._inductor.config")
-    if config is not None:
-        config.deterministic = value
 
 
 def _take_ddp_forward() -> Any:
@@ -304,8 +288,6 @@ def register_entries() -> None:
     add("torch autocast", take_autocast, put_autocast, skip_equal=True, near=True)
     add("torch determinism", take_determinism, put_determinism, skip_equal=True, near=True)
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
-    if not hasattr(torch.utils._config_module, "ContextVar"):  # before torch 2.12 one for all contexts
-        add("torch inductor determinism", _take_inductor_determinism, _put_inductor_determinism, skip_equal=True)
     add("torch DDP forward", _take_ddp_forward, _put_ddp_forward)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
     add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True, near=True)

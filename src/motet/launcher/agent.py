@@ -235,7 +235,7 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        if self._pcontext is not None:  # torch takes the time itself only from 2.13 on; what is closed stays closed
+        if self._pcontext is not None:  # torch itself takes this time only from 2.13 on; closed twice is closed
             self._pcontext.close(death_sig, int(LAST_WORDS_SECONDS))
         super()._shutdown(death_sig)
         self._kill_groups()  # what the workers themselves had started, where they could not end it

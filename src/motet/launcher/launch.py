@@ -28,6 +28,7 @@ from motet.launcher.parcel import pack
 from motet.order import parse_order
 from motet.results import Results
 from motet.run_dir import RunDir
+from motet.torch_versions import check
 
 
 def launch(
@@ -56,6 +57,8 @@ def launch(
     ``results.json`` is written. A job that failed raises nothing: see its status.
     """
     refuse_other_systems()
+    if (notice := check()) is not None and not quiet:
+        _say(notice)
     # torch elastic takes a while to import, and does not import everywhere.
     from motet.launcher.options import check_torchrun_options, parse_torchrun_options
     from motet.launcher.workers import run_workers

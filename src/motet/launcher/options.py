@@ -24,7 +24,7 @@ from motet.launcher.agent import BoundedRendezvous, LoopbackRendezvous
 
 def torchrun_options() -> list[argparse.Action]:
     """Return torchrun's own options, but for those that say what to run and how to run a single script."""
-    left_out = {"help", "module", "no_python", "run_path"}
+    left_out = {"help", "module", "no_python", "run_path", "print_completion"}  # the last since torch 2.14.1
     # argparse has no public way to take over options; its own `parents=` does the same as this.
     return [action for action in get_args_parser()._actions if action.option_strings and action.dest not in left_out]
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from motet import isolation
 from motet.isolation import torch_flags
+from motet.torch_versions import CONFIG_PER_CONTEXT
 
 _C: Any = torch._C
 
@@ -134,7 +135,7 @@ def test_inductors_flag_goes_with_deterministic_algorithms() -> None:
     isolation.put_all(outside)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not config.deterministic
-    if hasattr(torch.utils._config_module, "ContextVar"):  # before torch 2.12 an entry brings it back
+    if CONFIG_PER_CONTEXT.there:  # otherwise an entry brings it back
         assert context.run(lambda: config.deterministic), "the job finds it again"
 
 
