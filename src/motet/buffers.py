@@ -116,9 +116,8 @@ class BufferSync:
         state.done = threading.Event()
         lane = self._group if state.staging.device.type == "cpu" else self._workers.device_lane or self._group
         assert lane is not None
-        work: dist.Work = lane.broadcast(
-            [state.staging], _FROM_WORKER_0
-        )  # not torch's function: the job does not know the lane
+        # Not torch's function, which looks the lane up in the job's world.
+        work: dist.Work = lane.broadcast([state.staging], _FROM_WORKER_0)
         work.get_future().add_done_callback(partial(_arrived, state.done))
         state.work = work
 
