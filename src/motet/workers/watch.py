@@ -41,6 +41,8 @@ STORE_SECONDS = 2.0
 LAST_SECONDS = 5.0
 # Of one look at most so much counts as standing still: workers that were stopped meanwhile (SIGSTOP) stood by no fault.
 LONGEST_LOOK_SECONDS = 2.0
+# A run, and a job, begins with imports and data: a short timeout does not mean these.
+LONGEST_BEGIN_SECONDS = 60.0
 # What the main thread may ask it in between; a call that is not back holds up everything.
 _WORKERS = os.path.join("motet", "workers", "group.py")
 _STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
@@ -310,8 +312,10 @@ class Watch:
 
     def _all_still(self, positions: Mapping[int, Position]) -> float | None:
         """Return for how long no worker at all has moved, if that is longer than the timeout."""
+        begins = any(not (p.launched.get(p.job, 0) if p.job else p.launched) for p in positions.values())
+        longest = max(self._timeout_seconds, LONGEST_BEGIN_SECONDS if begins else 0.0) + 2.0
         shortest = min(position.still_seconds for position in positions.values())
-        return shortest if shortest > self._timeout_seconds + 2.0 else None
+        return shortest if shortest > longest else None
 
     def _stands(self, position: Position) -> bool:
         """Whether a worker has renewed a position, without having moved, since it was first read."""
