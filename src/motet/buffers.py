@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,10 @@ from motet.turns import RunningJob
 from motet.workers import Workers
 from motet.workers.contradiction import Item
 
+_FROM_WORKER_0 = dist.BroadcastOptions()
+_FROM_WORKER_0.rootRank = 0
+_FROM_WORKER_0.rootTensor = 0
+_FROM_WORKER_0.asyncOp = True
 _ALIGNMENT = 8
 _HEADER_BYTES = 16
 
@@ -110,9 +115,10 @@ class BufferSync:
         state.staged = mark
         state.done = threading.Event()
         lane = self._group if state.staging.device.type == "cpu" else self._workers.device_lane or self._group
-        work = dist.broadcast(state.staging, src=0, group=lane, async_op=True)
-        assert work is not None
-        work.get_future().add_done_callback(lambda _, done=state.done: done.set())
+        assert lane is not None
+        # Not torch's function, which looks the lane up in the job's world.
+        work: dist.Work = lane.broadcast([state.staging], _FROM_WORKER_0)
+        work.get_future().add_done_callback(partial(_arrived, state.done))
         state.work = work
 
     def synchronize(self, job: RunningJob, ddp: DistributedDataParallel, model: DeferredDDP) -> bool:
@@ -184,6 +190,10 @@ class BufferSync:
             for read in state.unread:
                 read.arrived.synchronize()
                 self._compare(job, read.header, read.expected, read.turn)
+
+
+def _arrived(done: threading.Event, _: object) -> None:
+    done.set()
 
 
 def _mark(ddp: DistributedDataParallel) -> Mark:

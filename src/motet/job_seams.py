@@ -6,6 +6,7 @@ import inspect
 import itertools
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,11 +23,14 @@ from motet.errors import UnsupportedError
 from motet.gradients.buckets import DeferredDDP
 from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
+from motet.jobs import Script
 from motet.seams import Call, instead_of
 from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
 from motet.turns.exit_hooks import ExitHooks
 from motet.turns.expected import turns_expected
+from motet.workers import Workers
+from motet.workers.worlds import Worlds
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
 _REFUSED_OPTIONS = {
@@ -61,9 +65,12 @@ class JobSeams:
         drain: Callable[[RunningJob], None],
         notice: Callable[[str, str], None],
         unblocked: Callable[[], None],
+        workers: Workers,
     ) -> None:
         self._turns = turns
+        self._worlds = Worlds(workers, lambda: None if turns.current is None else turns.current.name)
         self._buffers = buffers
+        self._num_workers = workers.num_workers
         self._wait_in_place = wait_in_place
         self._drain = drain
         self._notice = notice
@@ -171,11 +178,11 @@ class JobSeams:
             self._adopt(job, ddp, static_graph=ddp.static_graph)
 
     def _adopt(self, job: RunningJob, ddp: DistributedDataParallel, *, static_graph: bool) -> None:
-        group = ddp.process_group
-        if dist.get_world_size(group) != dist.get_world_size():
+        group, num_workers = ddp.process_group, self._num_workers
+        if group.size() != num_workers:
             raise UnsupportedError(
-                f"job '{job.name}': a DistributedDataParallel on {dist.get_world_size(group)} of "
-                f"{dist.get_world_size()} workers is not supported. Leave process_group out, so that it spans all."
+                f"job '{job.name}': a DistributedDataParallel on {group.size()} of {num_workers} workers is not "
+                "supported. Leave process_group out, so that it spans all."
             )
         if any(hasattr(parameter, "_in_backward_optimizers") for parameter in ddp.parameters()):
             raise UnsupportedError(
@@ -189,6 +196,7 @@ class JobSeams:
         model.lazy_buckets = LAZY_BUCKETS.there and bool(ddp.lazy_bucket_allocation)
         model.may_be_smaller = may_be_smaller(ddp.parameters())
         weakref.finalize(ddp, model.let_go).atexit = False
+        self._worlds.outlives(ddp, group)
         job.gradients.attach(model)
         # Where gradients are views of buckets, DDP divides some and multiplies others: a hook cannot know which.
         if model.packer is not None or (model.has_sparse and not model.gradient_as_bucket_view):
@@ -262,31 +270,46 @@ class JobSeams:
             self._buffers.synchronized(job, ddp, model)
 
     def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
-        """Find the process group that is already there."""
-        job = self._turns.running_here()
-        if job is None:
-            original(*args, **kwargs)
-            return
-        given = inspect.signature(original).bind(*args, **kwargs).arguments
-        _check_same_group(job.name, given)
+        """Make the job's default group, one of its own."""
+        self._worlds.init(original, *args, **kwargs)
 
     def destroy_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
-        """End a job's membership; the group of all workers stays for the others."""
-        job = self._turns.running_here()
-        group = args[0] if args else kwargs.get("group")
-        if job is None or (group is not None and group is not dist.group.WORLD):
-            if job is not None and group in job.groups:
-                job.groups.remove(group)
-            original(*args, **kwargs)
+        """End a group of the job's, or its world; those of the run and of other jobs stay."""
+        job, group = self._turns.running_here(), args[0] if args else kwargs.get("group")
+        if job is not None and group in job.groups:
+            job.groups.remove(group)
+        self._worlds.destroy(original, *args, **kwargs)
 
     def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Make a group for the job's own collectives; it ends with the job."""
         if _called_by("deepspeed"):  # every engine makes groups, before anything is trained
             self.refuse("DeepSpeed", instead_of("DeepSpeed"))
         job, group = self._turns.running_here(), original(*args, **kwargs)
-        if job is not None and isinstance(group, dist.ProcessGroup):
+        if job is not None and isinstance(group, dist.ProcessGroup) and self.world_values() is None:
             job.groups.append(group)
         return group
+
+    def default_group(self, original: Call, /) -> Any:
+        """Return the default group of whoever calls."""
+        return self._worlds.default_group(original)
+
+    def group_name(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Name a group so that no other job has one of the same name."""
+        return self._worlds.group_name(original, *args, **kwargs)
+
+    def world_values(self) -> dict[str, Any] | None:
+        """Return what torch knows of process groups for whoever calls, if that is a job with a world of its own."""
+        return self._worlds.values()
+
+    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
+        """Start a thread in the world of whoever starts it."""
+        self._worlds.start_thread(original, thread)
+
+    def end_groups(self, job: RunningJob) -> None:
+        """End the groups that a job has left, once nothing of it travels any more."""
+        for group in job.groups:
+            dist.destroy_process_group(group)
+        self._worlds.end(job.name)
 
     def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Compile with compiled code of the job's own, so that other jobs do not change what is compiled."""
@@ -339,42 +362,29 @@ class JobSeams:
             self._exit_hooks.unregister(job.name, function)
         original(function)
 
-    def with_exit_hooks(self, job: str, call: Callable[[], object]) -> Callable[[], object]:
-        """Return what calls ``call`` and then, however it ended, what the job registered meanwhile."""
+    def whole(self, job: str, call: Callable[[], object]) -> Callable[[], object]:
+        """Return what calls ``call`` as the whole of a process: in a world of its own, with what runs at its end.
 
-        def whole() -> object:
+        What the job registered with `atexit` is called however it ended.
+        """
+
+        self._worlds.begin(job, is_script=isinstance(call, Script))
+
+        def from_begin_to_end() -> object:
             try:
-                return call()
+                result = call()
+                self._worlds.wait_for_threads(job)
+                return result
             finally:
                 self._exit_hooks.run(job)
 
-        return whole
+        return from_begin_to_end
 
     def refuse(self, what: str, instead: str) -> None:
         """Raise inside a job."""
         job = self._turns.running_here()
         if job is not None:
             raise UnsupportedError(f"job '{job.name}': {what} cannot be pipelined. {instead}")
-
-
-def _check_same_group(job: str, given: dict[str, Any]) -> None:
-    """Raise if a job asks for another process group than the one that all jobs share."""
-    for option, present in (("world_size", dist.get_world_size()), ("rank", dist.get_rank())):
-        wanted = given.get(option, -1)
-        if wanted not in (-1, present):
-            raise UnsupportedError(
-                f"job '{job}': init_process_group({option}={wanted}) does not fit this run, where {option} is "
-                f"{present}: all jobs share one process group. Leave it out, as under torchrun."
-            )
-    backend = given.get("backend")
-    if backend is not None:
-        asked = {part.split(":")[-1] for part in str(backend).lower().split(",")}
-        offered = set(dist.get_backend_config().replace(",", ":").split(":"))
-        if missing := asked - offered:
-            raise UnsupportedError(
-                f"job '{job}': init_process_group asks for {'/'.join(sorted(missing))}, but the workers of this run "
-                f"are joined by {dist.get_backend_config()}. Leave backend out, or ask for one of these."
-            )
 
 
 def _called_by(package: str) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import signal
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.torch_versions import MANUAL_FINALIZATION
+from motet.workers.worlds import VALUES
 
 Call = Callable[..., Any]
 
@@ -66,6 +68,18 @@ class Seams(Protocol):
     def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``torch.distributed.new_group``."""
 
+    def default_group(self, original: Call, /) -> Any:
+        """``_get_default_group`` of torch's ``distributed_c10d``: a group is needed, and none was named."""
+
+    def group_name(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``_process_group_name`` there: a group is about to be made."""
+
+    def world_values(self) -> dict[str, Any] | None:
+        """Return what the properties of torch's ``_World`` are for whoever calls; None: what they are without a run."""
+
+    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
+        """``threading.Thread.start``."""
+
     def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``torch.compile``."""
 
@@ -103,6 +117,7 @@ def installed(seams: Seams) -> Iterator[None]:
             undo.callback(_replace(cls, attribute, replacement))
         for module, attribute, replacement in _built_in(seams):
             undo.callback(_replace(module, attribute, replacement))
+        undo.callback(_look_up_world(seams))
         yield
 
 
@@ -118,6 +133,8 @@ def _functions() -> dict[str, Call]:
         "init_process_group": dist.init_process_group,
         "destroy_process_group": dist.destroy_process_group,
         "new_group": dist.new_group,
+        "default_group": dist.distributed_c10d._get_default_group,
+        "group_name": dist.distributed_c10d._process_group_name,
         "compile": torch.compile,
         "spawn": torch.multiprocessing.spawn,  # type: ignore[attr-defined]
         "start_processes": torch.multiprocessing.start_processes,  # type: ignore[attr-defined]
@@ -220,6 +237,8 @@ _JUMPS = {
         "init_process_group",
         "destroy_process_group",
         "new_group",
+        "default_group",
+        "group_name",
         "compile",
         "spawn",
         "start_processes",
@@ -265,10 +284,39 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
+        through(seams.start_thread, threading.Thread, "start"),
         refused("Join", Join, "__init__"),
         refused("FSDP", FullyShardedDataParallel, "__init__"),
         *([through(seams.finalize, ddp, "finalize_backward")] if MANUAL_FINALIZATION.there else ()),
     ]
+
+
+def _look_up_world(seams: Seams) -> Call:
+    """Have torch's one object that knows the process groups ask who wants to know; return what undoes it.
+
+    The object stays, with another class: whoever has imported it by its name is answered as well.
+    """
+    world = dist.distributed_c10d._world
+    before: type = type(world)
+
+    def looked_up(name: str, inherited: property) -> property:
+        def get(self: Any) -> Any:
+            values = seams.world_values()
+            return inherited.__get__(self) if values is None else values[name]
+
+        def put(self: Any, value: Any) -> None:
+            values = seams.world_values()
+            if values is None:
+                inherited.__set__(self, value)
+            else:
+                values[name] = value
+
+        return property(get, put)
+
+    found = {name: getattr(before, name, None) for name in VALUES}
+    properties = {name: looked_up(name, value) for name, value in found.items() if isinstance(value, property)}
+    object.__setattr__(world, "__class__", type(before.__name__, (before,), properties))
+    return functools.partial(object.__setattr__, world, "__class__", before)
 
 
 def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:

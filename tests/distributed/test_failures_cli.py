@@ -93,6 +93,38 @@ def test_a_worker_that_stalls_is_waited_for_until_the_timeout(place: Place) -> N
     assert place.checkpoints("a") == ["turn-00000005", "turn-00000010"]
 
 
+JOINS = """
+import sys, threading
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+dist.init_process_group("gloo")
+model = DistributedDataParallel(torch.nn.Linear(4, 1))
+kinds = {"a lock": threading.Event().wait, "a collective": lambda: dist.recv(torch.zeros(1))}
+for step in range(4):
+    model(torch.randn(8, 4)).sum().backward()
+    if step == 2 and sys.argv[1:]:
+        thread = threading.Thread(target=kinds[sys.argv[1]], daemon=True)
+        thread.start()
+        thread.join()  # line 15
+"""
+
+
+@pytest.mark.parametrize("kind", ["a lock", "a collective"])
+def test_a_gang_in_which_nobody_ever_moves_again_is_ended(place: Place, kind: str) -> None:
+    (place.path / "joins.py").write_text(JOINS)
+    status, out, err = place.motet(
+        "run", TWO, "joins.py", f"--each='{kind}'", "--each=", "--run-dir=out", "--timeout=4s", "--quiet"
+    )
+    assert status == 4, (out, err)
+    assert "the timeout is 4 s" in err
+    for worker in range(2):
+        assert f"worker {worker}: in job 'joins-1', turn 4, computing for" in err
+    assert "joins.py:15 in <module>" in err
+    assert "--timeout" in err
+
+
 def test_a_worker_that_comes_back_in_time_is_nobodys_failure(place: Place, gangs: Gangs) -> None:
     jobs = place.jobs(a={"what": "stall", "at": 12}, b={"seed": 2})
     process = place.start("run", TWO, jobs, "--run-dir=out", "--timeout=60s", "--quiet")

@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch.distributed as dist
-
 from motet.buffers import BufferSync
 from motet.errors import GangError, WorkerFailedError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
@@ -100,7 +98,9 @@ class Pipeline:
         self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
         self._last_synced = ("", 0)
         self._buffers = BufferSync(workers, blocking=blocking_buffers)
-        self._seams = JobSeams(self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked)
+        self._seams = JobSeams(
+            self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked, workers
+        )
         self._housing = Housing(
             workers, at_once, offload, self._books.clock, self._seams, self._observe, self._notice_once
         )
@@ -200,7 +200,7 @@ class Pipeline:
             if self._aggregation is not None:
                 gradients.aggregate = self._aggregation.lane(gradients.lane)
             handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
-            call = self._seams.with_exit_hooks(spec.name, spec.call)
+            call = self._seams.whole(spec.name, spec.call)
             job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
             job.num_turns = spec.turns
             job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
@@ -327,8 +327,7 @@ class Pipeline:
         if lane is not None:
             self._workers.return_lane(lane)
         self._buffers.detach(job)
-        for group in job.groups:
-            dist.destroy_process_group(group)
+        self._seams.end_groups(job)
         self._end_job(job.name)
         self._housing.ended(job.name)
         if outcome.status == "finished" and job.gradients.num_ddp == 0:

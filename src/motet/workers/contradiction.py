@@ -46,7 +46,8 @@ class Position:
 
     ``epoch`` changes whenever the worker moves; ``beat`` counts what it has published, so that a position that nobody
     renews any more is told from one where somebody still stands. ``history``: a signature of all turns that it has sent
-    off, after each of the last ones, by their number in the run.
+    off, after each of the last ones, by their number in the run. ``still_seconds``: for how long it has not moved, at
+    least; ``where``: in which lines of a loop's own code it stands.
     """
 
     worker: int
@@ -61,6 +62,8 @@ class Position:
     num_agreements: int = 0
     last_turns: Sequence[str] = ()
     history: Mapping[int, int] = field(default_factory=dict)
+    still_seconds: float = 0.0
+    where: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the store."""
@@ -91,7 +94,9 @@ class Position:
         what = f"waits for {self.item}" if self.item else self.phase
         ends = "".join(f"; job '{job}' has {how} here" for job, how in self.ended.items())
         last = f"; last turns: {', '.join(self.last_turns)}" if self.last_turns else ""
-        return f"worker {self.worker}: {where}{what}{ends}{last}"
+        still = f" for {self.still_seconds:.0f} s" if self.where and not self.item else ""
+        place = f" at {self.where}" if self.where else ""
+        return f"worker {self.worker}: {where}{what}{still}{place}{ends}{last}"
 
 
 def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> list[int]:

@@ -65,7 +65,9 @@ class Workers:
         self._num_sayings = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
-        config = dist.get_backend_config()
+        self.backend_config = config = dist.get_backend_config()
+        # Kept here: inside a job, torch tells of the job's own.
+        self._everybody = dist.group.WORLD
         self._shared = one_communicator(config)
         self._control: dist.ProcessGroup | None = _new_group("gloo" if has_device_backend(config) else None)
         self._num_agreements = 0
@@ -90,7 +92,7 @@ class Workers:
             if group is not None:
                 dist.destroy_process_group(group)
         # A group's threads and sockets live as long as anybody refers to it.
-        self._lanes, self._free_lanes, self._control = [], [], None
+        self._lanes, self._free_lanes, self._control, self._everybody = [], [], None, None
         if self._owns_group:
             dist.destroy_process_group()
             sys.excepthook = self._excepthook  # torch puts the rank in front of it, and leaves that there
@@ -171,7 +173,19 @@ class Workers:
     @property
     def device_lane(self) -> dist.ProcessGroup | None:
         """The group that everything on a device travels on; None where each job's own lane carries that, too."""
-        return dist.group.WORLD if self._shared else None
+        return self._everybody if self._shared else None
+
+    @property
+    def found_group(self) -> bool:
+        """Whether the program had made a process group before it began the run."""
+        return not self._owns_group
+
+    def store_for(self, what: str) -> Store:
+        """Return a part of the store for groups that are not the run's, with a connection of its own.
+
+        Whoever waits for the store through another one, to make a group, must not hold up this one.
+        """
+        return PrefixStore(what, self._store.clone())  # type: ignore[attr-defined]
 
     def return_lane(self, lane: dist.ProcessGroup) -> None:
         """Take back a lane on which nothing travels any more."""

@@ -3,6 +3,7 @@
 `Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
 the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
 thread publish its position in the store, read the others', and look for a circle (`motet.workers.contradiction`).
+Where nobody has moved for the whole timeout, nobody is going to, whatever each says it does: that ends the run, too.
 A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
 there the thread tells the error itself and ends the process.
 """
@@ -19,14 +20,16 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
+from motet.workers.stack import told_briefly
 
 T = TypeVar("T")
 STATE_BYTES = 256
@@ -36,6 +39,10 @@ _KEY = "motet/watch"
 STORE_SECONDS = 2.0
 # How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
 LAST_SECONDS = 5.0
+# Of one look at most so much counts as standing still: workers that were stopped meanwhile (SIGSTOP) stood by no fault.
+LONGEST_LOOK_SECONDS = 2.0
+# A run, and a job, begins with imports and data: a short timeout does not mean these.
+LONGEST_BEGIN_SECONDS = 60.0
 # What the main thread may ask it in between; a call that is not back holds up everything.
 _WORKERS = os.path.join("motet", "workers", "group.py")
 _STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
@@ -76,6 +83,7 @@ class Watch:
         self._num_sent, self._sent = 0, 0  # turns, and what they sent, one after the other
         self._history: deque[tuple[int, int]] = deque(maxlen=64)
         self._since = time.monotonic()
+        self._still_seconds = 0.0  # that were watched
         self._timeout_seconds = timeout_seconds
         self._suspicion_seconds = suspicion_seconds
         self._certainty_seconds = certainty_seconds
@@ -153,14 +161,19 @@ class Watch:
             num_agreements=self.num_agreements,
             last_turns=[f"{job} {turn}" for job, turn in self._last],
             history=dict(self._history),
+            still_seconds=self._still_seconds,
+            where="" if item is not None and item.kind != "collective" else told_briefly(self._main_frame()),
         )
 
     def others_stand(self) -> str:
         """Return a line for each worker of which it is known where it stood last; nothing is asked for."""
         return describe(self._known) if len(self._known) > 1 else ""
 
+    def _main_frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._main or 0)
+
     def _in_collective(self) -> bool:
-        frame = sys._current_frames().get(self._main or 0)
+        frame = self._main_frame()
         for _ in range(3):
             if frame is None:
                 return False
@@ -219,8 +232,12 @@ class Watch:
         return answers[-1]
 
     def _run(self) -> None:
+        epoch, looked = self._epoch, time.monotonic()
         while not self._closing.wait(1.0):
-            still = time.monotonic() - self._since
+            now = time.monotonic()
+            stood = self._still_seconds + min(now - looked, LONGEST_LOOK_SECONDS)
+            self._still_seconds = stood if epoch == self._epoch else 0.0
+            epoch, looked, still = self._epoch, now, now - self._since
             if still < self._suspicion_seconds or self.error is not None:
                 self._seen.clear()
                 continue
@@ -256,7 +273,7 @@ class Watch:
 
     def _is_blocked(self) -> bool:
         """Whether the main thread waits for other workers or for the store, and not in code of its own."""
-        frame = sys._current_frames().get(self._main or 0)
+        frame = self._main_frame()
         code = frame.f_code if frame is not None else None
         asks = code is not None and code.co_name in _STORE_CALLS and code.co_filename.endswith(_WORKERS)
         return asks or self._item is not None or self.blocking or self._in_collective()
@@ -282,6 +299,23 @@ class Watch:
             self._give_up(_failed(self.failures() or left))  # in its own code for so long, it will not come back
         elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
             self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
+        elif len(stable) == self.num_workers and (shortest := self._all_still(positions)) is not None:
+            self._give_up(
+                SyncTimeoutError(
+                    f"No worker has moved for {shortest:.0f} s, and none waits for another; the timeout is "
+                    f"{self._timeout_seconds:.0f} s. The loops wait for something that never comes (a thread, a lock, "
+                    f"what a thread wants to hear from other workers), or a turn takes longer than that:\n"
+                    f"{describe(positions)}\nWhere a turn may take so long, give a longer --timeout, or call "
+                    "motet.current_job().yield_turn() in between, on all workers alike."
+                )
+            )
+
+    def _all_still(self, positions: Mapping[int, Position]) -> float | None:
+        """Return for how long no worker at all has moved, if that is longer than the timeout."""
+        begins = any(not (p.launched.get(p.job, 0) if p.job else p.launched) for p in positions.values())
+        longest = max(self._timeout_seconds, LONGEST_BEGIN_SECONDS if begins else 0.0) + 2.0
+        shortest = min(position.still_seconds for position in positions.values())
+        return shortest if shortest > longest else None
 
     def _stands(self, position: Position) -> bool:
         """Whether a worker has renewed a position, without having moved, since it was first read."""
