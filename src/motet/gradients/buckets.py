@@ -141,7 +141,8 @@ class DeferredDDP:
                 used = [t is not g or _version(t) != v for t, (g, v) in zip(targets, before, strict=True)]
                 targets = list(compress(targets, used))
                 sources = list(compress(sources, used))
-            torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
+            if targets:  # no worker may have used any parameter of this bucket
+                torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
 
         return into_gradients, _nothing
 
