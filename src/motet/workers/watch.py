@@ -38,7 +38,7 @@ STORE_SECONDS = 2.0
 LAST_SECONDS = 5.0
 # What the main thread may ask it in between; a call that is not back holds up everything.
 _WORKERS = os.path.join("motet", "workers", "group.py")
-_STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
+_STORE_CALLS = {"leave_word", "word", "forget_word", "broadcast_from_0", "forget_broadcasts"}
 
 
 class Watch:
