@@ -46,7 +46,7 @@ class Position:
 
     ``epoch`` changes whenever the worker moves; ``beat`` counts what it has published, so that a position that nobody
     renews any more is told from one where somebody still stands. ``history``: a signature of all turns that it has sent
-    off, after each of the last ones, by their number in the run.
+    off, after each of the last ones, by their number in the run. ``stops``: it was asked to stop.
     """
 
     worker: int
@@ -61,6 +61,7 @@ class Position:
     num_agreements: int = 0
     last_turns: Sequence[str] = ()
     history: Mapping[int, int] = field(default_factory=dict)
+    stops: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the store."""

@@ -86,6 +86,7 @@ class Watch:
         self._store = store
         self._threads: list[threading.Thread] = []
         self.hear: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
+        self.stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
             self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
@@ -153,11 +154,16 @@ class Watch:
             num_agreements=self.num_agreements,
             last_turns=[f"{job} {turn}" for job, turn in self._last],
             history=dict(self._history),
+            stops=self.stops(),
         )
 
     def others_stand(self) -> str:
         """Return a line for each worker of which it is known where it stood last; nothing is asked for."""
         return describe(self._known) if len(self._known) > 1 else ""
+
+    def others_stop(self) -> bool:
+        """Whether another worker is known to have been asked to stop; nothing is asked for."""
+        return any(position.stops for position in self._known.values())
 
     def _in_collective(self) -> bool:
         frame = sys._current_frames().get(self._main or 0)
