@@ -63,17 +63,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
     parser.add_argument("--description", help="begin the run together with other machines, as this file describes it")
     parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
+    parser.add_argument("--together", action="store_true", help="go on with the run together with other machines")
     parser.add_argument("--changes", default="{}", help="JSON: what this start of the run has unlike its description")
     options = parser.parse_args(argv)
     _die_with_the_launcher()
 
     def find() -> tuple[RunDir, bool]:
+        if options.together:
+            return begin_together(lambda: RunDir.open(options.run_dir))
         if options.description is None:
             return RunDir.open(options.run_dir), worker() == 0
         description = json.loads(Path(options.description).read_text(encoding="utf-8"))
         found = begin_together(lambda: _begin(options.run_dir, description))
         if os.environ.get("LOCAL_RANK") == "0":
             write_whole(Path(options.begun), str(found[0].path))
+        if found[1]:
+            Path(f"{options.begun}-here").touch()
         return found
 
     def calls() -> Mapping[str, Callable[[], object]]:
@@ -250,8 +255,9 @@ def _above(progress: Progress, stream: TextIO) -> TextIO:
 def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
     """Let worker 0 ``begin`` the run and all others join it; returns whether this worker writes results.
 
-    What worker 0 meets is everybody's error. Blocks until worker 0 has begun. Needs the torchrun environment. Where no
-    file system is shared, other machines get a copy of the run directory.
+    What worker 0 meets is everybody's error. Worker 0 holds the run for as long as its process lives. Blocks until it
+    has begun. Needs the torchrun environment. Where no file system is shared, other machines get a copy of the run
+    directory.
     """
     from torch.distributed.rendezvous import rendezvous
 
@@ -262,6 +268,9 @@ def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
     if rank == 0:
         try:
             run_dir = begin()
+            hold = run_dir.held()
+            hold.__enter__()
+            _held.append(hold)
         except BaseException as error:  # whatever it is: the others wait for a word
             store.set(key, json.dumps({"error": pack_error(error)}))
             raise

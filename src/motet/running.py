@@ -198,8 +198,9 @@ def _run(
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = begun = False
+    hold = contextlib.ExitStack()  # of a directory that is given as a path; otherwise whoever made it holds it
     try:
-        folder = _common_run_dir(workers, run_dir, resume) if isinstance(run_dir, (str, Path)) else run_dir
+        folder = _common_run_dir(workers, run_dir, resume, hold) if isinstance(run_dir, (str, Path)) else run_dir
         if folder is not None:
             workers.watch.write_down_in(folder.state_path(workers.worker))
         job_dir = (lambda name: None) if folder is None else folder.job_dir
@@ -247,6 +248,7 @@ def _run(
             workers.watch.tell_left(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
         raise
     finally:
+        hold.close()
         workers.leave(orderly=orderly)
 
 
@@ -312,8 +314,8 @@ def save_result(value: object, path: Path) -> None:
     torch.save(value, path)
 
 
-def _common_run_dir(workers: Workers, path: Path | str, resume: bool) -> RunDir:
-    """Begin a run directory on worker 0 and open it on the others, which get one alike if they do not share it."""
+def _common_run_dir(workers: Workers, path: Path | str, resume: bool, hold: contextlib.ExitStack) -> RunDir:
+    """Begin a run directory on worker 0, which holds it, and open it on the others; they get one alike if need be."""
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     def begin() -> str:
@@ -321,6 +323,7 @@ def _common_run_dir(workers: Workers, path: Path | str, resume: bool) -> RunDir:
             begun = RunDir.open(path)
         else:
             begun = RunDir.create(path, {"num_workers": workers.num_workers})
+        hold.enter_context(begun.held())
         return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
 
     told = json.loads(workers.broadcast_from_0(begin))

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from tests.distributed.jobs_failures import be_quick, loop
 
 from motet import resuming, running
+from motet.errors import UsageError
+from motet.run_dir import RunDir
 from motet.workers import Workers
 
 
@@ -48,6 +50,21 @@ def fails_early(path: str, where: str) -> None:
         else:
             running.JobOutput = fail  # type: ignore[assignment, misc]
     running.run({"a": loop}, run_dir=path, timeout_seconds=20)
+
+
+def holds(path: str) -> tuple[str, str]:
+    """Run a job that looks whether its run can be held by somebody else, and look again afterwards."""
+
+    def look() -> str:
+        try:
+            with RunDir.open(path).held():
+                return "free"
+        except UsageError as error:
+            return str(error)
+
+    found = running.run({"a": look}, run_dir=path, timeout_seconds=60)["a"].result
+    dist.barrier()
+    return found, look() if dist.get_rank() == 0 else ""
 
 
 def dies(timeout_seconds: float) -> None:

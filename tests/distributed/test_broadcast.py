@@ -53,6 +53,12 @@ def test_a_worker_0_that_dies_is_waited_for_until_the_timeout(new_gang: Callable
     assert other.seconds < 30
 
 
+def test_a_run_under_torchrun_is_held(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
+    for during, _ in (told := gangs(2).run(f"{JOBS}holds", str(tmp_path))):
+        assert "still going on" in during
+    assert told[0][1] == "free"
+
+
 def test_nothing_stays_in_the_store(gangs: Callable[[int], Gang]) -> None:
     told: list[dict[str, Any]] = gangs(3).run(f"{JOBS}talks", 20)
     for worker in told:

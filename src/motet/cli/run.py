@@ -196,12 +196,14 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         arguments = [candidate, f"--description={file}", f"--begun={begun}"]
         outcome = run_workers(options, arguments, say=lambda text: say(options, text))
         path = begun.read_text(encoding="utf-8") if begun.exists() else None
+        writes = 0 in outcome.exits or Path(f"{begun}-here").exists()
     refused = entry.REFUSED in outcome.exits.values()
     if path is None:
         if not refused:
             sys.stderr.write("motet: the workers of this machine ended before the run began\n")
         return entry.REFUSED if refused else entry.GANG_FAILED
-    return report(RunDir.open(path), *conclude(outcome, RunDir.open(path)), refused=refused)
+    run_dir = RunDir.open(path)
+    return report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
 
 
 def _work_in_place(argv: Sequence[str]) -> None:
@@ -224,13 +226,18 @@ def _work_in_place(argv: Sequence[str]) -> None:
     entry.end(status)
 
 
-def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False) -> int:
-    """Print the table on stdout, errors on stderr; return the exit status of the command."""
+def report(
+    run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False, writes: bool = True
+) -> int:
+    """Print the table on stdout, errors on stderr; return the exit status of the command.
+
+    Trace and report are built where this machine ``writes``: of several that share the directory, worker 0's.
+    """
     if refused:
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
     sys.stdout.write(f"{results_table(results)}results: {shown(run_dir.path / 'results.json')}\n")
-    if (page := build_quietly(run_dir.path)) is not None:
+    if writes and (page := build_quietly(run_dir.path)) is not None:
         sys.stdout.write(f"report: {shown(page)}\n")
     sys.stdout.flush()
     status = exit_status(results)
