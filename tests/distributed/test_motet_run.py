@@ -145,6 +145,29 @@ def test_a_script_trains_twice_at_once() -> None:
     assert (status, "holds another run" in err) == (2, True)
 
 
+def test_a_module_trains_twice_at_once(place: Path) -> None:
+    package = place / "trainers"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "shared.py").write_text("seen = []\n")
+    told = "from . import shared\nshared.seen.append(1)\n" + TRAIN
+    (package / "train.py").write_text(f"{told}print('as', __package__, sys.argv[0], 'alone', len(shared.seen) == 1)\n")
+    jobs = ["-m", "trainers.train", "--each=--steps=4", "--each=--steps=6"]
+    status, out, err = run(TWO, *jobs, "--run-dir=out")
+    assert status == 0, err
+    assert statuses() == {"steps4": "finished", "steps6": "finished"}
+    assert out.count(f"as trainers {package / 'train.py'} alone True") == 2, out
+    described = json.loads(Path("out/run.json").read_text())["jobs"]
+    assert {(job["kind"], job["target"]) for job in described} == {("module", "trainers.train")}
+    status, _, err = ended(start("-m", "motet", "resume", "out"))
+    assert (status, "nothing to do" in err) == (0, True), err
+    status, out, err = ended(start("-m", "motet", "plan", *jobs, "--turns=2"))
+    assert status == 0, err
+    assert "steps4" in out
+    status, out, err = run(TWO, "-m", "trainers.trian", "--each=")
+    assert (status, "did you mean 'train'" in err) == (2, True), err
+
+
 def test_a_job_that_fails_on_all_workers_is_status_1() -> None:
     status, out, err = run(TWO, "train.py", "--each", "--fail-at=3", "--each", "--steps=6", "--run-dir", "out")
     assert status == 1, err
