@@ -27,7 +27,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
+from motet.errors import (
+    MotetError,
+    SyncTimeoutError,
+    UnsupportedError,
+    UsageError,
+    WorkerLostError,
+    pack_error,
+    unpack_error,
+)
 from motet.jobs import Job, JobSpec
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
@@ -55,17 +63,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
     parser.add_argument("--description", help="begin the run together with other machines, as this file describes it")
     parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
+    parser.add_argument("--together", action="store_true", help="go on with the run together with other machines")
     parser.add_argument("--changes", default="{}", help="JSON: what this start of the run has unlike its description")
     options = parser.parse_args(argv)
     _die_with_the_launcher()
 
     def find() -> tuple[RunDir, bool]:
+        if options.together:
+            return begin_together(lambda: RunDir.open(options.run_dir))
         if options.description is None:
             return RunDir.open(options.run_dir), worker() == 0
         description = json.loads(Path(options.description).read_text(encoding="utf-8"))
         found = begin_together(lambda: _begin(options.run_dir, description))
         if os.environ.get("LOCAL_RANK") == "0":
             write_whole(Path(options.begun), str(found[0].path))
+        if found[1]:
+            Path(f"{options.begun}-here").touch()
         return found
 
     def calls() -> Mapping[str, Callable[[], object]]:
@@ -104,7 +117,7 @@ def work(
             _attach_report(run_dir, trackers)
     except MotetError as error:
         refused = isinstance(error, UsageError | UnsupportedError)
-        _tell(error, run_dir if launched else None, everyone=not refused)
+        _tell(error, run_dir if launched else None, everyone=not (refused or error.from_worker_0))
         return (REFUSED if refused else GANG_FAILED), None, run_dir
     except KeyboardInterrupt:  # before the pipeline could take it for a request to stop
         return BROKEN, None, run_dir
@@ -242,8 +255,9 @@ def _above(progress: Progress, stream: TextIO) -> TextIO:
 def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
     """Let worker 0 ``begin`` the run and all others join it; returns whether this worker writes results.
 
-    Worker 0's `MotetError` becomes everybody's `UsageError`. Blocks until worker 0 has begun. Needs the torchrun
-    environment. Where no file system is shared, other machines get a copy of the run directory.
+    What worker 0 meets is everybody's error. Worker 0 holds the run for as long as its process lives. Blocks until it
+    has begun. Needs the torchrun environment. Where no file system is shared, other machines get a copy of the run
+    directory.
     """
     from torch.distributed.rendezvous import rendezvous
 
@@ -254,15 +268,32 @@ def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
     if rank == 0:
         try:
             run_dir = begin()
-        except MotetError as error:
-            store.set(key, json.dumps({"error": str(error)}))
+            hold = run_dir.held()
+            hold.__enter__()
+            _held.append(hold)
+        except BaseException as error:  # whatever it is: the others wait for a word
+            store.set(key, json.dumps({"error": pack_error(error)}))
             raise
         store.set(key, json.dumps({"path": str(run_dir.path), "description": dict(run_dir.description)}))
         return run_dir, True
-    word = json.loads(store.get(key))
+    word = _wait_for_word(store, key)
     if "error" in word:
-        raise UsageError(word["error"])
+        raise unpack_error(word["error"])
     return RunDir.join(word["path"], word["description"])
+
+
+def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
+    """Return what worker 0 leaves under ``key``; looks for it now and then, so that signals are heard meanwhile."""
+    deadline = time.monotonic() + DEFAULT_TIMEOUT_SECONDS
+    try:
+        while not store.check([key]):
+            if time.monotonic() > deadline:
+                raise SyncTimeoutError(f"Worker 0 has not begun the run within {DEFAULT_TIMEOUT_SECONDS:.0f} s.")
+            time.sleep(0.02)
+        word: dict[str, Any] = json.loads(store.get(key))
+    except RuntimeError as error:
+        raise WorkerLostError(f"Worker {worker()} lost worker 0 before the run had begun: {error}") from error
+    return word
 
 
 def _begin(place: str, description: Mapping[str, Any]) -> RunDir:

@@ -18,12 +18,15 @@ A message says the cause, what was given, and the remedy.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
 
 class MotetError(Exception):
-    """Root of all errors that Motet raises on purpose."""
+    """Root of all errors that Motet raises on purpose. ``from_worker_0``: it arose there, and was sent here."""
+
+    from_worker_0 = False
 
 
 class UsageError(MotetError):
@@ -65,3 +68,20 @@ class WorkerLostError(GangError):
 
 class SyncTimeoutError(GangError):
     """A synchronization did not complete within the timeout."""
+
+
+def pack_error(error: BaseException) -> str:
+    """Return what `unpack_error` makes an error of, on another worker."""
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__]
+    text = str(error) if names else f"{type(error).__name__}: {error}"
+    return json.dumps({"type": names[0] if names else None, "text": text})
+
+
+def unpack_error(word: str) -> MotetError:
+    """Return an error like the one that worker 0 packed: of its type if that is Motet's, else one that names it."""
+    told = json.loads(word)
+    kind = WorkerFailedError if told["type"] is None else globals()[told["type"]]
+    prefix = "" if told["type"] else "Worker 0 met an error that the other workers did not meet:\n"
+    error: MotetError = kind(prefix + told["text"])
+    error.from_worker_0 = True
+    return error

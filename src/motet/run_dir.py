@@ -28,6 +28,16 @@ from motet.errors import CheckpointError, UsageError
 from motet.results import Results
 
 FORMAT = 1
+_locks: set[int] = set()  # open files by which this process holds runs
+
+
+def _forget_locks() -> None:
+    """Leave the locks to the parent: a child that outlives it, such as a DataLoader worker, holds no run."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,7 @@ class RunDir:
             handle = os.open(self.path / "run.json", os.O_RDONLY)
         except OSError as error:
             raise UsageError(f"the run directory {self.path} cannot be read: {error}") from None
+        _locks.add(handle)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,7 +166,9 @@ class RunDir:
                 pass  # a file system without locks
             yield
         finally:
-            os.close(handle)
+            if handle in _locks:
+                _locks.discard(handle)
+                os.close(handle)
 
     @property
     def checkpoints_dir(self) -> Path:

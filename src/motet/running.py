@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from motet import resuming
-from motet.errors import CheckpointError, MotetError, UsageError
+from motet.errors import UsageError
 from motet.events import Observer
 from motet.gradients.aggregation import Aggregation
 from motet.job_output import JobOutput
@@ -198,9 +198,10 @@ def _run(
     check_on_nan(rules.on_nan)
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
-    orderly = False
+    orderly = begun = False
+    hold = contextlib.ExitStack()  # of a directory that is given as a path; otherwise whoever made it holds it
     try:
-        folder = _common_run_dir(workers, run_dir, resume) if isinstance(run_dir, (str, Path)) else run_dir
+        folder = _common_run_dir(workers, run_dir, resume, hold) if isinstance(run_dir, (str, Path)) else run_dir
         if folder is not None:
             workers.watch.write_down_in(folder.state_path(workers.worker))
         job_dir = (lambda name: None) if folder is None else folder.job_dir
@@ -237,6 +238,7 @@ def _run(
             safety=_safety(workers, folder, standing, rules, tell),
             offload=offload,
         )
+        begun = True  # from here on the pipeline tells the others
         results = pipeline.run()
         if aggregation is not None:
             aggregation.close()
@@ -244,7 +246,12 @@ def _run(
         jobs = {**standing.ended, **results.jobs}
         ordered = [*names, *(name for name in jobs if name not in names)]
         return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
+    except BaseException as error:
+        if not begun:
+            workers.watch.tell_left(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
+        raise
     finally:
+        hold.close()
         workers.leave(orderly=orderly)
 
 
@@ -265,18 +272,12 @@ def _standing(workers: Workers, folder: RunDir, names: Sequence[str], rules: Rul
     """Return where the run stands, by worker 0's word."""
 
     def look() -> str:
-        try:
-            standing = resuming.look(folder, names, max_job_failures=rules.max_job_failures, only=rules.only)
-        except MotetError as error:
-            return json.dumps({"error": str(error), "usage": isinstance(error, UsageError)})
+        standing = resuming.look(folder, names, max_job_failures=rules.max_job_failures, only=rules.only)
         for name in standing.left_out:
             resuming.keep_result(folder, name, standing.ended[name], None)
         return json.dumps(standing.to_json())
 
-    word = json.loads(workers.decided_by_worker_0("standing", look))
-    if "error" in word:
-        raise (UsageError if word["usage"] else CheckpointError)(word["error"])
-    return resuming.Standing.from_json(word)
+    return resuming.Standing.from_json(json.loads(workers.broadcast_from_0(look)))
 
 
 def _safety(
@@ -285,9 +286,7 @@ def _safety(
     """Return what the pipeline does with what it learns about jobs, so that a later start knows."""
     if folder is None:
         return Safety(stop_after_seconds=rules.stop_after_seconds, on_nan=rules.on_nan)
-    start = (
-        uuid.uuid4().hex if workers.num_workers == 1 else workers.decided_by_worker_0("start", lambda: uuid.uuid4().hex)
-    )
+    start = workers.broadcast_from_0(lambda: uuid.uuid4().hex)
 
     def keep_result(name: str, result: JobResult) -> None:
         if workers.worker == 0 and result.status != "stopped":
@@ -318,8 +317,8 @@ def save_result(value: object, path: Path) -> None:
     torch.save(value, path)
 
 
-def _common_run_dir(workers: Workers, path: Path | str, resume: bool) -> RunDir:
-    """Begin a run directory on worker 0 and open it on the others, which get one alike if they do not share it."""
+def _common_run_dir(workers: Workers, path: Path | str, resume: bool, hold: contextlib.ExitStack) -> RunDir:
+    """Begin a run directory on worker 0, which holds it, and open it on the others; they get one alike if need be."""
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     def begin() -> str:
@@ -327,9 +326,10 @@ def _common_run_dir(workers: Workers, path: Path | str, resume: bool) -> RunDir:
             begun = RunDir.open(path)
         else:
             begun = RunDir.create(path, {"num_workers": workers.num_workers})
+        hold.enter_context(begun.held())
         return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
 
-    told = json.loads(workers.said_by_worker_0(begin))
+    told = json.loads(workers.broadcast_from_0(begin))
     if workers.worker == 0:
         return RunDir.open(told["path"])
     return RunDir.join(told["path"], told["description"])[0]

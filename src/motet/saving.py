@@ -282,22 +282,17 @@ class JobSaving:
         job, saving = self._job, self._saving
 
         def look() -> str:
-            try:
-                checkpoints.remove_leftovers()
-                found = checkpoints.latest()
-            except CheckpointError as error:
-                return json.dumps({"error": str(error)})
+            checkpoints.remove_leftovers()
+            found = checkpoints.latest()
             name = None if found is None else found.name
             return json.dumps({"start": saving.start, "found": name, "problems": checkpoints.problems})
 
         try:
-            answer = saving.workers.decided_by_worker_0(f"checkpoint/{job.name}", look, job.name, job.turn)
+            answer = saving.workers.broadcast_from_0(look, key=f"checkpoint/{job.name}", job=job.name, turn=job.turn)
         except GangError as error:
             saving.lost(error)
             raise
         word = json.loads(answer)
-        if "error" in word:
-            raise CheckpointError(word["error"])
         checkpoints.attempt = word["start"]
         for problem in word["problems"]:
             saving.notice(job.name, f"passes over a checkpoint: {problem}")

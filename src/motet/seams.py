@@ -22,8 +22,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data._utils import signal_handling as loaders
 
 from motet.torch_versions import MANUAL_FINALIZATION
+from motet.turns import loader_workers
 from motet.workers.worlds import VALUES
 
 Call = Callable[..., Any]
@@ -321,9 +323,12 @@ def _look_up_world(seams: Seams) -> Call:
 
 def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
     # Written in C: there is no code to exchange. Who imported the name before the run is not seen.
+    begin = loaders.__dict__["_set_worker_signal_handlers"]
     return [
         (atexit, "register", functools.partial(seams.register_exit, atexit.register)),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
+        (loaders, "_error_if_any_worker_fails", loader_workers.leave_to_loaders),
+        (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin, _originals["signal"])),
     ]
 
 

@@ -111,6 +111,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._process_group_name",
         "torch.distributed:distributed_c10d._world",
         "torch.distributed.algorithms.join:Join",
+        "torch.utils.data:_utils.signal_handling._error_if_any_worker_fails",
+        "torch.utils.data:_utils.signal_handling._set_worker_signal_handlers",
         "torch.distributed.fsdp:FullyShardedDataParallel",
         "torch.distributed.fsdp:fully_shard",
         "torch.distributed.tensor:distribute_module",

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from tests.distributed.identity import Record, TurnsTaken, alone, differences, find, seed_everything
 from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net, train
 from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.utils.data import DataLoader, Dataset
 
 import motet.workers.group
 from motet.running import run
@@ -177,6 +178,50 @@ def stands_still(worker: int) -> dict[str, Any]:
 def dies_with_loaders(worker: int) -> None:
     """Run a loop whose worker dies while processes of its own load data, which hold its connections open."""
     run({"faulty": with_fault(find("jobs_collectives:loader_workers"), Fault("kill", worker, 3))})
+
+
+class Deadly(Dataset[torch.Tensor]):
+    """Data of which one piece ends the process that loads it, when ``go`` is set."""
+
+    def __init__(self, go: Any) -> None:
+        self.go = go
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 20:
+            self.go.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.ones(10) * index
+
+    def __len__(self) -> int:
+        return 64
+
+
+def beside_a_loader_that_dies() -> dict[str, Any]:
+    """Run two jobs; in a turn of one of them the process dies that loads the other one's data. Tell how both ended."""
+    go = torch.multiprocessing.get_context("fork").Event()
+    processes: list[Any] = []
+
+    def loads() -> None:
+        ddp = DDP(net())
+        optimizer = torch.optim.SGD(ddp.parameters(), lr=0.001)
+        # What comes next is asked for when what came before is there.
+        batches = iter(DataLoader(Deadly(go), 4, num_workers=1, prefetch_factor=1))
+        processes.extend(batches._workers)  # type: ignore[attr-defined]
+        for x in batches:
+            optimizer.zero_grad()
+            ddp(x).square().mean().backward()
+            optimizer.step()
+
+    def other() -> None:
+        ddp = DDP(net())
+        for step in range(12):
+            if step == 5:
+                go.set()
+                os.waitid(os.P_PID, processes[0].pid, os.WEXITED | os.WNOWAIT)
+            F.cross_entropy(*(lambda x, y: (ddp(x), y))(*batch())).backward()
+
+    results = run({"other": other, "loads": loads}, order="round-robin")
+    return {job: (results[job].status, results[job].turns, results[job].error) for job in results.jobs}
 
 
 def asked_while_blocked(worker: int, kind: int) -> None:

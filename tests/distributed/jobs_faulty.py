@@ -13,8 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 import motet
+from motet.checkpoints import DataPosition
 
 THIS_WORKER = {"raise-alone", "short", "unsynchronized", "other-shape", "stall", "kill", "oom-alone"}
 
@@ -65,6 +68,33 @@ def loop(
         if tell is not None and step == start + 2 and dist.get_rank() == 0:
             Path(tell).write_text("ready")
     return {"weights": digest(model.module), "random": float(torch.rand(1))}
+
+
+def loading(
+    seed: int = 1, epochs: int = 4, every: int = 10, pause: float = 0.0, context: str | None = None, workers: int = 1
+) -> dict[str, Any]:
+    """Train on what DataLoader workers load; write down how many steps are done."""
+    torch.manual_seed(seed)
+    data = TensorDataset(torch.randn(640, 16), torch.randn(640, 1))
+    sampler: Any = DistributedSampler(data, seed=seed)
+    loader = DataLoader(data, 8, sampler=sampler, num_workers=workers, multiprocessing_context=context)
+    layers = [nn.Linear(16, 64), nn.Dropout(0.1), nn.Linear(64, 1)]
+    model = DistributedDataParallel(nn.Sequential(*layers))
+    optimizer = torch.optim.AdamW(model.parameters())
+    position = DataPosition(loader)
+    job = motet.current_job()
+    num_done = int(job.checkpoint(model=model, optimizer=optimizer, data=position, every_turns=every))
+    print("begins after", num_done)
+    for _ in position.epochs(epochs):
+        for x, y in position:
+            time.sleep(pause)
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+            num_done += 1
+            if dist.get_rank() == 0:
+                Path(f"{job.name}.steps").write_text(str(num_done))
+    return {"weights": digest(model.module), "random": float(torch.rand(1)), "steps": num_done}
 
 
 def digest(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tests.distributed.identity import Record
 from tests.distributed.jobs_plain import SMALL_BUCKETS, STEPS, batch, net, train
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.checkpoint import checkpoint
 
@@ -212,6 +213,85 @@ def unused_no_sync() -> Record:
         optimizer.zero_grad()
         record.look(loss)
     return record.ended(ddp, optimizer)
+
+
+class Adversaries(nn.Module):
+    """A generator and a critic in one module, as one DDP model: each backward uses the parameters of one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.critic = net(depth=3, inputs=5, outputs=6), net(depth=3, inputs=6, outputs=1)
+
+    def forward(self, noise: Tensor, real: Tensor | None) -> Tensor:
+        if real is None:
+            return F.softplus(-self.critic(self.generator(noise))).mean()
+        fake = self.generator(noise).detach()
+        return F.softplus(-self.critic(real)).mean() + F.softplus(self.critic(fake)).mean()
+
+
+def adversaries(set_to_none: bool = True, toggle: bool = True, kind: type[DDP] = DDP, **options: Any) -> Record:
+    """Turn about: a backward leaves whole buckets of the other one's parameters without a gradient."""
+    ddp = kind(Adversaries(), find_unused_parameters=True, bucket_cap_mb=SMALL_BUCKETS, **options)
+    halves = [list(ddp.module.critic.parameters()), list(ddp.module.generator.parameters())]
+    optimizers = [torch.optim.Adam(half, lr=2e-3, betas=(0.5, 0.9)) for half in halves]
+    record = Record()
+    for _ in range(STEPS):
+        for number, optimizer in enumerate(optimizers):
+            if toggle:  # as Lightning's toggle_optimizer() does
+                for parameter in halves[1 - number]:
+                    parameter.requires_grad_(False)
+            loss = ddp(torch.randn(8, 5), None if number else torch.randn(8, 6) + dist.get_rank())
+            optimizer.zero_grad(set_to_none=set_to_none)
+            loss.backward()
+            record.look(loss, *(p.grad for p in ddp.parameters()))
+            optimizer.step()
+            for parameter in ddp.parameters():
+                parameter.requires_grad_(True)
+    return record.ended(ddp, *optimizers)
+
+
+def adversaries_kept() -> Record:
+    """The same, with the other one's gradients kept from the backward before; nothing is switched off."""
+    return adversaries(set_to_none=False, toggle=False)
+
+
+def adversaries_bucket_view() -> Record:
+    """The same, with gradients that are views of the buckets."""
+    return adversaries(gradient_as_bucket_view=True)
+
+
+def adversaries_bucket_view_kept() -> Record:
+    """The same, with views that are kept."""
+    return adversaries(set_to_none=False, toggle=False, gradient_as_bucket_view=True)
+
+
+def adversaries_own_hook() -> Record:
+    """The same, with the buckets handed over by a communication hook."""
+
+    class Hooked(DDP):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.register_comm_hook(None, default_hooks.allreduce_hook)
+
+    return adversaries(kind=Hooked)
+
+
+def unused_on_all_but_one() -> Record:
+    """A whole bucket that one worker alone uses, or none does: its owner changes from step to step."""
+    ddp = DDP(Branches(), find_unused_parameters=True, bucket_cap_mb=SMALL_BUCKETS / 10)
+    rank = dist.get_rank()
+    return train_branches(ddp, [[0, 1] if rank == step % 3 else [0] for step in range(STEPS)], clear=False)
+
+
+def static_graph_unused_buckets(bucket_view: bool = False) -> Record:
+    """A graph that never changes, in which whole buckets are never used."""
+    ddp = DDP(Branches(), static_graph=True, bucket_cap_mb=SMALL_BUCKETS / 10, gradient_as_bucket_view=bucket_view)
+    return train_branches(ddp, [[0]] * STEPS)
+
+
+def static_graph_unused_buckets_view() -> Record:
+    """The same, with gradients that are views of the buckets."""
+    return static_graph_unused_buckets(bucket_view=True)
 
 
 def static_graph() -> Record:

@@ -346,6 +346,18 @@ def limited(place: str, seconds: float) -> dict[str, Any]:
     return told(together(place, {"saves": partial(by_steps, Plan(), num_steps=10**6)}, rules=rules))
 
 
+def fails_while_stopping(place: str, alone: bool) -> dict[str, Any]:
+    """Ask worker 1 to stop; in the same turn the job fails, on worker 0 ``alone`` or on all."""
+
+    def act() -> None:
+        if dist.get_rank() == 1:
+            ask_to_stop()
+        if dist.get_rank() == 0 or not alone:
+            fail()
+
+    return told(together(place, {"saves": partial(by_steps, Plan(7, act, None))}))
+
+
 def many_waiting(place: str) -> dict[str, Any]:
     """Ask to stop before most jobs have begun."""
     plan = Plan(2, ask_to_stop, 0)

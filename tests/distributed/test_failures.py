@@ -143,6 +143,15 @@ def test_a_worker_that_dies_with_data_loaders(new_gang: NewGang) -> None:
     told(gang, [outcomes[0]])
 
 
+def test_a_data_loader_that_dies_fails_its_own_job(new_gang: NewGang) -> None:
+    for jobs in new_gang(2).run(f"{JOBS}:beside_a_loader_that_dies"):
+        assert jobs["other"] == ("finished", 12, None)
+        status, turns, error = jobs["loads"]
+        assert (status, turns) == ("failed", 5)
+        assert "DataLoader worker" in error
+        assert "exited unexpectedly" in error
+
+
 @pytest.mark.parametrize("worker", [0, 1])
 def test_a_worker_that_stands_still(new_gang: NewGang, worker: int) -> None:
     gang = new_gang(2)

@@ -6,6 +6,7 @@ import os
 import signal
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -180,6 +181,27 @@ def test_a_stop_reaches_each_worker_once_and_nobody_else(stage: Stage) -> None:
     assert outcome.stopped_by is signal.SIGINT
     assert outcome.agreed
     assert [Path(f"{stage.fifo}{rank}").read_text() for rank in range(2)] == ["1 None"] * 2
+
+
+def test_a_stop_that_reaches_the_workers_first_starts_nothing_again(stage: Stage) -> None:
+    def end(told: list[list[str]]) -> None:
+        for _, process, _ in told:
+            os.kill(int(process), signal.SIGTERM)
+        while any(psutil.pid_exists(int(process)) for _, process, _ in told):  # until the agent has seen them end
+            time.sleep(0.001)
+        stop()
+
+    outcome = stage.run(
+        """
+        tell("waits")
+        signal.pause()
+        """,
+        "--max-restarts=3",
+        meanwhile=end,
+    )
+    assert outcome.stopped_by is signal.SIGTERM
+    assert outcome.exits == {0: -signal.SIGTERM, 1: -signal.SIGTERM}
+    assert stage.said == []
 
 
 @pytest.mark.parametrize("how", ["a second signal", "patience"])

@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from motet.run_dir import RunDir
+
 TRAIN = """
 import argparse, os, signal, sys
 import torch
@@ -51,6 +53,7 @@ print("trained", args.steps)
 dist.destroy_process_group()
 """
 TWO = "--nproc-per-node=2"
+ENDLESS = ["train.py", "--each=--steps=1000000 --tell=ready", "--run-dir=out"]
 
 
 @pytest.fixture(autouse=True)
@@ -78,27 +81,34 @@ def start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], *, alone: bool = True) -> tuple[int, str, str]:
     """Wait for the command; return its status, stdout and stderr. Nothing that it started may be left."""
     out, err = process.communicate(timeout=120)
-    assert not left_of(Path.cwd())
+    assert not alone or not left_of(Path.cwd())
     return process.returncode, out, err
 
 
 def start_and_wait_until_it_trains(place: Path) -> subprocess.Popen[str]:
     """Start two workers that train for hours; return when the second turn is over."""
+    return wait_until_it_trains(place, ["-m", "motet", "run", TWO, *ENDLESS])[0]
+
+
+def wait_until_it_trains(place: Path, *commands: list[str]) -> list[subprocess.Popen[str]]:
+    """Start commands that train for hours, together; return when the second turn is over."""
     os.mkfifo(place / "ready")
-    process = start("-m", "motet", "run", TWO, "train.py", "--each=--steps=1000000 --tell=ready", "--run-dir=out")
+    processes = [start(*words) for words in commands]
 
     def give_up() -> None:
-        process.wait()
+        for process in processes:
+            process.wait()
         with contextlib.suppress(OSError):  # nobody reads any more: all is well
             os.write(os.open(place / "ready", os.O_WRONLY | os.O_NONBLOCK), b"ended")
 
     threading.Thread(target=give_up, daemon=True).start()
     word = (place / "ready").read_text()
-    assert word == "ready", process.communicate()
-    return process
+    (place / "ready").unlink()  # a later start of the run writes to a file
+    assert word == "ready", [process.communicate() for process in processes]
+    return processes
 
 
 def run(*words: str) -> tuple[int, str, str]:
@@ -133,6 +143,29 @@ def test_a_script_trains_twice_at_once() -> None:
     # a second run may not write over the first
     status, _, err = run(TWO, "train.py", "--each", "", "--run-dir", "out")
     assert (status, "holds another run" in err) == (2, True)
+
+
+def test_a_module_trains_twice_at_once(place: Path) -> None:
+    package = place / "trainers"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "shared.py").write_text("seen = []\n")
+    told = "from . import shared\nshared.seen.append(1)\n" + TRAIN
+    (package / "train.py").write_text(f"{told}print('as', __package__, sys.argv[0], 'alone', len(shared.seen) == 1)\n")
+    jobs = ["-m", "trainers.train", "--each=--steps=4", "--each=--steps=6"]
+    status, out, err = run(TWO, *jobs, "--run-dir=out")
+    assert status == 0, err
+    assert statuses() == {"steps4": "finished", "steps6": "finished"}
+    assert out.count(f"as trainers {package / 'train.py'} alone True") == 2, out
+    described = json.loads(Path("out/run.json").read_text())["jobs"]
+    assert {(job["kind"], job["target"]) for job in described} == {("module", "trainers.train")}
+    status, _, err = ended(start("-m", "motet", "resume", "out"))
+    assert (status, "nothing to do" in err) == (0, True), err
+    status, out, err = ended(start("-m", "motet", "plan", *jobs, "--turns=2"))
+    assert status == 0, err
+    assert "steps4" in out
+    status, out, err = run(TWO, "-m", "trainers.trian", "--each=")
+    assert (status, "did you mean 'train'" in err) == (2, True), err
 
 
 def test_a_job_that_fails_on_all_workers_is_status_1() -> None:
@@ -203,21 +236,83 @@ def test_under_torchrun_worker_0_alone_says_what_is_wrong(words: tuple[str, ...]
     assert not Path("runs").exists()
 
 
-def test_two_machines_agree_on_one_run(place: Path) -> None:
+def machines() -> list[str]:
+    """Return the options by which two launchers find each other."""
     import socket
 
     with socket.socket() as probe:  # torch elastic has to be told a port before it can listen on it
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
-    words = ["-m", "motet", "run", *common, "--local-addr=127.0.0.1", "good.yaml", "--run-dir=out"]
-    machines = [start(*words), start(*words)]
-    machines[0].wait(timeout=120)
-    answers = [(m.returncode, *texts) for m in machines for texts in [m.communicate(timeout=120)]]
+    return [*common, "--local-addr=127.0.0.1"]
+
+
+def test_two_machines_agree_on_one_run(place: Path) -> None:
+    words = ["-m", "motet", "run", *machines(), "good.yaml", "--run-dir=out"]
+    both = [start(*words), start(*words)]
+    both[0].wait(timeout=120)
+    answers = [(m.returncode, *texts) for m in both for texts in [m.communicate(timeout=120)]]
     assert not left_of(place)
     assert [status for status, _, _ in answers] == [0, 0], answers
     assert results()["num_workers"] == 2
     assert statuses() == {"a": "finished", "b": "finished"}
+    assert sorted(out.count("report: ") for _, out, _ in answers) == [0, 1], "by worker 0's machine alone"
+    assert Path("out/report.html").exists()
+    assert Path("out/trace.json").exists()
+
+
+def test_a_run_of_two_machines_is_held(place: Path) -> None:
+    words = ["-m", "motet", "run", *machines(), *ENDLESS]
+    both = wait_until_it_trains(place, words, words)
+    status, _, err = ended(start("-m", "motet", "resume", "out", "--nnodes=1", TWO), alone=False)
+    assert (status, "still going on" in err) == (2, True), err
+    again = machines()
+    others = [start("-m", "motet", "resume", "out", *again) for _ in range(2)]
+    for process in others:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 2, (out, err)
+    assert not Path("out/results.json").exists(), "nobody has written over it"
+    for process in both:
+        process.send_signal(signal.SIGTERM)
+    answers = [(m.returncode, *texts) for m in both for texts in [m.communicate(timeout=120)]]
+    assert [status for status, _, _ in answers] == [3, 3], answers
+    again = machines()
+    others = [start("-m", "motet", "resume", "out", "--stop-after=1s", *again) for _ in range(2)]
+    answers = [(m.returncode, *texts) for m in others for texts in [m.communicate(timeout=120)]]
+    assert [status for status, _, _ in answers] == [3, 3], answers
+    assert sorted(out.count("report: ") for _, out, _ in answers) == [0, 1]
+    assert not left_of(place)
+
+
+def test_a_run_that_torchrun_started_is_held(place: Path) -> None:
+    [process] = wait_until_it_trains(place, [*TORCHRUN, *ENDLESS])
+    status, _, err = ended(start("-m", "motet", "resume", "out", TWO), alone=False)
+    assert (status, "still going on" in err) == (2, True), err
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    with RunDir.open("out").held():
+        pass
+
+
+LAUNCHES = """
+import time
+import motet
+from motet.jobs import JobSpec
+
+if __name__ == "__main__":
+    motet.launch([JobSpec("a", "script", "TRAIN", ["--steps=1000000", "--tell=ready"])], run_dir="out")
+"""
+
+
+def test_a_run_that_a_program_launched_is_held(place: Path) -> None:
+    Path("program.py").write_text(LAUNCHES.replace("TRAIN", str(place / "train.py")))
+    [process] = wait_until_it_trains(place, ["program.py"])
+    status, _, err = ended(start("-m", "motet", "resume", "out"), alone=False)
+    assert (status, "still going on" in err) == (2, True), err
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    with RunDir.open("out").held():
+        pass
 
 
 PROGRAM = """

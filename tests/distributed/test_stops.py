@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +93,97 @@ def test_jobs_that_have_not_begun_are_stopped_too(new_gang: Callable[[int], Gang
     for told in new_gang(2).run(f"{JOBS}many_waiting", str(tmp_path)):
         assert {job[0] for job in told["jobs"].values()} == {"stopped"}
         assert len(told["jobs"]) == 13
+
+
+LOADING = "tests.distributed.jobs_faulty:loading"
+
+
+def steps_of(place: Place, job: str) -> int:
+    path = place.path / f"{job}.steps"
+    with contextlib.suppress(FileNotFoundError, ValueError):  # it is being written
+        return int(path.read_text())
+    return 0
+
+
+def send_to_all(place: Place, number: int) -> None:
+    """Send SIGTERM to all processes of a run at once, as batch systems do; ``number``: another order each time."""
+    rank = {"resume": 0, "run": 0, "motet.entry": 1}
+
+    def kind(process: psutil.Process) -> int:
+        command = process.cmdline()
+        parent = process.parent()
+        is_worker = "motet.entry" in command and (parent is None or "motet.entry" not in parent.cmdline())
+        return (
+            rank["motet.entry"] if is_worker else next((rank[word] for word in ("resume", "run") if word in command), 2)
+        )
+
+    found = sorted(place.processes(), key=kind, reverse=number % 2 == 0)  # DataLoader workers first, or last
+    assert len(found) >= 7, "a launcher, two workers, and two of each of these"
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("context", [None, "spawn"])
+def test_sigterm_to_every_process_is_a_stop(place: Place, gangs: Callable[[int], Gang], context: str | None) -> None:
+    jobs = {
+        name: {"call": LOADING, "with": {"seed": seed, "pause": 0.01, "context": context}}
+        for name, seed in {"a": 1, "b": 2}.items()
+    }
+    (place.path / "jobs.yaml").write_text(json.dumps({"jobs": jobs}))
+    command = ["run", TWO, "jobs.yaml", "--run-dir=out", "--max-job-failures=0"]
+    for number in range(6 if context is None else 2):
+        before = {name: steps_of(place, name) for name in jobs}
+        process = place.start(*command)
+        deadline = time.monotonic() + 100
+        while not all(steps_of(place, name) >= before[name] + 4 + number for name in jobs):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        send_to_all(place, number)
+        begin = time.monotonic()
+        status, out, err = place.ended(process)
+        assert time.monotonic() - begin < 30
+        assert status == 3, (out, err)
+        assert set(place.jobs_of().values()) == {"stopped"}, (out, err)
+        assert "Traceback" not in out + err, (out, err)
+        assert not list((place.path / "out").glob("jobs/*/attempts/*")), "nobody is charged"
+        if context is None:
+            turns = place.jobs_of(field="turns")
+            for name in jobs:
+                assert place.checkpoints(name)[-1] == f"turn-{turns[name]:08d}", "each is saved where it stopped"
+        command = ["resume", "out"]
+    status, out, err = place.motet(*command)
+    assert status == 0, (out, err)
+    alone = {name: gangs(2).run(LOADING, seed=seed)[0] for name, seed in {"a": 1, "b": 2}.items()}
+    assert place.jobs_of(field="result") == alone
+
+
+def test_what_fails_while_any_worker_is_asked_to_stop_is_stopped(
+    new_gang: Callable[[int], Gang], tmp_path: Path
+) -> None:
+    for told in new_gang(2).run(f"{JOBS}fails_while_stopping", str(tmp_path), False):
+        assert told["jobs"]["saves"][:2] == ("stopped", 7), told
+    assert not list(tmp_path.glob("jobs/saves/ended.json"))
+    assert not list(tmp_path.glob("jobs/saves/attempts/*"))
+
+
+def test_who_fails_alone_while_another_is_asked_to_stop_is_not_charged(
+    new_gang: Callable[[int], Gang], tmp_path: Path
+) -> None:
+    failed, other = new_gang(2).attempt(f"{JOBS}fails_while_stopping", str(tmp_path), True)
+    assert "no such layer" in str(failed.error), "it is told all the same"
+    assert failed.kind == other.kind == "WorkerFailedError"
+    assert not list(tmp_path.glob("jobs/saves/attempts/*"))
+
+
+def test_what_ended_a_jobs_process_may_reach_the_worker_later() -> None:
+    interruption = Interruption()
+    assert not interruption.explains("ValueError: no such layer"), "at once"
+    with interruption.listening():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert interruption.explains("RuntimeError: DataLoader worker (pid 5) is killed by signal: Terminated.")
+        assert interruption.explains("ValueError: no such layer"), "whatever it is, from then on"
 
 
 def test_there_is_time_for_everything() -> None:

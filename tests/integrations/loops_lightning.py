@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -64,6 +65,37 @@ class Pair(pl.LightningModule):
         return [torch.optim.SGD(part.parameters(), lr=0.05) for part in (self.one, self.other)]
 
 
+class Adversaries(Pair):
+    """A generator and a critic by hand; what one backward does not use fills whole buckets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 6))
+        self.other = nn.Sequential(nn.Linear(6, 24), nn.LeakyReLU(0.2), nn.Linear(24, 1))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        real, (generator, critic) = batch[0], self.optimizers()
+        noise = torch.randn(len(real), 4).type_as(real)
+        softplus = nn.functional.softplus
+        self.toggle_optimizer(generator)
+        loss = softplus(-self.other(self.one(noise))).mean()
+        self.log("g_loss", loss, prog_bar=True)
+        self.manual_backward(loss)
+        generator.step()
+        generator.zero_grad()
+        self.untoggle_optimizer(generator)
+        self.toggle_optimizer(critic)
+        loss = softplus(-self.other(real)).mean() + softplus(self.other(self.one(noise).detach())).mean()
+        self.log("d_loss", loss, prog_bar=True)
+        self.manual_backward(loss)
+        critic.step()
+        critic.zero_grad()
+        self.untoggle_optimizer(critic)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), lr=2e-3, betas=(0.5, 0.9)) for part in (self.one, self.other)]
+
+
 class Watch(Callback):
     """Keeps the norm of the synchronized gradients, and how often the epoch ended."""
 
@@ -109,6 +141,7 @@ def train(
     accumulate: bool = False,
     bf16: bool = False,
     manual: bool = False,
+    adversaries: bool = False,
     stop_early: bool = False,
     clip: bool = False,
     seeded: bool = False,
@@ -119,6 +152,8 @@ def train(
     """Fit a model on two workers with callbacks, checkpoints, validation and a CSV log."""
     pl.seed_everything(3 if seeded else 2, workers=seeded)
     module: pl.LightningModule = Pair() if manual else Net(fail_at=3 if fail else -1)
+    if adversaries:
+        module, manual = Adversaries(), True
     watch = Watch()
     callbacks: list[Any] = [watch, LearningRateMonitor()]
     validated = not manual
@@ -131,7 +166,7 @@ def train(
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=2,
-        strategy="ddp_find_unused_parameters_true" if manual else "ddp",
+        strategy=DDPStrategy(find_unused_parameters=manual, bucket_cap_mb=0.0005 if adversaries else 25),
         max_epochs=-1 if steps else 5 if stop_early else 2,
         max_steps=6 if steps else -1,
         accumulate_grad_batches=2 if accumulate else 1,

@@ -23,6 +23,7 @@ def test_two_trainers(equal_alone: EqualAlone) -> None:
     ("feature", "turns", "expected"),
     [
         ("accumulate", 4, 4),
+        ("adversaries", 16, None),
         ("bf16", 8, 8),
         ("clip&tqdm", 8, 8),
         ("manual", 16, None),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import stat
 from pathlib import Path
@@ -165,3 +166,20 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     for path in [run_dir.path, *run_dir.path.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0, path
+
+
+def test_a_child_that_outlives_a_run_does_not_hold_it(tmp_path: Path) -> None:
+    run_dir, fork = RunDir.create(tmp_path / "run", {}), multiprocessing.get_context("fork")
+    begun, go = fork.Event(), fork.Event()
+    with run_dir.held():
+        child = fork.Process(target=lambda: begun.set() or go.wait())
+        child.start()
+        begun.wait()
+        with pytest.raises(UsageError, match="still going on"), run_dir.held():
+            pass
+    try:
+        with run_dir.held():
+            pass
+    finally:
+        go.set()
+        child.join()

@@ -14,7 +14,7 @@ from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.run import specs_of, with_each_attached
+from motet.cli.run import add_each, specs_of, with_each_attached
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet plan`` and torchrun's, in any order."""
     parser = Parser("motet plan", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("jobs", metavar="JOBS", nargs="?", help="a jobs file (.yaml), or a script (.py) with --each")
-    parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
+    add_each(parser)
     parser.add_argument("--turns", type=int, default=NUM_TURNS, metavar="N", help="turns of each job alone (default 8)")
     parser.add_argument("--profile", metavar="FILE", help="take the costs from a saved plan, and start no workers")
     parser.add_argument("--order", metavar="A,B,A,C", help="predict this order (default: the best that is found)")

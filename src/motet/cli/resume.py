@@ -139,14 +139,18 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
     for name in left:
         _say_where(options, run_dir, name)
     arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
+    if not on_one_machine(options):
+        arguments.append("--together")
     outcome = run_workers(
         options,
         arguments,
         say=lambda text: run.say(options, text),
         explain=lambda: what_workers_told(run_dir),
     )
-    refused = entry.REFUSED in outcome.exits.values()
-    return run.report(run_dir, *conclude(outcome, run_dir), refused=refused)
+    refused, writes = entry.REFUSED in outcome.exits.values(), 0 in outcome.exits
+    if refused and not what_workers_told(run_dir):
+        return entry.REFUSED  # before it was theirs: worker 0 has said why
+    return run.report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
 
 
 def _standing(

@@ -29,10 +29,10 @@ from motet.run_dir import RunDir
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
 _DESCRIPTION = """
-Train several jobs at once on the same workers. JOBS is a jobs file (YAML), or a script followed by one --each for
-every job. Workers are started with torchrun's own options, below; one worker on this machine is the default, and on
-one machine everything listens on loopback alone. Started by torchrun itself (torchrun -m motet run JOBS), the
-workers that are there are used.
+Train several jobs at once on the same workers. JOBS is a jobs file (YAML), or a script (with -m: a module) followed by
+one --each for every job. Workers are started with torchrun's own options, below; one worker on this machine is the
+default, and on one machine everything listens on loopback alone. Started by torchrun itself (torchrun -m motet run
+JOBS), the workers that are there are used.
 """
 _EPILOG = """
 Exit status: 0 all jobs finished; 1 a job failed; 2 bad usage, nothing was started; 3 stopped before the end;
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet run`` and torchrun's, in any order."""
     parser = Parser("motet run", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("jobs", metavar="JOBS", help="a jobs file (.yaml), or a script (.py) with --each")
-    parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
+    add_each(parser)
     parser.add_argument("--run-dir", metavar="DIR", help="where to keep logs and results (default: runs/<time>)")
     parser.add_argument(
         "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
@@ -99,6 +99,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.order is not None and options.plan is not None:
         raise UsageError("--order and --plan contradict each other: a plan has an order")
     return options
+
+
+def add_each(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make jobs of a script or a module."""
+    parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
+    parser.add_argument(
+        "-m",
+        "--module",
+        action="store_true",
+        help="JOBS is a module, run as python -m would: -m package.module",
+    )
 
 
 def with_each_attached(argv: Sequence[str]) -> list[str]:
@@ -163,6 +174,8 @@ def _sync_of(options: argparse.Namespace) -> dict[str, Any]:
 def specs_of(options: argparse.Namespace) -> list[JobSpec]:
     """Return the jobs that a command was given."""
     path = Path(options.jobs)
+    if options.module:
+        return specs_from_each(options.jobs, options.each or [], module=True)
     if options.each is not None:
         if path.suffix in _JOBS_FILES:
             raise UsageError(f"--each goes with a script, and {options.jobs} is a jobs file")
@@ -196,12 +209,14 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         arguments = [candidate, f"--description={file}", f"--begun={begun}"]
         outcome = run_workers(options, arguments, say=lambda text: say(options, text))
         path = begun.read_text(encoding="utf-8") if begun.exists() else None
+        writes = 0 in outcome.exits or Path(f"{begun}-here").exists()
     refused = entry.REFUSED in outcome.exits.values()
     if path is None:
         if not refused:
             sys.stderr.write("motet: the workers of this machine ended before the run began\n")
         return entry.REFUSED if refused else entry.GANG_FAILED
-    return report(RunDir.open(path), *conclude(outcome, RunDir.open(path)), refused=refused)
+    run_dir = RunDir.open(path)
+    return report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
 
 
 def _work_in_place(argv: Sequence[str]) -> None:
@@ -224,13 +239,18 @@ def _work_in_place(argv: Sequence[str]) -> None:
     entry.end(status)
 
 
-def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False) -> int:
-    """Print the table on stdout, errors on stderr; return the exit status of the command."""
+def report(
+    run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False, writes: bool = True
+) -> int:
+    """Print the table on stdout, errors on stderr; return the exit status of the command.
+
+    Trace and report are built where this machine ``writes``: of several that share the directory, worker 0's.
+    """
     if refused:
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
     sys.stdout.write(f"{results_table(results)}results: {shown(run_dir.path / 'results.json')}\n")
-    if (page := build_quietly(run_dir.path)) is not None:
+    if writes and (page := build_quietly(run_dir.path)) is not None:
         sys.stdout.write(f"report: {shown(page)}\n")
     sys.stdout.flush()
     status = exit_status(results)

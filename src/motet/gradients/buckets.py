@@ -147,7 +147,7 @@ class DeferredDDP:
                 used = [t is not g or _version(t) != v for t, (g, v) in zip(targets, before, strict=True)]
                 targets = list(compress(targets, used))
                 sources = list(compress(sources, used))
-            if targets:  # a bucket may hold nothing that was used
+            if targets:  # no worker may have used any parameter of this bucket
                 torch._foreach_copy_(targets, sources)  # type: ignore[arg-type]
 
         return into_gradients, _nothing

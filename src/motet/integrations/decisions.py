@@ -52,7 +52,7 @@ class Decisions:
             return json.dumps({"question": question, "error": [kind.__module__, kind.__name__, str(raised)]})
 
         self._num_asked += 1
-        told = json.loads(self._workers.decided_by_worker_0(self._key(self._num_asked), decide))
+        told = json.loads(self._workers.broadcast_from_0(decide, key=self._key(self._num_asked), keep=True))
         if raised is not None:
             raise raised
         if told["question"] != question:
@@ -70,7 +70,7 @@ class Decisions:
 
     def forget(self) -> None:
         """Free the store of what was answered so far; when all workers are known to have read it."""
-        self._workers.forget_decisions(map(self._key, range(self._num_forgotten + 1, self._num_asked + 1)))
+        self._workers.forget_broadcasts(map(self._key, range(self._num_forgotten + 1, self._num_asked + 1)))
         self._num_forgotten = self._num_asked
 
     def _key(self, number: int) -> str:

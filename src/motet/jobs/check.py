@@ -108,6 +108,8 @@ def _ending(specs: Sequence[JobSpec], number: int, status: int | None, noise: by
 
 
 def _doing(spec: JobSpec) -> str:
+    if spec.kind == "module":
+        return f"finding the module {spec.target}"
     return f"compiling {spec.target}" if spec.kind == "script" else f"importing {spec.target.partition(':')[0]}"
 
 

@@ -1,4 +1,4 @@
-"""The short-lived child of `motet.jobs.check_specs`: imports functions, compiles scripts, trains nothing.
+"""The short-lived child of `motet.jobs.check_specs`: imports functions, compiles scripts and modules, trains nothing.
 
 Run as ``python -m motet.jobs.check_child`` with specs as JSON on its standard input. It writes a line of JSON before
 and after each spec, so that the parent knows which one ended the interpreter. What imported modules print goes to the
@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from motet.jobs.script import Script
-from motet.jobs.spec import JobSpec, import_target
+from motet.jobs.script import ModuleScript, Script
+from motet.jobs.spec import JobSpec, add_paths, import_target
 from motet.suggest import did_you_mean
 
 
@@ -51,7 +51,7 @@ def _tell(report: TextIO, message: Mapping[str, object]) -> None:
 def problem_of(spec: JobSpec, imported: dict[str, Callable[..., Any] | str]) -> str | None:
     """Return what keeps ``spec`` from starting, in one line, or None. ``imported`` remembers what imports gave."""
     if isinstance(spec.arguments, list):
-        return _problem_of_script(spec)
+        return _problem_of_module(spec) if spec.kind == "module" else _problem_of_script(spec)
     found = imported.get(spec.target)
     if found is None:
         found = imported[spec.target] = _import(spec)
@@ -69,6 +69,24 @@ def _problem_of_script(spec: JobSpec) -> str | None:
         return f"{name} cannot be read: {error.strerror}"
     except Exception as error:
         return f"{name} does not compile: {_last_line(error)}"
+    return None
+
+
+def _problem_of_module(spec: JobSpec) -> str | None:
+    add_paths(spec.paths)
+    try:
+        ModuleScript(spec.target).compile()
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{spec.target}.".startswith(f"{error.name}."):
+            return f"there is no module {error.name!r}{_near_module(error.name)}"
+        return f"importing the packages of {spec.target} failed: {_last_line(error)}{_place(error)}"
+    except SyntaxError as error:
+        return f"{spec.target} does not compile: {_last_line(error)}{_place(error)}"
+    except BaseException as error:  # also SystemExit: the code of its packages is the user's
+        ours = type(error) is ImportError and "cannot be run" in str(error)
+        if ours:
+            return str(error)
+        return f"importing the packages of {spec.target} failed: {_last_line(error)}{_place(error)}"
     return None
 
 

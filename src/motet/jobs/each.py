@@ -10,28 +10,31 @@ from pathlib import Path
 
 from motet.errors import UsageError
 from motet.jobs.names import is_name, joined, label, part
-from motet.jobs.spec import JobSpec, find_script
+from motet.jobs.spec import JobSpec, Kind, check_module, find_script, last_part
 
 _FLAG = re.compile(r"--?[^\W\d]|--\w")  # "-1" and "-.5" are values
 
 
-def specs_from_each(script: Path | str, each: Sequence[str]) -> list[JobSpec]:
+def specs_from_each(script: Path | str, each: Sequence[str], *, module: bool = False) -> list[JobSpec]:
     """Return a script job for each text of arguments, which is split as a shell would.
 
+    With ``module``, ``script`` is a module's name, as after ``python -m``, looked for in the current directory first.
     Names come from what varies (``lr0.1``), or are ``<script>-1``, ``<script>-2``, ... where that would not give
     each a name of its own. Raises UsageError if there is no such script, no job, or a text that cannot be split.
     """
     name = os.fspath(script)
-    target = find_script(name, ".", "the command")
+    target = check_module(name, "-m") if module else find_script(name, ".", "the command")
     if not each:
         raise UsageError(f'{name}: no jobs; give --each "ARGUMENTS" for each (--each "" for one without arguments)')
     argvs = [_split(text) for text in each]
     names = _names_by_what_varies([_given(argv) for argv in argvs])
     if not all(map(is_name, names)) or len(set(names)) < len(names):
-        stem = joined([label(Path(target).stem)]) or "job"
+        stem = joined([label(last_part(target) if module else Path(target).stem)]) or "job"
         names = [joined([stem[:90], str(number)]) for number in range(1, len(argvs) + 1)]
+    kind: Kind = "module" if module else "script"
+    paths = (os.getcwd(),) if module else ()
     return [
-        JobSpec(name, "script", target, argv, where=f"--each {text!r}")
+        JobSpec(name, kind, target, argv, paths=paths, where=f"--each {text!r}")
         for name, argv, text in zip(names, argvs, each, strict=True)
     ]
 

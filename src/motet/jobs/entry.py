@@ -11,11 +11,22 @@ from typing import Any
 
 from motet.errors import UsageError
 from motet.jobs.names import label
-from motet.jobs.spec import Compress, JobSpec, Kind, check_compress, check_target, check_turns, find_script
+from motet.jobs.spec import (
+    Compress,
+    JobSpec,
+    Kind,
+    check_compress,
+    check_module,
+    check_target,
+    check_turns,
+    find_script,
+    last_part,
+)
 from motet.jobs.yaml_text import Listing, Mapped, Scalar, Tree, plain
 from motet.suggest import did_you_mean, shown
 
-_KEYS = ("call", "with", "script", "args", "turns", "compress")
+_KEYS = ("call", "with", "script", "module", "args", "turns", "compress")
+_FORMS: dict[Kind, str] = {"call": "'module:function'", "script": "a path", "module": "'package.module'"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class Entry:
     @property
     def label(self) -> str:
         """The script's or function's name, in the characters of a job's name."""
+        if self.kind == "module":
+            return label(last_part(self.target))
         return label(Path(self.target).stem if self.kind == "script" else self.target.rpartition(":")[2])
 
 
@@ -79,20 +92,22 @@ def read_entry(source: Source, tree: Tree, what: str, line: int) -> Entry:
     """Check one mapping's keys, its target and its turns; ``what`` names it in messages."""
     mapping = source.mapping(tree, what)
     source.check_keys(mapping, _KEYS, what)
-    given = [key for key in ("call", "script") if key in mapping.items]
+    given: list[Kind] = [key for key in _FORMS if key in mapping.items]
     if len(given) != 1:
-        problem = "both call and script" if given else "neither call nor script"
+        problem = f"both {given[0]} and {given[1]}" if given else "neither call nor script nor module"
         raise source.error(line, f"{what} has {problem}; give one of them")
-    kind: Kind = "call" if given == ["call"] else "script"
+    kind = given[0]
     own, other = ("with", "args") if kind == "call" else ("args", "with")
     if other in mapping.items:
         raise source.error(mapping.lines[other], f"{what}: {other} does not go with {kind}; use {own}")
     target = mapping.items[kind]
     if not isinstance(target, Scalar) or not isinstance(target.value, str) or not target.value:
-        form = "'module:function'" if kind == "call" else "a path"
-        raise source.error(mapping.lines[kind], f"{what}: {kind} must be {form}, not {shown(plain(target))}")
+        raise source.error(mapping.lines[kind], f"{what}: {kind} must be {_FORMS[kind]}, not {shown(plain(target))}")
     where = f"{source.where(target.line)}: {what}"
-    found = check_target(target.value, where) if kind == "call" else find_script(target.value, source.folder, where)
+    if kind == "script":
+        found = find_script(target.value, source.folder, where)
+    else:
+        found = (check_target if kind == "call" else check_module)(target.value, where)
     turns = None
     if "turns" in mapping.items:
         value = plain(mapping.items["turns"])
@@ -108,16 +123,16 @@ def read_entry(source: Source, tree: Tree, what: str, line: int) -> Entry:
 
 def to_spec(source: Source, name: str, entry: Entry, arguments: Mapping[str, Tree] | None = None) -> JobSpec:
     """Return the entry's spec, with ``arguments`` in place of the entry's own where they are given."""
-    paths: tuple[str, ...] = ()
+    # The jobs file's folder first: the same file describes the same jobs wherever it is read.
+    folders = tuple(dict.fromkeys((source.folder, source.current_directory)))
     resolved: dict[str, Any] | list[str]
     if entry.kind == "call":
         if arguments is None:
             arguments = {} if is_empty(entry.arguments) else _mapping_of(source, entry)
         resolved = {key: plain(tree) for key, tree in arguments.items()}
-        # The jobs file's folder first: the same file describes the same jobs wherever it is read.
-        paths = tuple(dict.fromkeys((source.folder, source.current_directory)))
     else:
         resolved = _argv(source, entry.arguments) if arguments is None else _flags(source, arguments)
+    paths = () if entry.kind == "script" else folders
     where = source.where(entry.line)
     return JobSpec(name, entry.kind, entry.target, resolved, entry.turns, paths, where, entry.compress)
 

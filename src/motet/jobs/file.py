@@ -2,9 +2,10 @@
 
 ::
 
-    jobs:                                  # names, each with a function or a script
+    jobs:                                  # names, each with a function, a script or a module
       gpt:  {call: "package.module:function", with: {num_layers: 4}, turns: 500}
       conv: {script: train_conv.py, args: {lr: 1e-3, amp: true}}
+      bert: {module: package.train, args: {lr: 1e-3}}    # as python -m package.train
     sweep:                                 # one such mapping, or a list of them
       script: train.py
       args: {lr: [1e-3, 3e-4], width: [128, 256]}

@@ -14,15 +14,16 @@ from typing import Any, Literal
 
 from motet.errors import CheckpointError, UsageError
 from motet.jobs.names import check_name
-from motet.jobs.script import Script
+from motet.jobs.script import ModuleScript, Script
 from motet.suggest import did_you_mean, shown
 
-Kind = Literal["call", "script"]
+Kind = Literal["call", "script", "module"]
 Compress = Literal["bf16", "none"]
 COMPRESS: tuple[Compress, ...] = ("bf16", "none")
 """How gradients may travel: as bfloat16, or as they are (whatever the run says)."""
 
 _IDENTIFIER = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_MODULE = re.compile(_IDENTIFIER)
 _TARGET = re.compile(rf"{_IDENTIFIER}:{_IDENTIFIER}")
 _PLACEHOLDER = re.compile(r"\{(name|job_dir)\}")
 
@@ -51,8 +52,8 @@ class Job:
 class JobSpec:
     """A job as plain data: nothing is imported or run before `callable`.
 
-    ``target`` is ``module:function`` or a script's absolute path; ``arguments`` are a function's keyword arguments
-    or a script's argv. ``paths`` are folders in which a function's module is looked for before those of
+    ``target`` is ``module:function``, a script's absolute path, or a module to run as ``python -m`` does; ``arguments``
+    are a function's keyword arguments, or argv. ``paths`` are folders in which a module is looked for before those of
     ``sys.path``. ``where`` is the file and line that describes the job, for messages.
     """
 
@@ -81,7 +82,7 @@ class JobSpec:
             spec = cls(**{**data, "paths": tuple(data["paths"])})
         except (TypeError, KeyError, UsageError) as error:
             raise CheckpointError(f"the description of a job is damaged: {error} in {shown(data)}") from error
-        if spec.kind == "script":
+        if spec.kind in ("script", "module"):
             sound = isinstance(spec.arguments, list) and all(isinstance(word, str) for word in spec.arguments)
         else:
             sound = spec.kind == "call" and isinstance(spec.arguments, dict)
@@ -108,6 +109,8 @@ class JobSpec:
     def callable(self) -> Callable[[], object]:
         """Import the function (this runs its module's code) or build the `Script`."""
         if isinstance(self.arguments, list):
+            if self.kind == "module":
+                return ModuleScript(self.target, self.arguments, self.paths)
             return Script(self.target, self.arguments)
         return partial(import_target(self.target, self.paths), **self.arguments)
 
@@ -149,6 +152,20 @@ def check_target(target: str, where: str) -> str:
     raise UsageError(f"{where}: call must be 'module:function', not {shown(target)}{hint}")
 
 
+def check_module(name: str, where: str) -> str:
+    """Return ``name`` if it can be a module's, as ``python -m`` takes it; else raise a UsageError that shows how."""
+    if _MODULE.fullmatch(name) and not name.endswith(".py"):
+        return name
+    guess = name.removesuffix(".py").strip("./").replace("/", ".")
+    hint = f"; did you mean {guess!r}?" if _MODULE.fullmatch(guess) else ""
+    raise UsageError(f"{where}: a module is given as 'package.module', not {shown(name)}{hint}")
+
+
+def last_part(module: str) -> str:
+    """Return what a module is called by people: its last name, its package's for a ``__main__``."""
+    return module.removesuffix(".__main__").rpartition(".")[2]
+
+
 def find_script(path: str, folder: Path | str, where: str) -> str:
     """Return the absolute path of a script given relative to ``folder``; raise a UsageError if it is no file."""
     found = os.path.abspath(os.path.join(folder, path))
@@ -164,11 +181,16 @@ def find_script(path: str, folder: Path | str, where: str) -> str:
     raise UsageError(f"{where}: there is no script {shown(path)} (looked for {found!r}){hint}")
 
 
-def import_target(target: str, paths: Sequence[str]) -> Callable[..., Any]:
-    """Import ``module:function``, with ``paths`` first in ``sys.path`` from now on; raise what the import raises."""
+def add_paths(paths: Sequence[str]) -> None:
+    """Put folders first in ``sys.path``."""
     for path in reversed(paths):
         if path not in sys.path:
             sys.path.insert(0, path)
+
+
+def import_target(target: str, paths: Sequence[str]) -> Callable[..., Any]:
+    """Import ``module:function``, with ``paths`` first in ``sys.path`` from now on; raise what the import raises."""
+    add_paths(paths)
     module, _, attributes = target.partition(":")
     found: Any = importlib.import_module(module)
     for attribute in attributes.split("."):

@@ -36,6 +36,8 @@ LAST_WORDS_SECONDS = 10.0
 STORE_SECONDS = 3.0
 # How long all workers may take to end after a stop was asked for. The run as a whole has 30 seconds.
 STOP_SECONDS = 25.0
+# How much later than a worker this process may be asked to stop, where every process is.
+ECHO_SECONDS = 2.0
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -201,9 +203,17 @@ class Agent(LocalElasticAgent):
             return RunResult(state=WorkerState.HEALTHY)  # the others may still say what they saw
         result: RunResult = super()._monitor_workers(worker_group)
         self._note_exits(worker_group)
+        if result.state is WorkerState.FAILED and -signal.SIGTERM in self.exits.values():
+            self._wait_for_a_stop()
         if self.stop_signals and result.state is WorkerState.FAILED:
             raise SignalException("stopped", self.stop_signals[0])  # in particular: start nothing again
         return result
+
+    def _wait_for_a_stop(self) -> None:
+        """Wait a moment for the signal that ended a worker: where every process gets it, they do in any order."""
+        deadline = time.monotonic() + ECHO_SECONDS
+        while not self.stop_signals and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _patience_is_over(self, now: float) -> bool:
         if any(self.exits.values()) and self._first_failure_at is None:

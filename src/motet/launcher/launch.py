@@ -93,13 +93,14 @@ def launch(
             quiet=quiet or inline,
         ),
     )
-    with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
-        path = Path(private, "parcel")
-        path.write_bytes(parcel)
-        outcome = run_workers(options, [str(directory.path), f"--parcel={path}"], say=_say)
-    results, error = conclude(outcome, directory)
-    if inline:
-        show_report(directory.path)
+    with directory.held():
+        with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
+            path = Path(private, "parcel")
+            path.write_bytes(parcel)
+            outcome = run_workers(options, [str(directory.path), f"--parcel={path}"], say=_say)
+        results, error = conclude(outcome, directory)
+        if inline:
+            show_report(directory.path)
     if outcome.stopped_by is not None:
         signal.raise_signal(outcome.stopped_by)  # to the program, whose own handlers are back in place
     if error is not None:

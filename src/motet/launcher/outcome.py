@@ -36,8 +36,11 @@ class Outcome:
         return bool(self.exits) and not any(self.exits.values())
 
 
-def conclude(outcome: Outcome, run_dir: RunDir) -> tuple[Results, MotetError | None]:
-    """Return what came of the run, and the error that ended it, if one did; ``results.json`` is there afterwards."""
+def conclude(outcome: Outcome, run_dir: RunDir, *, writes: bool = True) -> tuple[Results, MotetError | None]:
+    """Return what came of the run, and the error that ended it, if one did; ``results.json`` is there afterwards.
+
+    Of several machines that share the directory only worker 0's ``writes``.
+    """
     if outcome.agreed:
         with contextlib.suppress(FileNotFoundError):
             return run_dir.read_results(), None
@@ -48,8 +51,9 @@ def conclude(outcome: Outcome, run_dir: RunDir) -> tuple[Results, MotetError | N
         error = _error(outcome, run_dir)
         notice = str(error)
     results = _what_is_known(outcome, run_dir, notice)
-    with contextlib.suppress(OSError):  # a full disk: the error is told all the same
-        run_dir.write_results(results)
+    if writes:
+        with contextlib.suppress(OSError):  # a full disk: the error is told all the same
+            run_dir.write_results(results)
     return results, error
 
 

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.saving import Safety
-from motet.turns import RunningJob
+from motet.turns import Outcome, RunningJob
 from motet.workers import Workers
-from motet.workers.agreement import Agreements, Ended
+from motet.workers.agreement import STOP, Agreements, Ended
+from motet.workers.interruption import Interruption
 
 
-def agree_on_end(job: RunningJob, index: int, workers: Workers, agreements: Agreements, safety: Safety) -> None:
-    """Return once all workers say the same of the end of ``job``, the run's job number ``index``. Collective.
+def agree_on_end(
+    job: RunningJob,
+    index: int,
+    workers: Workers,
+    agreements: Agreements,
+    safety: Safety,
+    interruption: Interruption,
+    notice: Callable[[str, str], None],
+) -> Outcome:
+    """Return how the job, the run's number ``index``, has ended, once all workers say the same of it. Collective.
 
     What this worker knows of a failure is told before it waits for the others, so that they can name it, and taken
-    back when all have met it. Raises `GangError` if the workers differ.
+    back when all have met it. Raises `GangError` if the workers differ. What fails while any worker is asked to stop
+    is a part of the stop: nobody is charged, and where all have met it the job counts as stopped.
     """
     outcome, watch = job.outcome, workers.watch
     assert outcome is not None
     told = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
-    watch.ended[job.name] = told
     failure = f"worker {workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
-    if outcome.error is not None:
+    failed = outcome.error is not None and not interruption.explains(outcome.error)
+    watch.ended[job.name] = told if failed or outcome.error is None else f"stopped in turn {job.turn}"
+    if outcome.error is not None and failed:
         watch.tell_failure(failure)
         safety.charge(job.name, job.turn, outcome.error)
     num_left = job.gradients.num_collectives
     try:
-        agreements.all_ended_alike(Ended(job.name, index, outcome.status, job.num_synced, num_left))
+        agreements.all_ended_alike(
+            Ended(job.name, index, outcome.status, job.num_synced, num_left), stop=interruption.wish
+        )
     except GangError as error:
-        if outcome.error is None or isinstance(error, DivergenceError):
+        if not failed or isinstance(error, DivergenceError):
             raise
         # Whatever became of the others: this worker knows why the gang ends.
         text = f"Worker {workers.worker} met an error that the other workers did not meet:\n{failure}"
         raise WorkerFailedError(text) from error
+    finally:
+        if failed and (agreements.stop or watch.others_stop()):
+            safety.take_back(job.name)
     watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
-    if outcome.error is not None:
+    if failed:
         watch.take_back_failure()
         safety.take_back(job.name)
+    if outcome.status == "failed" and agreements.stop >= STOP:
+        last = str(outcome.error).rstrip().rpartition("\n")[2]
+        notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({last}).")
+        job.outcome = outcome = Outcome("stopped")
+    return outcome

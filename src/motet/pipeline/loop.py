@@ -91,6 +91,7 @@ class Pipeline:
         self._interruption = Interruption(self._safety.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
         workers.watch.hear = self._interruption.hear
+        workers.watch.stops = lambda: self._interruption.signal_name is not None
         self._turns = Turns()
         self._audience = Audience(observers, tell, self._turns.settle)
         self._observe, self._notice_once = self._audience.observe, self._audience.notice_once
@@ -316,11 +317,9 @@ class Pipeline:
 
     def _conclude(self, job: RunningJob) -> None:
         """Agree with all workers that the job has ended, and give back what it held. Collective."""
-        outcome = job.outcome
-        assert outcome is not None
         del self._live[job.name]
-        index = self._source.names.index(job.name)
-        agree_on_end(job, index, self._workers, self._agreements, self._safety)
+        told = (self._agreements, self._safety, self._interruption, self._notice_once)
+        outcome = agree_on_end(job, self._source.names.index(job.name), self._workers, *told)
         self._drain(job)
         lane = job.gradients.lane
         job.gradients.close()

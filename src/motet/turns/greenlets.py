@@ -145,7 +145,7 @@ class Turns:
         """
         job.saved = self._at_begin.copy()
         if script is not None:
-            isolation.prepare_script(job.saved, script.path)
+            isolation.prepare_script(job.saved, script.anchor)
             script.at_end = isolation.note_modules
         job.greenlet = greenlet(job.run, parent=self._hub)
         job.greenlet.gr_context = contextvars.copy_context()

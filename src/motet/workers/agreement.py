@@ -26,7 +26,7 @@ GO_ON, STOP, STOP_NOW = 0, 1, 2
 
 _PERIODIC, _ENDED = 1.0, 2.0
 _STATUSES = ("finished", "failed", "pruned", "stopped")
-_FAILED = float(_STATUSES.index("failed"))
+_FAILED, _STOPPED = float(_STATUSES.index("failed")), float(_STATUSES.index("stopped"))
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,11 @@ class Agreements:
         told, self._told = self._told, None
         return told
 
-    def all_ended_alike(self, ended: Ended) -> None:
-        """Block until every worker reports the same end of the same job; raise `GangError` if one does not."""
+    def all_ended_alike(self, ended: Ended, *, stop: int = GO_ON) -> None:
+        """Block until every worker reports the same end of the same job; raise `GangError` if one does not.
+
+        ``stop`` is what this worker was asked, as in `begin`. Where any was, failed and stopped are alike.
+        """
         if self._pending is not None:
             self.settle()
         values = [
@@ -153,11 +156,14 @@ class Agreements:
             ended.num_synced,
             self._signature,
             ended.num_left,
-            0.0,
+            float(stop),
             0.0,
         ]
         gathered = self._workers.finish_agreement(self._workers.start_agreement(values, ended.job))
-        if len({tuple(values) for values in gathered}) == 1:
+        self.stop = max(self.stop, *(int(values[6 if values[0] == _ENDED else 3]) for values in gathered))
+        if self.stop and all((values[0], values[2]) in ((_ENDED, _FAILED), (_ENDED, _STOPPED)) for values in gathered):
+            gathered = [[*values[:2], _STOPPED, *values[3:]] for values in gathered]
+        if len({tuple(values[:6]) for values in gathered}) == 1:
             return
         told = "\n".join(f"  worker {worker}: {_tell(values)}" for worker, values in enumerate(gathered))
         failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == _FAILED]

@@ -47,7 +47,7 @@ class Position:
     ``epoch`` changes whenever the worker moves; ``beat`` counts what it has published, so that a position that nobody
     renews any more is told from one where somebody still stands. ``history``: a signature of all turns that it has sent
     off, after each of the last ones, by their number in the run. ``still_seconds``: for how long it has not moved, at
-    least; ``where``: in which lines of a loop's own code it stands.
+    least; ``where``: in which lines of a loop's own code it stands. ``stops``: it was asked to stop.
     """
 
     worker: int
@@ -64,6 +64,7 @@ class Position:
     history: Mapping[int, int] = field(default_factory=dict)
     still_seconds: float = 0.0
     where: str = ""
+    stops: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the store."""

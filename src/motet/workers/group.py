@@ -13,6 +13,7 @@ workers tell each other travels by gloo on the CPU in any case, and waits for no
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -27,7 +28,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from motet.errors import GangError, SyncTimeoutError, UsageError, WorkerFailedError, WorkerLostError
+from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
 from motet.workers.contradiction import Item
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
 from motet.workers.watch import Watch
@@ -62,7 +63,7 @@ class Workers:
         self._excepthook = excepthook
         self._store = store
         self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)  # before anything that can block
-        self._num_sayings = 0
+        self._num_broadcasts = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
         self.backend_config = config = dist.get_backend_config()
@@ -97,55 +98,66 @@ class Workers:
             dist.destroy_process_group()
             sys.excepthook = self._excepthook  # torch puts the rank in front of it, and leaves that there
 
-    def said_by_worker_0(self, say: Callable[[], str]) -> str:
-        """Call ``say`` on worker 0 and return what it returned, on every worker; a `UsageError` is everybody's."""
+    def broadcast_from_0(
+        self,
+        say: Callable[[], str],
+        *,
+        key: str | None = None,
+        job: str | None = None,
+        turn: int = 0,
+        keep: bool = False,
+    ) -> str:
+        """Call ``say`` on worker 0 and return the text that it returned, on every worker.
+
+        What it raises there is raised on every worker: a `MotetError` as what it is, anything else on the others as a
+        `WorkerFailedError` that names it. ``key`` tells this broadcast from all others of the run; without one they are
+        counted, so all workers make them in the same order. Worker 0 waits for nobody: it costs it one message. The
+        others block, in slices, until it has come to the same place, as `wait` does. The last one to read frees the
+        store of it; with ``keep`` that is left to `forget_broadcasts`.
+        """
         if self.num_workers == 1:
             return say()
-        self._num_sayings += 1
-        key = f"motet/said/{self._num_sayings}"
+        if key is None:
+            self._num_broadcasts += 1
+            key = f"{self._num_broadcasts}"
+        place = f"motet/broadcast/{key}"
         if self.worker == 0:
             try:
                 text = say()
-            except UsageError as error:
-                self._store.set(key, f"-{error}")
+            except BaseException as error:  # whatever it is: the others wait for a word
+                with contextlib.suppress(RuntimeError):  # the store's host has gone
+                    self._store.set(place, f"-{pack_error(error)}")
                 raise
-            self._store.set(key, f"+{text}")
+            self._store.set(place, f"+{text}")
             return text
-        answer: str = self._store.get(key).decode()
-        if answer.startswith("-"):
-            raise UsageError(answer[1:])
-        return answer[1:]
+        at = self.watch.position()
+        word = self._wait_for_word(place, Item("word", job or at.job, turn or at.turn), keep)
+        if word.startswith("-"):
+            raise unpack_error(word[1:])
+        return word[1:]
 
-    def decided_by_worker_0(self, key: str, decide: Callable[[], str], job: str | None = None, turn: int = 0) -> str:
-        """Call ``decide`` on worker 0, where it must not raise, and return what it returned, on every worker.
+    def _wait_for_word(self, place: str, item: Item, keep: bool) -> str:
+        begin, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        try:
+            with self.watch.waiting_for(item):
+                # Not store.wait in slices: each slice that passes would put two warnings of torch's on stderr.
+                while not self._store.check([place]):
+                    self._raise_if_hopeless(item, time.monotonic() - begin)
+                    time.sleep(pause)
+                    pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+                word: str = self._store.get(place).decode()
+                if not keep and self._store.add(f"{place}/read", 1) == self.num_workers - 1:
+                    self._store.delete_key(place)
+                    self._store.delete_key(f"{place}/read")
+        except RuntimeError as error:
+            raise self._lost(item, error) from error
+        return word
 
-        ``key`` is one that no decision had before; `forget_decisions` frees it. Worker 0 waits for nobody: it costs
-        it one message. The others block, in slices, until it has come to the same place.
-        """
-        if self.num_workers == 1:
-            return decide()
-        key = f"motet/decided/{key}"
-        if self.worker == 0:
-            text = decide()
-            self._store.set(key, text)
-            return text
-        at, begin = self.watch.position(), time.monotonic()
-        item = Item("word", job or at.job, turn or at.turn)
-        with self.watch.waiting_for(item):
-            # Not store.wait in slices: each slice that passes would put two warnings of torch's on stderr.
-            pause = FIRST_PAUSE_SECONDS
-            while not self._store.check([key]):
-                self._raise_if_hopeless(item, time.monotonic() - begin)
-                time.sleep(pause)
-                pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
-        answer: str = self._store.get(key).decode()
-        return answer
-
-    def forget_decisions(self, keys: Iterable[str]) -> None:
-        """Free the store of decisions that all workers have read."""
+    def forget_broadcasts(self, keys: Iterable[str]) -> None:
+        """Free the store of broadcasts that were kept and that all workers have read."""
         if self.num_workers > 1 and self.worker == 0:
             for key in keys:
-                self._store.delete_key(f"motet/decided/{key}")
+                self._store.delete_key(f"motet/broadcast/{key}")
 
     def leave_word(self, key: str, text: str) -> None:
         """Leave ``text`` where the other workers find it (`word`). Blocks for one message to the store."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -19,6 +20,11 @@ from motet.workers.agreement import GO_ON, STOP, STOP_NOW
 
 PATIENCE_SECONDS = 12.0
 GRACE_SECONDS = 20.0
+ECHO_SECONDS = 2.0
+# What a job meets when a process that it has started is ended under its hands.
+_ENDED_FROM_OUTSIDE = re.compile(
+    r"DataLoader worker \(pid|SIGTERM|BrokenProcessPool|BrokenPipeError|Connection(Reset|Refused)Error|EOFError"
+)
 
 
 class Interruption:
@@ -53,6 +59,17 @@ class Interruption:
     def seconds_left(self) -> float:
         """How long this worker may still take to end in good order, once it was asked to stop."""
         return max(0.0, self._since + GRACE_SECONDS - time.monotonic())
+
+    def explains(self, error: str) -> bool:
+        """Whether the run is being stopped, so that a job's ``error`` is a part of that and no failure of the job.
+
+        Where a process of the job's may have been ended, the signal that ended it may reach this worker only now:
+        blocks for `ECHO_SECONDS` at most until it does.
+        """
+        deadline = time.monotonic() + (ECHO_SECONDS if _ENDED_FROM_OUTSIDE.search(error) else 0.0)
+        while not self.requested and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.requested
 
     def settled(self) -> None:
         """Take note that all workers have agreed to stop, whoever was asked."""

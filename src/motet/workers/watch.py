@@ -45,7 +45,7 @@ LONGEST_LOOK_SECONDS = 2.0
 LONGEST_BEGIN_SECONDS = 60.0
 # What the main thread may ask it in between; a call that is not back holds up everything.
 _WORKERS = os.path.join("motet", "workers", "group.py")
-_STORE_CALLS = {"leave_word", "word", "forget_word", "forget_decisions"}
+_STORE_CALLS = {"leave_word", "word", "forget_word", "broadcast_from_0", "forget_broadcasts"}
 
 
 class Watch:
@@ -94,6 +94,7 @@ class Watch:
         self._store = store
         self._threads: list[threading.Thread] = []
         self.hear: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
+        self.stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
             self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
@@ -163,6 +164,7 @@ class Watch:
             history=dict(self._history),
             still_seconds=self._still_seconds,
             where="" if item is not None and item.kind != "collective" else told_briefly(self._main_frame()),
+            stops=self.stops(),
         )
 
     def others_stand(self) -> str:
@@ -171,6 +173,10 @@ class Watch:
 
     def _main_frame(self) -> FrameType | None:
         return sys._current_frames().get(self._main or 0)
+
+    def others_stop(self) -> bool:
+        """Whether another worker is known to have been asked to stop; nothing is asked for."""
+        return any(position.stops for position in self._known.values())
 
     def _in_collective(self) -> bool:
         frame = self._main_frame()

@@ -207,6 +207,19 @@ def test_a_job_that_failed_on_one_worker(time: Time) -> None:
     assert "worker 1, job 'a', turn 7: no memory" in str(error.value)
 
 
+def test_failed_and_stopped_are_alike_where_any_worker_is_asked_to_stop(time: Time) -> None:
+    asked, _ = made(lambda values: [[*values[:2], 3.0, *values[3:6], float(STOP), *values[7:]]])
+    asked.all_ended_alike(Ended("a", 0, "failed", num_synced=6, num_left=0))
+    assert asked.stop == STOP
+    nobody, _ = made(lambda values: [[*values[:2], 3.0, *values[3:]]])
+    with pytest.raises(WorkerFailedError, match="failed on worker 0 alone"):
+        nobody.all_ended_alike(Ended("a", 0, "failed", num_synced=6, num_left=0))
+    elsewhere, _ = made(lambda values: [[1.0, 24.0, values[2], float(STOP), *values[4:]]])
+    with pytest.raises(WorkerFailedError):
+        elsewhere.all_ended_alike(Ended("a", 0, "failed", num_synced=6, num_left=0))
+    assert elsewhere.stop == STOP, "nobody is charged"
+
+
 def test_a_job_that_failed_on_all_workers_with_buckets_under_way_on_one(time: Time) -> None:
     agreements, _ = made(lambda values: [[*values[:5], 2.0, *values[6:]]])
     with pytest.raises(DivergenceError, match="worker 1: failed after 6 synchronized turns, with 2 buckets under way"):

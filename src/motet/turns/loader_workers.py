@@ -1,0 +1,37 @@
+"""DataLoader workers while jobs take turns: a stop that reaches every process does not end them, nor others' turns.
+
+Batch systems send SIGTERM to every process of a step at once. torch lets a DataLoader worker die of it, and raises an
+error in whatever code the main thread is in when it sees that: in another job's turn, or in Motet's own. Here a worker
+that was forked during a run stays until its DataLoader is done with it or its parent is gone, so that the job can still
+come to a save point; and one that has died all the same is found by its own DataLoader, at its next batch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def begin(original: Callable[[], None], set_handler: Callable[..., object]) -> None:
+    """Set a worker's signal handlers; called in the new process, by the function that is all its life.
+
+    ``set_handler`` is `signal.signal` itself: what the fork has copied believes that it is in the job's turn.
+    """
+    original()
+    signal.set_wakeup_fd(-1)  # the run's own: what it writes there, the parent would take for its own signals
+    parent, done = os.getppid(), sys._getframe(1).f_locals.get("done_event")
+
+    def on_stop(number: int, frame: FrameType | None) -> None:
+        # What torch sends it, if it does not end by itself, comes after `done_event`.
+        if os.getppid() != parent or (done is not None and done.is_set()):
+            os._exit(0)
+
+    set_handler(signal.SIGTERM, on_stop)  # not SIG_IGN: processes that it starts would inherit that
+
+
+def leave_to_loaders(*ignored: Any) -> None:
+    """Raise nothing where a DataLoader worker has died, in place of torch's handler of SIGCHLD."""
