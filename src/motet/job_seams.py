@@ -26,6 +26,7 @@ from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
 from motet.turns.exit_hooks import ExitHooks
 from motet.turns.expected import turns_expected
+from motet.turns.process_seams import ProcessSeams
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
 _REFUSED_OPTIONS = {
@@ -44,7 +45,7 @@ _BUILTIN_HOOKS = {
 _STOPS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-class JobSeams:
+class JobSeams(ProcessSeams):
     """Implements `motet.seams.Seams` for the job whose turn it is.
 
     ``wait_in_place`` blocks until the current job's gradients have landed, without ending its turn; ``drain`` until
@@ -61,11 +62,10 @@ class JobSeams:
         notice: Callable[[str, str], None],
         unblocked: Callable[[], None],
     ) -> None:
-        self._turns = turns
+        super().__init__(turns, notice)
         self._buffers = buffers
         self._wait_in_place = wait_in_place
         self._drain = drain
-        self._notice = notice
         self._unblocked = unblocked
         self._backward = torch._dynamo.disable(self._deferred_backward)  # Dynamo must not look into a switch
         # Kept beside the models, not in them: a model must stay as picklable and copyable as ever.
@@ -337,6 +337,7 @@ class JobSeams:
                 return call()
             finally:
                 self._exit_hooks.run(job)
+                self.job_ends()
 
         return whole
 

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import signal
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -75,6 +76,12 @@ class Seams(Protocol):
 
     def unregister_exit(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``atexit.unregister``."""
+
+    def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """What prepares, enables and disables torch's profiler; ``disable`` is what disables one of this kind."""
+
+    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
+        """``threading.Thread.start``."""
 
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
@@ -259,6 +266,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),
+        through(seams.start_thread, threading.Thread, "start"),
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),
         refused("FSDP", FullyShardedDataParallel, "__init__"),
@@ -270,6 +278,19 @@ def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
     return [
         (atexit, "register", functools.partial(seams.register_exit, atexit.register)),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
+        *(
+            (module, name, functools.partial(seams.profile, vars(module)[name], vars(module)[disable]))
+            for module, name, disable in _profiling()
+        ),
+    ]
+
+
+def _profiling() -> list[tuple[types.ModuleType, str, str]]:
+    """Return where torch begins and ends profiling: the module, the function, and which function ends it."""
+    new, old = torch.autograd.profiler, torch.autograd.profiler_legacy
+    return [
+        *((new, name, "_disable_profiler") for name in ("_prepare_profiler", "_enable_profiler", "_disable_profiler")),
+        *((old, name, "_disable_profiler_legacy") for name in ("_enable_profiler_legacy", "_disable_profiler_legacy")),
     ]
 
 

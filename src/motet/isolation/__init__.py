@@ -29,14 +29,23 @@ Rules:
 
 Not kept here: context variables, NumPy's ``errstate`` and print options among them (each greenlet has a context of
 its own: ``greenlet.gr_context = contextvars.copy_context()``); signal handlers (the default action of SIGUSR1 is to
-end the process, so that one job's handler must not be away while another has its turn); loggers other than the root
-and those that frameworks configure; locale, decimal; ``torch._dynamo`` settings; the interpreter's switch interval,
-which a run sets for all of its jobs and puts back at its end.
+end the process, so that one job's handler must not be away while another has its turn); locale, decimal;
+``torch._dynamo`` settings; the interpreter's switch interval, which a run sets for all of its jobs and puts back at its
+end. Threads of a job see what the job sees that has its turn.
 """
 
 from __future__ import annotations
 
-from motet.isolation import frameworks, interpreter, loggers, random_generators, scripts, torch_flags, trackers
+from motet.isolation import (
+    frameworks,
+    interpreter,
+    loggers,
+    profiler,
+    random_generators,
+    scripts,
+    torch_flags,
+    trackers,
+)
 from motet.isolation.registry import (
     Saved,
     enter,
@@ -69,5 +78,5 @@ __all__ = [
     "unregister",
 ]
 
-for _family in (torch_flags, random_generators, scripts, interpreter, loggers, frameworks, trackers):
+for _family in (profiler, torch_flags, random_generators, scripts, interpreter, loggers, frameworks, trackers):
     _family.register_entries()
