@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.join import Join
+from torch.library import CustomOpDef, Library
 from torch.nn.parallel import DistributedDataParallel
 
 Call = Callable[..., Any]
@@ -83,6 +84,18 @@ class Seams(Protocol):
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
         """``threading.Thread.start``."""
 
+    def open_library(self, original: Call, library: Library, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
+        """``torch.library.Library.__init__``."""
+
+    def define_operator(self, original: Call, operator: CustomOpDef, /, namespace: str, *args: Any, **kw: Any) -> None:
+        """``torch.library.CustomOpDef.__init__``, by which every custom operator is defined."""
+
+    def parse_namespace(self, original: Call, /, qualname: str) -> tuple[str, str]:
+        """``torch._library.utils.parse_namespace``: an operator is named by ``NAMESPACE::NAME``."""
+
+    def find_operator(self, original: Call, /, operator: object) -> Any:
+        """``torch._library.custom_ops._maybe_get_opdef``."""
+
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
 
@@ -123,6 +136,8 @@ def _functions() -> dict[str, Call]:
         "compile": torch.compile,
         "spawn": torch.multiprocessing.spawn,  # type: ignore[attr-defined]
         "start_processes": torch.multiprocessing.start_processes,  # type: ignore[attr-defined]
+        "parse_namespace": torch._library.utils.parse_namespace,
+        "find_operator": torch._library.custom_ops._maybe_get_opdef,
         "signal": signal.signal,
         "getsignal": signal.getsignal,
         **_sharding(),
@@ -231,6 +246,8 @@ _JUMPS = {
         "parallelize_module",
         "signal",
         "getsignal",
+        "parse_namespace",
+        "find_operator",
     )
 }
 
@@ -266,6 +283,8 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),
+        through(seams.open_library, Library, "__init__"),
+        through(seams.define_operator, CustomOpDef, "__init__"),
         through(seams.start_thread, threading.Thread, "start"),
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),

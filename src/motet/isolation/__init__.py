@@ -40,6 +40,7 @@ from motet.isolation import (
     frameworks,
     interpreter,
     loggers,
+    operators,
     profiler,
     random_generators,
     scripts,
@@ -78,5 +79,8 @@ __all__ = [
     "unregister",
 ]
 
-for _family in (profiler, torch_flags, random_generators, scripts, interpreter, loggers, frameworks, trackers):
+for _family in (
+    *(profiler, torch_flags, operators, random_generators),
+    *(scripts, interpreter, loggers, frameworks, trackers),
+):
     _family.register_entries()

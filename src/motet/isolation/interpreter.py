@@ -1,4 +1,4 @@
-"""What the interpreter and its standard library keep: arguments, path, streams, environment, warnings, built-in names."""
+"""What the interpreter and the standard library keep: arguments, path, streams, environment, names, warnings."""
 
 from __future__ import annotations
 

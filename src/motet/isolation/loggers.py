@@ -53,7 +53,6 @@ class Logs:
     handlers: list[Any] = field(default_factory=list)  # weak references, as logging keeps them
     streams: list[Any] = field(default_factory=list)
     own: set[str] = field(default_factory=set)
-    is_outside: bool = False
     mark: tuple[int, str] = (0, "")
 
 
@@ -62,22 +61,20 @@ _common: dict[logging.Logger, None] = {}  # in the order in which they became so
 _library_handlers: weakref.WeakSet[logging.Handler] = weakref.WeakSet()  # that a module of everyone's holds
 # The attributes of handlers that were there before the run and write to a stream, not they: none is kept alive.
 _outer: list[_Attributes] = []
-_outer_seen: tuple[int, Any] = (0, None)
 
 
 def take_logging() -> Logs:
     """Return the present owner's logging. Looks at the loggers one by one only if some were added since."""
     global _present
     if _present is None:
-        _present = Logs(vars(logging.root.manager), vars(logging.root), is_outside=True)
+        _present = Logs(vars(logging.root.manager), vars(logging.root))
+        scripts.new_common.clear()  # what came before: all of it becomes common with the first copy
     now = _present
     mark = _mark()
     if mark != now.mark:
         _sort_out(now)
         now.mark = mark
     scripts.new_common.clear()
-    if now.is_outside:
-        _note_outer()
     now.module = tuple(getattr(_logging, name, None) for name in _MODULE)
     now.handlers = list(_logging._handlerList)
     now.streams = [attributes.get("stream") for attributes in _outer]
@@ -105,8 +102,12 @@ def put_logging(value: Logs) -> None:
 
 
 def copy_logging(value: Logs) -> Logs:
-    """Return the same with attributes, handlers and names of its own, for another job to begin with."""
-    for name in value.own:  # shared from now on: they must be exchanged
+    """Return the same with attributes, handlers and names of its own, for another job to begin with.
+
+    From now on two have what was the one's own: it becomes common, to be exchanged.
+    """
+    _note_outer(value.handlers)
+    for name in value.own:
         if isinstance(logger := value.manager["loggerDict"].get(name), logging.Logger):
             _make_common(value, logger)
     value.own.clear()
@@ -119,14 +120,14 @@ def copy_logging(value: Logs) -> Logs:
         {logger: _copy_attributes(attributes) for logger, attributes in value.common.items()},
         tuple(module.values()),
         list(value.handlers),
-        list(value.streams),
+        [attributes.get("stream") for attributes in _outer] if value is _present else list(value.streams),
         mark=value.mark,
     )
 
 
 def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -> None:
     """Let handlers that write to one of the ``outer`` streams (stdout, stderr, stdout, ...) write to these."""
-    for attributes in _stream_handlers():
+    for attributes in _stream_handlers(list(_logging._handlerList)):
         for number, stream in enumerate(outer):
             if stream is not None and attributes.get("stream") is stream:
                 attributes["stream"] = stderr if number % 2 else stdout
@@ -145,13 +146,13 @@ def _mark() -> tuple[int, str]:
 
 def _sort_out(now: Logs) -> None:
     """Find out which of the new loggers are the present owner's own."""
-    held = set() if now.is_outside else _held_by_libraries()
+    held = _held_by_libraries()
     own_tops = scripts.own_names()
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if not isinstance(logger, logging.Logger) or name in now.own or logger in now.common:
             continue
         top = top_of(name)
-        if now.is_outside or id(logger) in held or (top not in own_tops and scripts.is_common(top)):
+        if id(logger) in held or (top not in own_tops and scripts.is_common(top)):
             _make_common(now, logger)
         else:
             now.own.add(name)
@@ -241,26 +242,21 @@ def _copy_placeholder(logger: Any) -> Any:
     return other
 
 
-def _stream_handlers() -> list[_Attributes]:
-    """Return the attributes of every handler that writes to a stream."""
+def _stream_handlers(references: list[Any]) -> list[_Attributes]:
+    """Return the attributes of every one of these handlers that writes to a stream."""
     return [
         vars(handler)
-        for reference in list(_logging._handlerList)
+        for reference in references
         if isinstance(handler := reference(), logging.StreamHandler)
         and not isinstance(handler, logging.FileHandler)
         and not _reads_stderr(handler)
     ]
 
 
-def _note_outer() -> None:
-    """Take note of the handlers outside of all jobs, if some were added since."""
-    global _outer_seen
-    references = _logging._handlerList  # a new one comes last
-    newest = references[-1] if references else None
-    if _outer_seen[0] != len(references) or _outer_seen[1] is not newest:
-        _outer_seen = len(references), newest
-        known = {id(attributes) for attributes in _outer}
-        _outer.extend(attributes for attributes in _stream_handlers() if id(attributes) not in known)
+def _note_outer(references: list[Any]) -> None:
+    """Take note of handlers that are there when a job begins: they write to whoever has the turn."""
+    known = {id(attributes) for attributes in _outer}
+    _outer.extend(attributes for attributes in _stream_handlers(references) if id(attributes) not in known)
 
 
 def _reads_stderr(handler: Any) -> bool:

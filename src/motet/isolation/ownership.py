@@ -81,12 +81,13 @@ def holds(module: ModuleType, tops: Collection[str]) -> bool:
 
 
 def _origin(value: object) -> str:
-    if isinstance(value, ModuleType):
+    kind = type(value)  # and no isinstance: some values load a whole library when they are asked anything
+    if issubclass(kind, ModuleType):
         name: object = vars(value).get("__name__")
-    elif isinstance(value, (type, FunctionType)):
-        name = value.__module__
+    elif issubclass(kind, (type, FunctionType)):
+        name = vars(value).get("__module__") if issubclass(kind, type) else value.__module__
     else:
-        name = type(value).__module__
+        name = kind.__module__
     return name if isinstance(name, str) else ""
 
 

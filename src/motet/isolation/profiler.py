@@ -7,7 +7,6 @@ to it that no two jobs profile at the same time.)
 
 from __future__ import annotations
 
-import torch
 from torch._C import _autograd
 from torch._C._profiler import ActiveProfilerType
 from torch.profiler import ProfilerActivity
@@ -36,7 +35,7 @@ def ended() -> None:
 
 def is_on() -> bool:
     """Tell whether any profiler is on."""
-    return torch.autograd._profiler_enabled()
+    return _autograd._profiler_enabled()
 
 
 def take_profile() -> object | None:

@@ -103,7 +103,9 @@ def put_modules(value: Modules) -> None:
 def prepare_script(saved: Saved, path: str | Path) -> None:
     """Let the job that begins with ``saved`` be the script at ``path``."""
     folder = Path(os.path.abspath(path)).parent
-    beside = {entry.stem for entry in folder.glob("*.py")} | {entry.parent.name for entry in folder.glob("*/__init__.py")}
+    beside = {entry.stem for entry in folder.glob("*.py")} | {
+        entry.parent.name for entry in folder.glob("*/__init__.py")
+    }
     modules: Modules = saved.values[_NAME]
     saved.values[_NAME] = replace(
         modules, is_script=True, beside=frozenset(top for top in beside if not ownership.is_everyones(top))
@@ -157,7 +159,7 @@ def _note_new_modules(before: Modules, is_script: bool) -> dict[str, ModuleType]
         if isinstance(module, ModuleType):
             own[name] = module
             ownership.note_compiled(name, module)
-    new_common.extend(module for name in new if name not in own and isinstance(module := modules[name], ModuleType))
+    new_common.extend(modules[name] for name in new if name not in own and isinstance(modules[name], ModuleType))
     _common.intersection_update(modules.keys() | _hidden.keys())
     _common.update(name for name in modules if name not in own)
     _common_tops.clear()

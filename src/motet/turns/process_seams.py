@@ -1,25 +1,33 @@
-"""What happens at the seams where a program uses what a process has one of: the profiler, threads."""
+"""What happens at the seams where a program uses what a process has one of: the profiler, threads, operators."""
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+import motet
+from motet.isolation import operators
 from motet.isolation.ownership import is_own_code
-from motet.turns.greenlets import Turns
+from motet.turns.greenlets import RunningJob, Turns
 from motet.turns.profilers import Profilers
 
 Call = Callable[..., Any]
 
 _THREAD = (
-    "starts a thread: it goes on while other jobs have their turns, and finds their random generators, working directory, "
-    "environment and streams then. What it draws differs from what it draws alone. Let it draw from generators of its own "
+    "starts a thread: it goes on while other jobs have their turns, and finds their random generators, working "
+    "directory, environment and streams then. If it draws random numbers, let it draw from generators of its own "
     "(random.Random, torch.Generator, numpy.random.default_rng), or run this job alone."
 )
-_STARTERS = (os.sep + "threading.py", os.path.join("concurrent", "futures", "thread.py"))
+_MOTET = os.path.join(os.path.dirname(motet.__file__), "")
+_TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
+_STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
 
 
 class ProcessSeams:
@@ -29,6 +37,7 @@ class ProcessSeams:
         self._turns = turns
         self._notice = notice
         self._profilers = Profilers()
+        self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
 
     def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Prepare, enable or disable torch's profiler, which one job has at a time."""
@@ -40,22 +49,56 @@ class ProcessSeams:
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
         """Start a thread, and tell the user what it shares if the job's own code starts it."""
         job = self._turns.running_here()
-        if job is not None and _own_code_calls():
+        if job is not None and _own_code_calls(_STARTERS):
             self._notice(job.name, _THREAD)
         original(thread)
+
+    def open_library(self, original: Call, library: object, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
+        """Open a library of operators, in a namespace of the job's own where another job has taken that name."""
+        original(library, self._namespace(ns, defines=kind != "IMPL"), kind, *args, **kwargs)
+
+    def define_operator(self, original: Call, operator: object, /, namespace: str, *args: Any, **kwargs: Any) -> None:
+        """Define a custom operator, likewise."""
+        original(operator, self._namespace(namespace, defines=True), *args, **kwargs)
+
+    def parse_namespace(self, original: Call, /, qualname: str) -> tuple[str, str]:
+        """Return namespace and name of an operator, as torch knows them."""
+        namespace, name = original(qualname)
+        return self._namespace(namespace, defines=False), name
+
+    def find_operator(self, original: Call, /, operator: object) -> Any:
+        """Find the definition of a custom operator."""
+        if isinstance(operator, str) and operator.count("::") == 1:
+            namespace, _, name = operator.partition("::")
+            operator = f"{self._namespace(namespace, defines=False)}::{name}"
+        return original(operator)
+
+    def _namespace(self, name: str, *, defines: bool) -> str:
+        job = self._turns.running_here()
+        if job is None:
+            return name
+        if defines and not _own_code_calls(_TORCH):  # a library that this job is the first to import
+            operators.note_everyones(name)
+            return name
+        return operators.namespace_of(self._owners.setdefault(job, object()), name, defines=defines)
 
     def job_ends(self) -> None:
         """End what the present job has left on."""
         if (job := self._turns.running_here()) is not None:
             self._profilers.end(job)
+            if (owner := self._owners.pop(job, None)) is not None:
+                operators.forget(owner)
 
 
-def _own_code_calls() -> bool:
-    """Tell whether a program's own code starts a thread, and not a library for purposes of its own."""
-    frame = sys._getframe(3)  # of who called ``start``
+def _own_code_calls(between: tuple[str, ...]) -> bool:
+    """Tell whether a program's own code has called a seam, and not a library for purposes of its own.
+
+    ``between`` are the files and folders through which it calls.
+    """
+    frame = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.endswith(_STARTERS):
+        if not file.startswith((*between, _MOTET)):
             return is_own_code(file)
         frame = frame.f_back  # type: ignore[assignment]
     return False

@@ -64,4 +64,3 @@ class Profilers:
                 f"job '{job.name}': a profiler is to start, but the program that started this run is profiling, and "
                 "torch has one profiler for the process. Leave out one of the two."
             )
-
