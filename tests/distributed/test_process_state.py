@@ -78,7 +78,7 @@ for step in steps():
     if step == seed:
         logging.config.dictConfig({
             "version": 1, "disable_existing_loggers": True, "root": {"level": "DEBUG", "handlers": ["file"]},
-            "handlers": {"file": {"class": "logging.FileHandler", "filename": os.path.join(folder, f"late-{rank}.log")}},
+            "handlers": {"file": {"class": "logging.FileHandler", "filename": f"{folder}/late-{rank}.log"}},
         })
     logging.getLogger("later").info("later %d", step)
 tell(open(early.baseFilename).read(), logger.disabled)
@@ -231,3 +231,70 @@ def run_both(tmp_path: Path, body: str) -> tuple[dict[str, str], dict[str, str]]
 def test_together_as_alone(tmp_path: Path, body: str) -> None:
     alone, together = run_both(tmp_path, body)
     assert together == alone
+
+
+# Each is left on by the job of seed 1 in its second step; that of seed 2 begins one in its third.
+PROFILERS = {
+    "schedule": "profile(schedule=schedule(wait=0, warmup=1, active=9)).start()",
+    "on": "profile(activities=[ProfilerActivity.CPU]).start()",
+    "warming up": "profile(activities=[ProfilerActivity.CPU]).prepare_trace()",
+    "old": "old.profile().__enter__()",
+    "itt": "old.emit_itt().__enter__()",
+    "legacy": "legacy.profile().__enter__()",
+}
+PROFILES = """
+from torch.profiler import ProfilerActivity, profile, schedule
+import torch.autograd.profiler as old, torch.autograd.profiler_legacy as legacy, warnings
+warnings.simplefilter("ignore")
+for step in steps({steps}):
+    if step == seed:
+        profiler = {profiler}
+end()
+"""
+
+
+def together(tmp_path: Path, bodies: list[str]) -> list[dict[str, Any]]:
+    """Run scripts together, the first with seed 1; return what each worker found."""
+    jobs = {}
+    for number, body in enumerate(bodies, 1):
+        script = tmp_path / f"train-{number}.py"
+        script.write_text(HEAD + body)
+        jobs[str(number)] = (str(script), [str(tmp_path / str(number)), str(number)])
+    with Gang(2, joined=False) as gang:
+        found: list[dict[str, Any]] = gang.run(TOGETHER, jobs)
+    return found
+
+
+@pytest.mark.parametrize("first", PROFILERS)
+def test_a_second_profiler_is_refused_and_one_that_was_left_on_ends_with_its_job(tmp_path: Path, first: str) -> None:
+    """The third job begins one when the first has ended."""
+    bodies = [PROFILES.format(steps=6, profiler=PROFILERS[name]) for name in (first, "on")]
+    bodies.append(
+        "import torch.autograd.profiler as old\nfor step in steps(15): pass\nwith old.profile(): pass\nend()\n"
+    )
+    for worker in together(tmp_path, bodies):
+        assert worker["status"] == {"1": "finished", "2": "failed", "3": "finished"}, worker["error"]
+        assert "job '2': a profiler is to start, but job '1' is profiling" in worker["error"]["2"]
+        assert "Profile one job" in worker["error"]["2"]
+
+
+THREADS = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from torch.utils.data import DataLoader
+for batch in DataLoader(torch.ones(4, 1), num_workers=1):
+    pass
+for step in steps():
+    if seed == 1 and step == 3:
+        threading.Thread(target=lambda: None).start()
+    if seed == 2 and step == 3:
+        ThreadPoolExecutor().submit(len, "")
+end()
+"""
+
+
+def test_the_user_is_told_of_threads_that_a_job_starts_and_not_of_a_librarys(tmp_path: Path) -> None:
+    for worker in together(tmp_path, [THREADS] * 3):
+        assert set(worker["status"].values()) == {"finished"}, worker["error"]
+        told = sorted(notice.partition(" starts a thread")[0] for notice in worker["notices"] if "thread" in notice)
+        assert told == ["job '1'", "job '2'"]
