@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch._library.custom_ops import CustomOpDef
 from torch.distributed.algorithms.join import Join
-from torch.library import CustomOpDef, Library
+from torch.library import Library
 from torch.nn.parallel import DistributedDataParallel
 
 Call = Callable[..., Any]

@@ -112,6 +112,11 @@ def prepare_script(saved: Saved, path: str | Path) -> None:
     )
 
 
+def is_script() -> bool:
+    """Tell whether the present owner is a script."""
+    return _present is not None and _present.is_script
+
+
 def own_names() -> set[str]:
     """Return the packages that are the present script's own."""
     return {top_of(name) for name in (_present.own if _present is not None else ())}
