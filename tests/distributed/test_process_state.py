@@ -174,7 +174,7 @@ import torch.autograd.profiler as old
 def ready(profiler):
     tell({event.key: event.count for event in profiler.key_averages() if event.key in ("aten::linear", "aten::sum")})
 if seed == 1:
-    with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=1, warmup=1, active=3), with_stack=True,
+    with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=1, warmup=1, active=3),
                  profile_memory=True, on_trace_ready=ready) as profiler:
         for step in steps(8):
             profiler.step()
@@ -237,6 +237,7 @@ def test_together_as_alone(tmp_path: Path, body: str) -> None:
 PROFILERS = {
     "schedule": "profile(schedule=schedule(wait=0, warmup=1, active=9)).start()",
     "on": "profile(activities=[ProfilerActivity.CPU]).start()",
+    "stacks": "profile(activities=[ProfilerActivity.CPU], with_stack=True).start()",
     "warming up": "profile(activities=[ProfilerActivity.CPU]).prepare_trace()",
     "old": "old.profile().__enter__()",
     "itt": "old.emit_itt().__enter__()",
