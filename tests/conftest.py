@@ -22,6 +22,7 @@ _SLOW = (
     "distributed/test_motet_run.py",
     "distributed/test_order_changes.py",
     "distributed/test_plan.py",
+    "distributed/test_process_state.py",
     "distributed/test_refusals.py",
     "distributed/test_resume",
     "distributed/test_seams_undone.py",

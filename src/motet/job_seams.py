@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import signal
 import sys
 import threading
 import weakref
@@ -27,8 +26,8 @@ from motet.jobs import Script
 from motet.seams import Call, instead_of
 from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
-from motet.turns.exit_hooks import ExitHooks
 from motet.turns.expected import turns_expected
+from motet.turns.process_seams import ProcessSeams
 from motet.workers import Workers
 from motet.workers.worlds import Worlds
 
@@ -46,10 +45,9 @@ _BUILTIN_HOOKS = {
 
 
 # What a process finds there that torchrun started.
-_STOPS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-class JobSeams:
+class JobSeams(ProcessSeams):
     """Implements `motet.seams.Seams` for the job whose turn it is.
 
     ``wait_in_place`` blocks until the current job's gradients have landed, without ending its turn; ``drain`` until
@@ -67,20 +65,17 @@ class JobSeams:
         unblocked: Callable[[], None],
         workers: Workers,
     ) -> None:
-        self._turns = turns
+        super().__init__(turns, notice)
         self._worlds = Worlds(workers, lambda: None if turns.current is None else turns.current.name)
         self._buffers = buffers
         self._num_workers = workers.num_workers
         self._wait_in_place = wait_in_place
         self._drain = drain
-        self._notice = notice
         self._unblocked = unblocked
         self._backward = torch._dynamo.disable(self._deferred_backward)  # Dynamo must not look into a switch
         # Kept beside the models, not in them: a model must stay as picklable and copyable as ever.
         self._models: weakref.WeakKeyDictionary[DistributedDataParallel, DeferredDDP] = weakref.WeakKeyDictionary()
         self._regions = itertools.count(1_000_000)
-        self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
-        self._exit_hooks = ExitHooks()
 
     def backward(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Run a backward; if it was the job's outermost and gradients are on their way, the turn ends here."""
@@ -302,8 +297,8 @@ class JobSeams:
         return self._worlds.values()
 
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
-        """Start a thread in the world of whoever starts it."""
-        self._worlds.start_thread(original, thread)
+        """Start a thread in the world of whoever starts it; the user is told what else it shares."""
+        super().start_thread(partial(self._worlds.start_thread, original), thread)
 
     def end_groups(self, job: RunningJob) -> None:
         """End the groups that a job has left, once nothing of it travels any more."""
@@ -327,41 +322,6 @@ class JobSeams:
         finally:
             eval_frame._next_isolate_recompiles_id = ids
 
-    def signal(self, original: Call, /, signalnum: int, handler: Any) -> Any:
-        """Remember a job's handler of a signal that asks the run to stop; the run's own stays in place.
-
-        Frameworks set handlers when a training begins and set what was there before when it ends. With several
-        trainings that begin and end at different times, the last one to end would leave a dead one's handler. And a
-        handler that talks to the other workers would do so at another moment on each. A stop that is asked for by a
-        signal is raised inside each job instead, in the same turn everywhere.
-        """
-        job = self._turns.running_here()
-        if job is None or signalnum not in _STOPS:
-            return original(signalnum, handler)
-        before = self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
-        self._handlers[job.name, int(signalnum)] = handler
-        return before
-
-    def getsignal(self, original: Call, /, signalnum: int) -> Any:
-        """Return a job's handler."""
-        job = self._turns.running_here()
-        if job is None or signalnum not in _STOPS:
-            return original(signalnum)
-        return self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
-
-    def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
-        """Remember what a job wants to be called at the end of its process."""
-        job = self._turns.running_here()
-        if job is None or not self._exit_hooks.register(job.name, function, *args, **kwargs):
-            original(function, *args, **kwargs)
-        return function
-
-    def unregister_exit(self, original: Call, function: Call, /) -> None:
-        """Forget it."""
-        if (job := self._turns.running_here()) is not None:
-            self._exit_hooks.unregister(job.name, function)
-        original(function)
-
     def whole(self, job: str, call: Callable[[], object]) -> Callable[[], object]:
         """Return what calls ``call`` as the whole of a process: in a world of its own, with what runs at its end.
 
@@ -376,7 +336,8 @@ class JobSeams:
                 self._worlds.wait_for_threads(job)
                 return result
             finally:
-                self._exit_hooks.run(job)
+                self.run_exit_hooks(job)
+                self.job_ends()
 
         return from_begin_to_end
 

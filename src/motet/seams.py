@@ -20,7 +20,9 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch._library.custom_ops import CustomOpDef
 from torch.distributed.algorithms.join import Join
+from torch.library import Library
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data._utils import signal_handling as loaders
 
@@ -79,9 +81,6 @@ class Seams(Protocol):
     def world_values(self) -> dict[str, Any] | None:
         """Return what the properties of torch's ``_World`` are for whoever calls; None: what they are without a run."""
 
-    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
-        """``threading.Thread.start``."""
-
     def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``torch.compile``."""
 
@@ -96,6 +95,24 @@ class Seams(Protocol):
 
     def unregister_exit(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``atexit.unregister``."""
+
+    def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """What prepares, enables and disables torch's profiler; ``disable`` is what disables one of this kind."""
+
+    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
+        """``threading.Thread.start``."""
+
+    def open_library(self, original: Call, library: Library, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
+        """``torch.library.Library.__init__``."""
+
+    def define_operator(self, original: Call, operator: CustomOpDef, /, namespace: str, *args: Any, **kw: Any) -> None:
+        """``torch.library.CustomOpDef.__init__``, by which every custom operator is defined."""
+
+    def parse_namespace(self, original: Call, /, qualname: str) -> tuple[str, str]:
+        """``torch._library.utils.parse_namespace``: an operator is named by ``NAMESPACE::NAME``."""
+
+    def find_operator(self, original: Call, /, operator: object) -> Any:
+        """``torch._library.custom_ops._maybe_get_opdef``."""
 
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
@@ -140,6 +157,8 @@ def _functions() -> dict[str, Call]:
         "compile": torch.compile,
         "spawn": torch.multiprocessing.spawn,  # type: ignore[attr-defined]
         "start_processes": torch.multiprocessing.start_processes,  # type: ignore[attr-defined]
+        "parse_namespace": torch._library.utils.parse_namespace,
+        "find_operator": torch._library.custom_ops._maybe_get_opdef,
         "signal": signal.signal,
         "getsignal": signal.getsignal,
         **_sharding(),
@@ -250,6 +269,8 @@ _JUMPS = {
         "parallelize_module",
         "signal",
         "getsignal",
+        "parse_namespace",
+        "find_operator",
     )
 }
 
@@ -285,8 +306,10 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),
-        refused("_register_fused_optim", ddp, "_register_fused_optim"),
+        through(seams.open_library, Library, "__init__"),
+        through(seams.define_operator, CustomOpDef, "__init__"),
         through(seams.start_thread, threading.Thread, "start"),
+        refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),
         refused("FSDP", FullyShardedDataParallel, "__init__"),
         *([through(seams.finalize, ddp, "finalize_backward")] if MANUAL_FINALIZATION.there else ()),
@@ -329,6 +352,19 @@ def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
         (loaders, "_error_if_any_worker_fails", loader_workers.leave_to_loaders),
         (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin, _originals["signal"])),
+        *(
+            (module, name, functools.partial(seams.profile, vars(module)[name], vars(module)[disable]))
+            for module, name, disable in _profiling()
+        ),
+    ]
+
+
+def _profiling() -> list[tuple[types.ModuleType, str, str]]:
+    """Return where torch begins and ends profiling: the module, the function, and which function ends it."""
+    new, old = torch.autograd.profiler, torch.autograd.profiler_legacy
+    return [
+        *((new, name, "_disable_profiler") for name in ("_prepare_profiler", "_enable_profiler", "_disable_profiler")),
+        *((old, name, "_disable_profiler_legacy") for name in ("_enable_profiler_legacy", "_disable_profiler_legacy")),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import runpy
 import sys
@@ -32,6 +33,7 @@ def together(scripts: dict[str, tuple[str, list[str]]]) -> dict[str, Any]:
     return {
         "status": {name: results[name].status for name in scripts},
         "error": {name: results[name].error for name in scripts},
+        "notices": list(results.notices),
         "turns": {name: results[name].turns for name in scripts},
         "changed": [name for name in before if not _equal(before[name], after[name])],
     }
@@ -39,9 +41,22 @@ def together(scripts: dict[str, tuple[str, list[str]]]) -> dict[str, Any]:
 
 def _state() -> dict[str, Any]:
     state = dict(isolation.take_all().copy().values)
+    state["logging"] = logging_state()
     state["modules"] = "helper" in sys.modules
     state["cwd and environment"] = os.getcwd(), dict(os.environ)
     return state
+
+
+def logging_state() -> dict[str, Any]:
+    """Return what there is of logging: the root, and some loggers that torch has made."""
+    known = {name: logging.getLogger(name) for name in ("root", "torch", "torch.distributed", "torch._dynamo")}
+    loggers = {
+        name: (logger.level, list(logger.handlers), list(logger.filters), logger.propagate, logger.disabled)
+        for name, logger in known.items()
+    }
+    attributes = ("_loggerClass", "_logRecordFactory", "lastResort", "_handlers", "_warnings_showwarning")
+    of_module = [getattr(logging, name, None) for name in attributes]
+    return {**loggers, "disable": logging.root.manager.disable, "module": [id(value) for value in of_module]}
 
 
 def _equal(one: Any, other: Any) -> bool:

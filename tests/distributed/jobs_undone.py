@@ -24,6 +24,7 @@ from tests.distributed.identity import Record, differences, find, seed_everythin
 from tests.distributed.jobs_buffers import build, step
 from tests.distributed.jobs_failures import be_quick, endless, loop
 from tests.distributed.jobs_plain import batch, net, train
+from tests.distributed.jobs_scripts import logging_state
 from torch.distributed.algorithms.join import Join, Joinable
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -43,10 +44,20 @@ FUNCTIONS = {
     "spawn": torch.multiprocessing.spawn,
     "start": torch.multiprocessing.start_processes,
     "fully_shard": fully_shard,
+    "parse_namespace": torch._library.utils.parse_namespace,
+    "find_operator": torch._library.custom_ops._maybe_get_opdef,
     "all_reduce": dist.all_reduce,
     "tensor backward": torch.Tensor.backward,
 }
-CLASSES = {"DDP": DDP, "Join": Join, "Joinable": Joinable, "FSDP": FullyShardedDataParallel}
+CLASSES = {
+    "Library": torch.library.Library,
+    "CustomOpDef": torch.library.CustomOpDef,
+    "Thread": threading.Thread,
+    "DDP": DDP,
+    "Join": Join,
+    "Joinable": Joinable,
+    "FSDP": FullyShardedDataParallel,
+}
 
 
 def patches() -> dict[str, Any]:
@@ -75,6 +86,7 @@ def surroundings() -> dict[str, Any]:
         "maps": [len(world.pg_map), len(world.pg_group_ranks), len(world.pg_backend_config)],
         "greenlets": len(alive),
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "logging": logging_state(),
         "hooks": [sys.excepthook, threading.excepthook, sys.unraisablehook],
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "directory": os.getcwd(),

@@ -62,6 +62,18 @@ def test_what_ends_a_thing_that_all_jobs_share_is_the_processs() -> None:
     assert not hooks.register("job", teardown)
 
 
+def test_what_a_scripts_own_module_registers_is_the_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "imported_by_each.py").write_text(
+        "import atexit, pathlib, sys\natexit.register(pathlib.Path(sys.argv[1]).write_text, 'called')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    script = tmp_path / "scripts" / "train.py"
+    script.write_text("import imported_by_each\n")
+    motet.run({name: motet.Script(script, [str(tmp_path / name)]) for name in ("a", "b")})
+    assert [(tmp_path / name).read_text() for name in ("a", "b")] == ["called", "called"]
+
+
 def test_what_an_import_registers_is_the_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "imported_once.py").write_text(
         "import atexit\ncalled = []\ndef hook(): called.append(1)\natexit.register(hook)\n"

@@ -29,10 +29,10 @@ Rules:
 
 Not kept here: context variables, NumPy's ``errstate`` and print options among them (each greenlet has a context of
 its own: ``greenlet.gr_context = contextvars.copy_context()``); signal handlers (the default action of SIGUSR1 is to
-end the process, so that one job's handler must not be away while another has its turn); loggers other than the root
-and those that frameworks configure; locale, decimal; the interpreter's switch interval, which a run sets for all of its
-jobs and puts back at its end. Settings of ``torch._dynamo`` and its like are context variables since torch 2.12;
-before, `torch_config` keeps them.
+end the process, so that one job's handler must not be away while another has its turn); locale, decimal; the
+interpreter's switch interval, which a run sets for all of its jobs and puts back at its end. Settings of
+``torch._dynamo`` and its like are context variables since torch 2.12; before, `torch_config` keeps them. Threads of a
+job see what the job sees that has its turn.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from motet.isolation import (
     frameworks,
     interpreter,
     loggers,
+    operators,
+    profiler,
     random_generators,
     scripts,
     torch_config,
@@ -79,5 +81,8 @@ __all__ = [
     "unregister",
 ]
 
-for _family in (torch_flags, torch_config, random_generators, scripts, interpreter, loggers, frameworks, trackers):
+for _family in (
+    *(profiler, torch_flags, torch_config, operators, random_generators),
+    *(scripts, interpreter, loggers, frameworks, trackers),
+):
     _family.register_entries()

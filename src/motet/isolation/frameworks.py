@@ -101,6 +101,41 @@ def _take_hub_bars() -> dict[str, bool] | None:
     return None if switches is None else dict(switches)
 
 
+_AUTO = tuple(
+    f"transformers.models.auto.{name}"
+    for name in (
+        *("configuration_auto", "modeling_auto", "tokenization_auto", "processing_auto"),
+        *("image_processing_auto", "feature_extraction_auto", "video_processing_auto"),
+    )
+)
+_auto_seen: set[str] = set()
+_auto_mappings_found: list[Any] = []  # new ones come last
+
+
+def _auto_mappings() -> list[Any]:
+    """Return the mappings of Transformers' auto classes."""
+    for name in _AUTO:
+        if name in sys.modules and name not in _auto_seen:
+            _auto_seen.add(name)
+            for value in list(vars(sys.modules[name]).values()):
+                if "_extra_content" in getattr(value, "__dict__", {}) and all(
+                    value is not known for known in _auto_mappings_found
+                ):
+                    _auto_mappings_found.append(value)
+    return _auto_mappings_found
+
+
+def take_auto_classes() -> list[dict[Any, Any]]:
+    """Return what was registered with Transformers' auto classes (``AutoConfig.register``), as it is."""
+    return [mapping._extra_content for mapping in _auto_mappings()]
+
+
+def put_auto_classes(value: list[dict[Any, Any]]) -> None:
+    """Bind it again. Nothing was registered with a mapping that was imported later."""
+    for number, mapping in enumerate(_auto_mappings()):
+        mapping._extra_content = value[number] if number < len(value) else {}
+
+
 def take_tqdm() -> Any:
     """Return the set of tqdm's open bars itself: a bar's position counts those above it, which are of its own job."""
     return sys.modules["tqdm.std"].tqdm._instances
@@ -151,6 +186,14 @@ def register_entries() -> None:
         module="transformers.utils.logging",
         fresh=fresh_transformers,
         skip_equal=True,
+    )
+    add(
+        "transformers' auto classes",
+        take_auto_classes,
+        put_auto_classes,
+        module=_AUTO[0],
+        fresh=list,
+        copy=lambda value: [dict(content) for content in value],
     )
     add("tqdm", take_tqdm, put_tqdm, module="tqdm.std", fresh=fresh_tqdm, copy=lambda value: fresh_tqdm())
     add("rich", take_rich, put_rich, module="rich", fresh=lambda: None, copy=lambda value: None)

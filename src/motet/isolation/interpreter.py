@@ -1,10 +1,11 @@
-"""What the interpreter and its standard library keep: arguments, path, streams, environment, warnings, logging."""
+"""What the interpreter and the standard library keep: arguments, path, streams, environment, names, warnings."""
 
 from __future__ import annotations
 
+import builtins
 import gc
-import logging
 import multiprocessing
+import operator
 import os
 import sys
 import threading
@@ -16,9 +17,40 @@ import torch.multiprocessing
 from motet.errors import MotetError
 from motet.isolation.registry import add
 
+_MISSING = object()
 _warnings: Any = warnings
-_logging: Any = logging
 _torch_multiprocessing: Any = torch.multiprocessing
+
+
+_plain_builtins = tuple(vars(builtins).items())
+_plain_names, _plain_values = zip(*_plain_builtins, strict=True)
+
+
+class _Builtins(dict[str, Any]):
+    """What a job has made of ``builtins``. Compared by identity: among the values may be anything."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def take_builtins() -> dict[str, Any] | None:
+    """Return the names that are everywhere; None while they are as Motet found them."""
+    present = vars(builtins)
+    if len(present) == len(_plain_values) and all(map(operator.is_, present.values(), _plain_values)):
+        return None
+    return _Builtins(present)
+
+
+def put_builtins(value: dict[str, Any] | None) -> None:
+    """Bring them back; None: as Motet found them."""
+    present = vars(builtins)
+    wanted = dict(_plain_builtins) if value is None else value
+    for name in list(present):
+        if name not in wanted:
+            present.pop(name, None)
+    for name, content in wanted.items():
+        if present.get(name, _MISSING) is not content:
+            present[name] = content
 
 
 def _take_streams() -> tuple[Any, ...]:
@@ -73,7 +105,7 @@ def put_environment(value: dict[Any, Any]) -> None:
     """Set and unset the variables that differ, in the process's environment too."""
     present = take_environment()
     for key in present.keys() - value.keys():
-        del os.environ[os.fsdecode(key)]
+        os.environ.pop(os.fsdecode(key), None)  # a job's thread may have unset it, too
     for key, content in value.items() - present.items():
         os.environ[os.fsdecode(key)] = os.fsdecode(content)
 
@@ -92,25 +124,6 @@ def _put_warnings(value: tuple[Any, ...]) -> None:
 
 
 def _copy_warnings(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (list(value[0]), *value[1:])
-
-
-def _take_logging() -> tuple[Any, ...]:
-    root = logging.root
-    return root.handlers, root.level, root.manager.disable, getattr(_logging, "_warnings_showwarning", None)
-
-
-def _put_logging(value: tuple[Any, ...]) -> None:
-    root = logging.root
-    root.handlers, level, disable, captured = value
-    if root.level != level:
-        root.setLevel(level)
-    if root.manager.disable != disable:
-        logging.disable(disable)
-    _logging._warnings_showwarning = captured
-
-
-def _copy_logging(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return (list(value[0]), *value[1:])
 
 
@@ -140,11 +153,11 @@ def _put_multiprocessing(value: tuple[str | None, str]) -> None:
 def register_entries() -> None:
     """Register this family's entries."""
     add("streams", _take_streams, _put_streams, near=True)
+    add("builtins", take_builtins, put_builtins, skip_equal=True, near=True)
     add("hooks", _take_hooks, _put_hooks)
     add("sys.argv and sys.path", _take_arguments, _put_arguments, copy=_copy_arguments)
     add("working directory", _take_directory, _put_directory, skip_equal=True, near=True)
     add("environment", take_environment, put_environment, skip_equal=True)
     add("warnings", _take_warnings, _put_warnings, copy=_copy_warnings)
-    add("logging", _take_logging, _put_logging, copy=_copy_logging)
     add("gc", _take_gc, _put_gc, skip_equal=True)
     add("multiprocessing", _take_multiprocessing, _put_multiprocessing, skip_equal=True)

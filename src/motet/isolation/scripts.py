@@ -1,49 +1,52 @@
-"""``__main__`` and the modules from a script's own folder.
+"""``__main__`` and the modules that are a script's own.
 
 Two scripts, or one script as two jobs, each import a ``helper.py`` and set things in it. Alone, each would have a
-process and so a copy of its own. Here the modules that a script imported from its own folder leave ``sys.modules``
-with it when its turn ends, and come back with it.
+process and so a copy of its own. Here the modules that belong to a script (`motet.isolation.ownership` says which)
+leave ``sys.modules`` with it when its turn ends, and come back with it.
 
 - A job is a script once ``sys.modules["__main__"]`` is no longer the module that it began with, or from the start if
   `prepare_script` said so. Functions share all modules with whoever starts the run, as functions do.
-- Own are modules that were imported during the script's turns, whose file lies in its folder (that of its
-  ``__main__``, or ``sys.path[0]``), not in an environment's or the standard library's, and whose top-level package
-  nobody else had imported (a part of Motet or torch that is first needed inside a turn belongs to everyone).
+- What would be a script's own if a script had imported it, but was imported by someone else (the program that starts
+  the run, a job that is a function), stays with them: no script sees it, each imports a copy of its own.
+
+A job's threads may import at any moment: ``sys.modules`` is only looked through in copies, which are made at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import sysconfig
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
+from motet.isolation import ownership
+from motet.isolation.ownership import top_of
 from motet.isolation.registry import Saved, add
 
 _NAME = "__main__ and own modules"
-_COMMON = frozenset({"motet", "torch", "numpy", "greenlet", "yaml", "__main__", "__mp_main__"})
-_LIBRARIES = tuple(
-    {os.path.join(os.path.realpath(p), "") for p in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))}
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """One owner's view of ``sys.modules``: what it has beyond the common ones, and what of those it does not see."""
+    """One owner's view of ``sys.modules``: what it has beyond the common ones.
+
+    ``beside`` are the packages in a script's folder: it finds these, whatever is installed under the same name.
+    """
 
     main: ModuleType | None
     is_script: bool = False
     own: dict[str, ModuleType] = field(default_factory=dict)
-    hidden: dict[str, ModuleType] = field(default_factory=dict)
+    beside: frozenset[str] = frozenset()
 
 
 _present: Modules | None = None
 _common: set[str] = set()
+_common_tops: set[str] = set()
+_of_others: dict[str, ModuleType] = {}  # of those that are not scripts; in `sys.modules` while none has its turn
+_hidden: dict[str, ModuleType] = {}  # common ones that the present script does not see
 _last_seen: tuple[int, str, int] = (0, "", 0)
+new_common: list[ModuleType] = []  # for who needs to know, and empties it
 
 
 def take_modules() -> Modules:
@@ -54,10 +57,9 @@ def take_modules() -> Modules:
     is_script = before.is_script or main is not before.main
     own = before.own
     if _mark() != _last_seen:
-        own = _note_new_modules(main, before) if is_script else own
-        _common.intersection_update(sys.modules.keys() | before.hidden.keys())
-        _common.update(sys.modules.keys() - own.keys() - before.hidden.keys())
-        _note_mark()
+        mark = _mark()
+        own = _note_new_modules(before, is_script)
+        _note_mark(mark)
     if main is not before.main or is_script != before.is_script or own is not before.own or _present is None:
         _present = replace(before, main=main, is_script=is_script, own=own)
     assert _present is not None
@@ -78,90 +80,99 @@ def put_modules(value: Modules) -> None:
     modules = sys.modules
     for name in present.own:
         modules.pop(name, None)
-    modules.update(present.hidden)
-    for name in value.hidden:
-        modules.pop(name, None)
+    if _hidden:
+        modules.update(_hidden)
+        _hidden.clear()
+    if value.is_script:
+        for name in _of_others:
+            modules.pop(name, None)
+        if clashing := value.beside & _common_tops:
+            _hidden.update((name, modules[name]) for name in list(modules) if top_of(name) in clashing)
+            for name in _hidden:
+                modules.pop(name, None)
+    else:
+        modules.update(_of_others)
     modules.update(value.own)
     if value.main is not None:
         modules["__main__"] = value.main
+    ownership.find_compiled(value.is_script)
     _present = value
-    _note_mark()
+    _note_mark(_mark())
 
 
 def prepare_script(saved: Saved, path: str | Path) -> None:
-    """Let the job that begins with ``saved`` be the script at ``path``.
-
-    Modules that are loaded already, but that this script would find under the same name in its own folder, are
-    hidden from it: it imports its own.
-    """
+    """Let the job that begins with ``saved`` be the script at ``path``."""
     folder = Path(os.path.abspath(path)).parent
-    modules: Modules = saved.values[_NAME]
-    tops = {name.partition(".")[0] for name in sys.modules} - _COMMON
-    shadowed = {
-        top
-        for top in tops
-        if ((folder / f"{top}.py").is_file() or (folder / top).is_dir())
-        and top in sys.modules
-        and not _in_library(_place(sys.modules[top]))
+    beside = {entry.stem for entry in folder.glob("*.py")} | {
+        entry.parent.name for entry in folder.glob("*/__init__.py")
     }
-    hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in shadowed}
-    saved.values[_NAME] = replace(modules, is_script=True, hidden={**modules.hidden, **hidden})
+    modules: Modules = saved.values[_NAME]
+    saved.values[_NAME] = replace(
+        modules, is_script=True, beside=frozenset(top for top in beside if not ownership.is_everyones(top))
+    )
+
+
+def is_script() -> bool:
+    """Tell whether the present owner is a script."""
+    return _present is not None and _present.is_script
+
+
+def own_names() -> set[str]:
+    """Return the packages that are the present script's own."""
+    return {top_of(name) for name in (_present.own if _present is not None else ())}
+
+
+def is_common(top: str) -> bool:
+    """Tell whether a package has been imported, and is everyone's."""
+    return top in _common_tops or ownership.is_everyones(top)
 
 
 def _mark() -> tuple[int, str, int]:
     """Return what changes when modules are added or replaced: the dictionary keeps the order of insertion."""
-    name = next(reversed(sys.modules), "")
-    return len(sys.modules), name, id(sys.modules.get(name))
+    while True:
+        try:
+            name = next(reversed(sys.modules), "")
+        except RuntimeError:  # a thread has imported something in between
+            continue
+        return len(sys.modules), name, id(sys.modules.get(name))
 
 
-def _note_mark() -> None:
+def _note_mark(mark: tuple[int, str, int]) -> None:
     global _last_seen
-    _last_seen = _mark()
+    _last_seen = mark
 
 
-def _note_new_modules(main: ModuleType | None, before: Modules) -> dict[str, ModuleType]:
-    own = {name: sys.modules[name] for name in before.own if name in sys.modules}
-    folders = _script_folders(main)
-    new = [name for name in sys.modules if name not in own and (name not in _common or name in before.hidden)]
-    for name in new:  # in the order of import: a package before its modules
-        top = name.partition(".")[0]
-        shared = top in _COMMON or (top in _common and top not in before.hidden and top not in own)
-        module = sys.modules[name]
-        if not shared and isinstance(module, ModuleType) and _is_own(_place(module), folders):
+def _note_new_modules(before: Modules, is_script: bool) -> dict[str, ModuleType]:
+    """Sort out what is new in ``sys.modules``; return the present owner's own."""
+    global _of_others
+    modules = sys.modules.copy()
+    own_before = before.own if is_script else _of_others
+    own = {name: modules[name] for name in own_before if name in modules}
+    new = [
+        name  # in the order of import: a package before its modules
+        for name in modules
+        if name not in own and (name not in _common or name in _hidden or (is_script and top_of(name) in before.beside))
+    ]
+    found = ownership.sort_out(
+        new,
+        lambda top: top in _common_tops and not (is_script and top in before.beside),
+        {top_of(name) for name in own},
+        by_script=is_script,
+    )
+    for name in found:
+        module = modules.get(name)
+        if isinstance(module, ModuleType):
             own[name] = module
-    return own
-
-
-def _script_folders(main: ModuleType | None) -> tuple[str, ...]:
-    candidates: list[str] = []
-    if main is not None and isinstance(file := getattr(main, "__file__", None), str):
-        candidates.append(os.path.dirname(os.path.abspath(file)))
-    if sys.path and isinstance(sys.path[0], str):
-        with contextlib.suppress(FileNotFoundError):  # relative, to a working directory that is gone
-            candidates.append(os.path.abspath(sys.path[0]))
-    return tuple({os.path.join(folder, "") for c in candidates for folder in (c, os.path.realpath(c))})
-
-
-def _place(module: ModuleType) -> str | None:
-    """Return where a module came from; a package without ``__init__.py`` has folders only."""
-    file = getattr(module, "__file__", None)
-    if isinstance(file, str):
-        return os.path.abspath(file)
-    folders: Iterable[str] = getattr(module, "__path__", ())
-    first = next(iter(folders), None)
-    return os.path.join(os.path.abspath(first), "") if isinstance(first, str) else None
-
-
-def _in_library(place: str | None) -> bool:
-    """Tell whether a module is built in, or belongs to the standard library or an environment."""
-    if place is None:
-        return True
-    parts = place.split(os.sep)
-    return "site-packages" in parts or "dist-packages" in parts or place.startswith(_LIBRARIES)
-
-
-def _is_own(place: str | None, folders: tuple[str, ...]) -> bool:
-    return place is not None and place.startswith(folders) and not _in_library(place)
+            ownership.note_compiled(name, module)
+    new_common.extend(modules[name] for name in new if name not in own and isinstance(modules[name], ModuleType))
+    _common.intersection_update(modules.keys() | _hidden.keys())
+    _common.update(name for name in modules if name not in own)
+    _common_tops.clear()
+    _common_tops.update(top_of(name) for name in _common)
+    if is_script:
+        return own
+    _of_others = own
+    return before.own
 
 
 def register_entries() -> None:

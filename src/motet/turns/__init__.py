@@ -4,6 +4,7 @@
 
     greenlets                 begin a turn, end it: all jobs on the main thread, one at a time
     exit_hooks                what a job registers with ``atexit`` runs when the job ends
+    process_seams, profilers  what a job does with what the process has one of: threads, torch's profiler
     expected                  how many turns a framework's training is going to take
 """
 

@@ -2,7 +2,8 @@
 
 Trackers finish their runs there, loggers write what they still hold; the process itself lives on for the other jobs,
 and ends without asking anybody. What a library registers while it is being imported stays the process's: other jobs
-may go on using that library. So does what ends a thing that a library starts once for the whole process.
+may go on using that library. (A module that is a script's own registers for its script.) So does what ends a thing that
+a library starts once for the whole process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from motet.isolation.ownership import ONE_STATE, is_own_code, top_of
+from motet.isolation.scripts import is_script
 
 Call = Callable[..., Any]
 
@@ -27,7 +31,7 @@ class ExitHooks:
 
     def register(self, job: str, function: Call, /, *args: Any, **kwargs: Any) -> bool:
         """Remember a hook of ``job``; return False where it is not the job's but a library's."""
-        if _importing() or getattr(function, "__module__", None) in _OF_THE_PROCESS:
+        if (_importing() and not _own_code_calls()) or getattr(function, "__module__", None) in _OF_THE_PROCESS:
             return False
         self._of.setdefault(job, []).append((function, args, kwargs))
         return True
@@ -45,6 +49,19 @@ class ExitHooks:
             except Exception:
                 sys.stderr.write(f"Exception ignored in atexit callback {function!r}:\n{traceback.format_exc()}")
         self._of.pop(job, None)
+
+
+def _own_code_calls() -> bool:
+    """Tell whether a module registers a hook that each script imports for itself."""
+    if not is_script():
+        return False
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if top_of(name) != "motet":
+            return top_of(name) in ONE_STATE or is_own_code(frame.f_code.co_filename)
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _importing() -> bool:

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+from tests.unit.isolation.test_isolation import Job, alternate
 
 from motet import isolation
 from motet.isolation import frameworks
@@ -124,3 +125,25 @@ def test_the_rank_that_lightning_believes(monkeypatch: pytest.MonkeyPatch) -> No
     outside = isolation.exchange(job)
     assert rank_zero_only.rank == 1  # type: ignore[attr-defined]
     isolation.put_all(outside)
+
+
+def test_what_is_registered_with_the_auto_classes_is_the_jobs_own() -> None:
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    from transformers import AutoConfig, PretrainedConfig
+
+    isolation.put_all(isolation.take_all())
+    seen = []
+
+    def job() -> Job:
+        class Config(PretrainedConfig):  # type: ignore[misc]
+            model_type = "clash_auto"
+
+        seen.append("clash_auto" in auto.CONFIG_MAPPING)
+        AutoConfig.register("clash_auto", Config)
+        for _ in range(3):
+            yield
+            assert type(AutoConfig.for_model("clash_auto")) is Config
+
+    alternate(job(), job())
+    assert seen == [False, False]
+    assert "clash_auto" not in auto.CONFIG_MAPPING

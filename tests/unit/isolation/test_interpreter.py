@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import gc
 import io
@@ -41,6 +42,10 @@ def _set_streams() -> None:
     sys.stdin, sys.stderr = io.StringIO(), io.StringIO()
 
 
+def _replace_print() -> None:
+    builtins.print = lambda *words, **options: None
+
+
 def _set_arguments() -> None:
     sys.argv = ["train.py", "--lr", "1"]
 
@@ -72,6 +77,11 @@ def _logging() -> object:
 
 CASES: dict[str, tuple[Callable[[], object], Callable[[], object], Callable[[], object]]] = {
     "streams": (lambda: (sys.stdin, sys.stdout, sys.stderr), _set_stdout, _set_streams),
+    "builtins": (
+        lambda: {name: value for name, value in vars(builtins).items() if name != "_"},
+        _replace_print,
+        lambda: vars(builtins).update(of_a_job=1),
+    ),
     "hooks": (
         lambda: (sys.displayhook, sys.excepthook, sys.unraisablehook, threading.excepthook),
         _set_hook,
