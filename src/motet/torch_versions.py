@@ -72,6 +72,11 @@ MANUAL_FINALIZATION = Feature(
     since="2.15",
     without="DDP finalizes every backward by itself",
 )
+PROFILER_PAUSES = Feature(
+    "torch._C._autograd:_toggle_collection_dynamic",
+    since="any",
+    without="the profile of one job holds the others' operators as well",
+)
 NUMPY_WINDOW = Feature(
     "numpy.random.mtrand:_rand._bit_generator",
     since="any",
@@ -88,6 +93,7 @@ FEATURES = (
     RECOMPILES_ISOLATED,
     LAZY_BUCKETS,
     MANUAL_FINALIZATION,
+    PROFILER_PAUSES,
     NUMPY_WINDOW,
     SHOW_WARNING,
     LOGGED_WARNINGS,
@@ -110,6 +116,14 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._get_default_group",
         "torch.distributed:distributed_c10d._process_group_name",
         "torch.distributed:distributed_c10d._world",
+        "torch._library.custom_ops:CustomOpDef",
+        "torch._library.custom_ops:_maybe_get_opdef",
+        "torch._library.utils:parse_namespace",
+        "torch.autograd.profiler:_disable_profiler",
+        "torch.autograd.profiler:_enable_profiler",
+        "torch.autograd.profiler:_prepare_profiler",
+        "torch.autograd.profiler_legacy:_disable_profiler_legacy",
+        "torch.autograd.profiler_legacy:_enable_profiler_legacy",
         "torch.distributed.algorithms.join:Join",
         "torch.utils.data:_utils.signal_handling._error_if_any_worker_fails",
         "torch.utils.data:_utils.signal_handling._set_worker_signal_handlers",
@@ -235,7 +249,20 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch:Generator.graphsafe_set_state",
         "torch.cuda:_lazy_seed_tracker.call_order",
     ),
-    "isolation/loggers": ("logging:_handlerList",),
+    "isolation/loggers": (
+        "logging:Logger._cache",
+        "logging:Manager._fixupChildren",
+        "logging:Manager._fixupParents",
+        "logging:_handlerList",
+        "logging:_logRecordFactory",
+        "logging:_loggerClass",
+    ),
+    "isolation/operators": ("torch._C:_dispatch_get_all_op_names",),
+    "isolation/profiler": (
+        "torch._C._autograd:_profiler_enabled",
+        "torch._C._autograd:_profiler_type",
+        "torch._C._profiler:ActiveProfilerType",
+    ),
     "launcher/agent": (
         f"{_AGENT}.local_elastic_agent:LocalElasticAgent._monitor_workers",
         f"{_AGENT}.local_elastic_agent:LocalElasticAgent._pcontext",

@@ -12,6 +12,7 @@ from torch._C._profiler import ActiveProfilerType
 from torch.profiler import ProfilerActivity
 
 from motet.isolation.registry import add
+from motet.torch_versions import PROFILER_PAUSES
 
 # All kinds at once: torch warns, at each call, of collecting some and not the others.
 _ALL = {ProfilerActivity.CPU, ProfilerActivity.CUDA, ProfilerActivity.XPU}
@@ -23,7 +24,7 @@ _profile: object | None = None  # what the present owner has begun; None: nothin
 def begun() -> None:
     """Say that the present owner's profiler is on. One that cannot be suspended goes on in others' turns."""
     global _profile
-    can_pause = hasattr(_autograd, "_toggle_collection_dynamic") and _autograd._profiler_type() == _KINETO
+    can_pause = PROFILER_PAUSES.there and _autograd._profiler_type() == _KINETO
     _profile = object() if can_pause else None
 
 
