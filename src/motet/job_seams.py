@@ -337,6 +337,8 @@ class JobSeams:
                 return call()
             finally:
                 self._exit_hooks.run(job)
+                for key in [key for key in self._handlers if key[0] == job]:
+                    del self._handlers[key]  # and what they refer to: trainers, models
 
         return whole
 
