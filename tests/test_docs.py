@@ -95,7 +95,7 @@ def help_of(command: str) -> str:
 def own_options(command: str) -> set[str]:
     """Return a command's own options, without torchrun's and --help."""
     described = help_of(command).split("\noptions:\n")[1].split("torchrun's options:")[0]
-    return set(re.findall(r"^  (--[a-z-]+)", described, re.MULTILINE)) - {"--help"}
+    return set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", described, re.MULTILINE)) - {"--help"}
 
 
 SHELL = blocks("sh", "")

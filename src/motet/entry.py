@@ -213,6 +213,7 @@ def _run(
         aggregators=aggregators,
         compress=description.get("compress"),
         offload=description.get("offload", "nothing"),
+        buffers=description.get("buffers", "overlapped"),
         show=show,
     )
 

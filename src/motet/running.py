@@ -196,6 +196,8 @@ def _run(
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
+    if buffers not in ("overlapped", "blocking"):
+        raise UsageError(f"buffers is 'overlapped' or 'blocking', not {buffers!r}")
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = begun = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -160,3 +161,14 @@ def test_a_full_disk_is_told_and_training_goes_on(place: Place, small_disk: Path
     assert "small finished after 60 turns" in err
     assert not [name for name in place.checkpoints("big", "small/run") if name.startswith(".writing")]
     assert "Traceback" not in err
+
+
+def test_the_remedy_for_buffers_written_on_some_workers_is_an_option(place: Place) -> None:
+    jobs = {"jobs": {"a": {"call": "tests.distributed.jobs_buffers:changed_unseen"}}}
+    (place.path / "jobs.yaml").write_text(json.dumps(jobs))
+    status, out, err = place.motet("run", TWO, "jobs.yaml", "--run-dir=out")
+    assert status == 4, (out, err)
+    assert "--buffers blocking" in err
+    status, out, err = place.motet("run", TWO, "jobs.yaml", "--run-dir=again", "--buffers", "blocking")
+    assert status == 0, (out, err)
+    assert json.loads((place.path / "again" / "run.json").read_text())["buffers"] == "blocking"

@@ -79,6 +79,7 @@ def _check(run_dir: RunDir) -> None:
         "order": (list, type(None)),
         "at_once": (int, str, type(None)),
         "offload": (str,),
+        "buffers": (str,),
         "timeout_seconds": (int, float),
         "max_job_failures": (int,),
         "on_nan": (str,),

@@ -19,7 +19,7 @@ from motet.cli.table import results_table
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
-from motet.launcher.launch import describe_run
+from motet.launcher.launch import BUFFERS, describe_run
 from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
 from motet.launcher.workers import run_workers
@@ -84,6 +84,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default="nothing",
         help="idle: what a job holds on a device rests in the host's memory while others compute",
     )
+    parser.add_argument(
+        "--buffers",
+        choices=BUFFERS,
+        default=BUFFERS[0],
+        help="blocking: BatchNorm statistics and other buffers are broadcast before each forward, as under plain DDP",
+    )
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     parser.add_argument(
@@ -146,6 +152,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
     others = {"compress": options.compress, "offload": options.offload, "trackers": options.tracker or []}
+    others["buffers"] = options.buffers
     return {**description, **safety, **_sync_of(options), **others}
 
 

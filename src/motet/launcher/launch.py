@@ -30,6 +30,9 @@ from motet.results import Results
 from motet.run_dir import RunDir
 from motet.torch_versions import check
 
+BUFFERS = ("overlapped", "blocking")
+"""When a model's buffers become those of worker 0: beside other jobs' turns, or before each forward as in plain DDP."""
+
 
 def launch(
     jobs: Mapping[str, Callable[[], object] | JobSpec] | Sequence[JobSpec],
@@ -42,6 +45,7 @@ def launch(
     verbose: bool = False,
     quiet: bool = False,
     trackers: Sequence[str] = (),
+    buffers: Literal["overlapped", "blocking"] = "overlapped",
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -49,7 +53,7 @@ def launch(
     without arguments (`functools.partial` gives it some) that the workers can import, or a `JobSpec`. A program calls
     this below ``if __name__ == "__main__":``, since the workers import the program. Functions that were defined in a
     notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
-    ``trackers``: names, as ``motet run --tracker`` takes them.
+    ``trackers`` and ``buffers``: as ``motet run --tracker`` and ``--buffers`` take them.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -68,6 +72,8 @@ def launch(
             'motet.launch was called inside a worker. In a program, call it below `if __name__ == "__main__":` '
             "(workers import the program); under torchrun, use motet.run"
         )
+    if buffers not in BUFFERS:
+        raise UsageError(f"buffers is {' or '.join(map(repr, BUFFERS))}, not {buffers!r}")
     specs, calls = _sorted_out(jobs)
     names = [*calls, *(spec.name for spec in specs)] if not isinstance(jobs, Mapping) else list(jobs)
     if not names:
@@ -84,7 +90,7 @@ def launch(
     python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None}
     directory = RunDir.create(
         run_dir,
-        {"trackers": list(trackers), "status_file": inline}
+        {"trackers": list(trackers), "status_file": inline, "buffers": buffers}
         | describe_run(
             [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
             order=list(parsed.turns) if parsed else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from motet.events import Event, Notice, Observer
@@ -11,7 +13,8 @@ from motet.events import Event, Notice, Observer
 class Audience:
     """Tells each of ``observers`` every event, and the user (``tell``) every notice, once.
 
-    ``settle`` brings back what an observer's code would find without Motet; called before it runs.
+    ``settle`` brings back what an observer's code would find without Motet; called before it runs. Observers run on the
+    thread that made this alone: what other threads have to tell waits for the next event there.
     """
 
     def __init__(self, observers: Sequence[Observer], tell: Callable[[str], None], settle: Callable[[], None]) -> None:
@@ -19,6 +22,8 @@ class Audience:
         self._tell = tell
         self._settle = settle
         self._notices: dict[tuple[str | None, str], None] = {}
+        self._thread = threading.get_ident()
+        self._from_threads: deque[Event] = deque()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -27,6 +32,14 @@ class Audience:
 
     def observe(self, event: Event) -> None:
         """Tell all observers. One that fails is left out from then on, and the user is told so."""
+        if threading.get_ident() != self._thread:
+            self._from_threads.append(event)
+            return
+        while self._from_threads:
+            self._pass_on(self._from_threads.popleft())
+        self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
         for observer in tuple(self._observers):
             if not getattr(observer, "changes_nothing_global", False):
                 self._settle()

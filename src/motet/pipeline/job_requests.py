@@ -13,12 +13,22 @@ from motet.turns import RunningJob, Turns
 
 
 class JobRequests:
-    """Gives jobs their handles, and answers what is asked through these. ``live``: the jobs that run at the time."""
+    """Gives jobs their handles, and answers what is asked through these. ``live``: the jobs that run at the time.
 
-    def __init__(self, turns: Turns, live: Mapping[str, RunningJob], observe: Callable[[Event], None]) -> None:
+    What is said through the handle of a job that has ended harms nobody; ``notice`` tells the user that it is left out.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        live: Mapping[str, RunningJob],
+        observe: Callable[[Event], None],
+        notice: Callable[[str, str], None],
+    ) -> None:
         self._turns = turns
         self._live = live
         self._observe = observe
+        self._notice = notice
 
     def handle_of(self, name: str, job_dir: Path | None) -> JobHandle:
         """Return the handle for the loop of the job ``name``."""
@@ -32,15 +42,23 @@ class JobRequests:
         )
 
     def _log(self, name: str, values: dict[str, float]) -> None:
-        turn = self._live[name].turn
-        self._observe(MetricsLogged(time=time.perf_counter(), job=name, turn=turn, values=values))
+        if (job := self._running(name)) is not None:
+            self._observe(MetricsLogged(time=time.perf_counter(), job=name, turn=job.turn, values=values))
 
     def _expect(self, name: str, turns: int) -> None:
-        self._live[name].num_turns = turns
-        self._observe(JobStarted(time=time.perf_counter(), job=name, turns=turns))
+        if (job := self._running(name)) is not None:
+            job.num_turns = turns
+            self._observe(JobStarted(time=time.perf_counter(), job=name, turns=turns))
 
     def _describe(self, name: str, values: Mapping[str, object]) -> None:
-        self._observe(ParametersSet(time=time.perf_counter(), job=name, values=values))
+        if self._running(name) is not None:
+            self._observe(ParametersSet(time=time.perf_counter(), job=name, values=values))
+
+    def _running(self, name: str) -> RunningJob | None:
+        job = self._live.get(name)
+        if job is None:
+            self._notice(name, "was logged to after it had ended: that is left out.")
+        return job
 
     def _give_up_turn(self, name: str) -> bool:
         job = self._turns.running_here()

@@ -107,7 +107,7 @@ class Pipeline:
         )
         self._spec: Job | None = None  # the next job, for which there is no room yet
         self._live: dict[str, RunningJob] = {}
-        self._requests = JobRequests(self._turns, self._live, self._observe)
+        self._requests = JobRequests(self._turns, self._live, self._observe, self._notice_once)
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
         self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)

@@ -159,7 +159,8 @@ class Turns:
         assert job.greenlet is not None
         assert job.saved is not None
         if throw is not None and not job.greenlet:  # it has not begun: there is no place to raise anything at
-            job.outcome, job.saved, job.greenlet = Outcome("stopped"), None, None
+            job.outcome = throw.outcome() if isinstance(throw, JobStopped) else Outcome("stopped")
+            job.saved = job.greenlet = None
             return
         if self._outside is None:
             self._outside = self._left = isolation.take_all()

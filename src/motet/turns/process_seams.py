@@ -127,8 +127,10 @@ class ProcessSeams:
         return operators.namespace_of(self._owners.setdefault(job, object()), name, defines=defines)
 
     def job_ends(self) -> None:
-        """End what the present job has left on."""
+        """End what the present job has left on, and forget what is kept for it."""
         if (job := self._turns.running_here()) is not None:
+            for key in [key for key in self._handlers if key[0] == job.name]:
+                del self._handlers[key]  # and what they refer to: trainers, models
             self._profilers.end(job)
             if (owner := self._owners.pop(job, None)) is not None:
                 operators.forget(owner)

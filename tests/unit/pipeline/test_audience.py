@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from motet.events import Event, Notice, RunEnded
+from motet.events import Event, MetricsLogged, Notice, RunEnded
 from motet.pipeline.audience import Audience
 
 ENDED = RunEnded(time=1.0, wall_seconds=1.0)
@@ -67,3 +69,17 @@ def test_an_observer_finds_what_it_would_find_without_motet_unless_it_changes_no
     quiet = Seen(order, changes_nothing_global=True)
     Audience([quiet], lambda text: None, lambda: order.append("settled")).observe(ENDED)
     assert order == ["observed"]
+
+
+def test_observers_run_on_one_thread_alone() -> None:
+    threads: list[int] = []
+    seen = Seen([])
+    audience = Audience([seen], lambda text: None, lambda: threads.append(threading.get_ident()))
+    logged = MetricsLogged(time=1.0, job="a", turn=1, values={"loss": 1.0})
+    thread = threading.Thread(target=audience.observe, args=(logged,))
+    thread.start()
+    thread.join()
+    assert seen.events == [], "the state of whoever has the main thread must not be exchanged by another"
+    audience.observe(ENDED)
+    assert seen.events == [logged, ENDED]
+    assert set(threads) == {threading.get_ident()}
