@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from motet.events import Event, MetricsLogged
-from motet.job_seams import JobSeams
 from motet.pipeline.job_requests import JobRequests
 from motet.turns import JobStopped, RunningJob, Turns
+from motet.turns.process_seams import ProcessSeams
 
 
 def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
@@ -56,9 +56,12 @@ def test_a_jobs_signal_handlers_go_with_it() -> None:
         def on_signal(self, *ignored: object) -> None:
             pass
 
-    nothing: Any = lambda *ignored: None  # noqa: E731
-    turns: Any = SimpleNamespace(running_here=lambda: SimpleNamespace(name="a"))
-    seams = JobSeams(turns, nothing, nothing, nothing, nothing, nothing)
+    class Job:
+        name = "a"
+
+    job = Job()
+    turns: Any = SimpleNamespace(running_here=lambda: job)
+    seams = ProcessSeams(turns, lambda *ignored: None)
     kept: list[weakref.ref[Trainer]] = []
 
     def loop() -> None:
@@ -67,6 +70,7 @@ def test_a_jobs_signal_handlers_go_with_it() -> None:
         assert seams.signal(signal.signal, signal.SIGTERM, trainer.on_signal) == signal.SIG_DFL
         assert seams.getsignal(signal.getsignal, signal.SIGTERM) == trainer.on_signal
 
-    seams.with_exit_hooks("a", loop)()
+    loop()
+    seams.job_ends()
     gc.collect()
     assert kept[0]() is None
