@@ -8,6 +8,7 @@ TORCHES ?= 2.11.0 2.15.0
 VENV := .venv$(if $(TORCH),-torch-$(TORCH))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 # What torch itself asks for in certain versions goes by what it asks.
 PINS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
@@ -28,7 +29,7 @@ help:
 	@echo "make clean   remove what make and the tests made"
 
 # torch first, and exactly: an open range would take a build for another machine, gigabytes larger.
-$(STAMP): pyproject.toml constraints.txt
+$(DEMO_STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Motet needs Python 3.11 or newer, found: $$($(PYTHON) --version). Say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,11 +38,17 @@ ifneq ($(TORCH),)
 	  || { echo "$(VENV) has $$($(BIN)/python --version), not $$($(PYTHON) --version): remove it first"; exit 1; }
 	{ grep -vE '^(torch|setuptools)==' constraints.txt; echo 'torch==$(TORCH)'; } > $(PINS)
 endif
+	@echo "Installing torch, then Motet and what the demo needs: about two minutes"
 	$(BIN)/python -m pip install --quiet -c $(PINS) "torch==$(or $(TORCH),$$(sed -n 's/^torch==//p' constraints.txt))"
+	$(BIN)/python -m pip install --quiet -c $(PINS) -e ".[demo]"
+	touch $(DEMO_STAMP)
+
+$(STAMP): $(DEMO_STAMP)
+	@echo "Installing what the tests need: frameworks, trackers, linters"
 	$(BIN)/python -m pip install --quiet -c $(PINS) -e ".[$(EXTRAS)]"
 	touch $(STAMP)
 
-demo: $(STAMP)
+demo: $(DEMO_STAMP)
 	$(BIN)/motet run examples/demo.yaml --nproc-per-node=2
 
 test: $(STAMP)
