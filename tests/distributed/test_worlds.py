@@ -55,3 +55,12 @@ def test_nothing_grows_over_a_hundred_jobs(new_gang: Callable[[int], Gang]) -> N
         assert max(counts[50:]) <= max(counts[:50]), "threads, files, groups"
         assert all(late <= early for late, early in zip(counts[90], counts[10], strict=True))
         assert after == before
+
+
+def test_on_a_device_a_jobs_group_shares_the_runs_communicator() -> None:
+    config = "cpu:gloo,cuda:library"
+    with Gang(2, joined=False, timeout_seconds=60) as gang:
+        for found, total in gang.run(f"{JOBS}:shares_a_device"):
+            assert found["gloo"] == [False, False, True, "gloo", config, 2.0]
+            assert found["all"] == [False, False, True, config, config, 2.0]
+            assert total == 2.0
