@@ -187,3 +187,29 @@ def shares_a_device() -> list[Any]:
     total = torch.ones(1)
     program._get_backend(device).allreduce([total]).wait()  # the device's half goes on
     return [found, total.item()]
+
+
+def threads_in_another_order() -> dict[str, Any]:
+    """Let threads of two jobs begin a collective each, on worker 0 in another order than on the others."""
+    first = "one" if dist.get_rank() == 0 else "two"
+    begun = threading.Event()
+
+    def job(name: str, number: float) -> list[float]:
+        dist.init_process_group("gloo")
+        value = torch.full((4,), number)
+
+        def talk() -> None:
+            if name != first:
+                begun.wait()
+            work = dist.all_reduce(value, async_op=True)
+            begun.set()
+            assert work is not None
+            work.wait()
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        current_job().yield_turn()  # the other job's thread begins, too
+        thread.join()
+        return value.tolist()
+
+    return _results(run({"one": partial(job, "one", 1.0), "two": partial(job, "two", 100.0)}))

@@ -38,6 +38,14 @@ def test_a_thread_stays_in_its_jobs_world_while_another_has_its_turn(
         assert worker["other"] == [True, True]
 
 
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_what_threads_of_two_jobs_send_stays_apart_in_whatever_order(
+    gangs: Callable[[int], Gang], num_workers: int
+) -> None:
+    for worker in gangs(num_workers).run(f"{JOBS}:threads_in_another_order"):
+        assert worker == {"one": [float(num_workers)] * 4, "two": [100.0 * num_workers] * 4}
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize(
     "name",
