@@ -153,3 +153,63 @@ def many(number: int) -> tuple[list[list[int]], list[int], list[int]]:
     before, counting = _counts(), Counting()
     _results(run({f"job{n}": partial(job, n % 2 == 0) for n in range(number)}, at_once=2, observers=[counting]))
     return counting.counts, before, _counts()
+
+
+def shares_a_device() -> list[Any]:
+    """Let the run's group carry a device, by a stand-in for its library; tell what a job's group has of it."""
+
+    def make(store: Any, rank: int, size: int, timeout: Any) -> Any:
+        return dist.ProcessGroupGloo(store, rank, size, timeout)
+
+    dist.Backend.register_backend("library", make, devices=["cuda"])
+    dist.init_process_group("cpu:gloo,cuda:library")
+    program: Any = dist.group.WORLD
+    cpu, device = torch.device("cpu"), torch.device("cuda")
+
+    def job(backend: str | None) -> list[Any]:
+        dist.init_process_group(backend)
+        group: Any = dist.group.WORLD
+        found = [
+            group is program,
+            group._get_backend(cpu) is program._get_backend(cpu),
+            group._get_backend(device) is program._get_backend(device),
+            dist.get_backend(),
+            dist.get_backend_config(),
+        ]
+        model = DDP(net())
+        model(torch.randn(4, 10)).sum().backward()
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        dist.destroy_process_group()
+        return [*found, total.item()]
+
+    found = _results(run({"gloo": partial(job, "gloo"), "all": partial(job, None)}))
+    total = torch.ones(1)
+    program._get_backend(device).allreduce([total]).wait()  # the device's half goes on
+    return [found, total.item()]
+
+
+def threads_in_another_order() -> dict[str, Any]:
+    """Let threads of two jobs begin a collective each, on worker 0 in another order than on the others."""
+    first = "one" if dist.get_rank() == 0 else "two"
+    begun = threading.Event()
+
+    def job(name: str, number: float) -> list[float]:
+        dist.init_process_group("gloo")
+        value = torch.full((4,), number)
+
+        def talk() -> None:
+            if name != first:
+                begun.wait()
+            work = dist.all_reduce(value, async_op=True)
+            begun.set()
+            assert work is not None
+            work.wait()
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        current_job().yield_turn()  # the other job's thread begins, too
+        thread.join()
+        return value.tolist()
+
+    return _results(run({"one": partial(job, "one", 1.0), "two": partial(job, "two", 100.0)}))

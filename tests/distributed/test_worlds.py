@@ -38,6 +38,14 @@ def test_a_thread_stays_in_its_jobs_world_while_another_has_its_turn(
         assert worker["other"] == [True, True]
 
 
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_what_threads_of_two_jobs_send_stays_apart_in_whatever_order(
+    gangs: Callable[[int], Gang], num_workers: int
+) -> None:
+    for worker in gangs(num_workers).run(f"{JOBS}:threads_in_another_order"):
+        assert worker == {"one": [float(num_workers)] * 4, "two": [100.0 * num_workers] * 4}
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize(
     "name",
@@ -55,3 +63,12 @@ def test_nothing_grows_over_a_hundred_jobs(new_gang: Callable[[int], Gang]) -> N
         assert max(counts[50:]) <= max(counts[:50]), "threads, files, groups"
         assert all(late <= early for late, early in zip(counts[90], counts[10], strict=True))
         assert after == before
+
+
+def test_on_a_device_a_jobs_group_shares_the_runs_communicator() -> None:
+    config = "cpu:gloo,cuda:library"
+    with Gang(2, joined=False, timeout_seconds=60) as gang:
+        for found, total in gang.run(f"{JOBS}:shares_a_device"):
+            assert found["gloo"] == [False, False, True, "gloo", config, 2.0]
+            assert found["all"] == [False, False, True, config, config, 2.0]
+            assert total == 2.0

@@ -155,17 +155,17 @@ def in_thread(folder: Path) -> list[Any]:
     thread = threading.Thread(target=talk)
     thread.start()
     model = nn.Linear(4, 4)  # nothing of it is synchronized: turns of others come between by themselves
-    _yield_turns(thread)
+    _let_others_go_on(10)
     thread.join()
     return [begun, said, hexed(model.weight)]
 
 
-def _yield_turns(thread: threading.Thread) -> None:
+def _let_others_go_on(turns: int) -> None:
     try:
         import motet
     except ImportError:
         return
-    for _ in range(10):
+    for _ in range(turns):
         motet.current_job().yield_turn()
 
 
@@ -185,6 +185,7 @@ def async_save(folder: Path) -> list[Any]:
         optimizer.step()
         seen.append(hexed(loss))
         saved = dcp.async_save({"model": model.module.state_dict()}, checkpoint_id=folder / str(step))
+        _let_others_go_on(2)
     return [seen, hexed(*model.state_dict().values())]
 
 

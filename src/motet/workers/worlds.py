@@ -166,10 +166,11 @@ class Worlds:
     def wait_for_threads(self, job: str) -> None:
         """Block until no thread of a job is inside ``torch.distributed``: a process would not end before, either.
 
-        A checkpoint that is being saved in the background, say. Its collectives need the job's groups.
+        A checkpoint that is being saved in the background, say. Its collectives need the job's groups. Threads that
+        do something else are not waited for: a pool's would never end, and daemons' end holds up no process.
         """
         world = self._worlds[job]
-        while any(_talks(thread) for thread in list(world.threads)):
+        while any(not thread.daemon and _talks(thread) for thread in list(world.threads)):
             time.sleep(LOOK_EVERY_SECONDS)
 
     def init(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
