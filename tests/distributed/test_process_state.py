@@ -112,7 +112,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-sys.argv[1:] = [f"seed={seed}"]
+sys.argv[1:] = [f"seed={seed}", f"hydra.run.dir={folder}/hydra"]
 OmegaConf.register_new_resolver("seed", lambda: seed, use_cache=True)
 ConfigStore.instance().store(name="plain", node={"seed": 0, "twice": "${seed:}"})
 
