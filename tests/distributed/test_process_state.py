@@ -266,15 +266,47 @@ def together(tmp_path: Path, bodies: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+# As scripts do: worker 0 profiles, and shows and exports what it has found.
+SECOND = """
+import contextlib, json
+from torch.profiler import ProfilerActivity, profile, schedule
+on_worker_0 = dist.get_rank() == 0
+with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=2, warmup=1, active=2)) if on_worker_0 else \\
+        contextlib.nullcontext() as profiler:
+    for step in steps(6):
+        if on_worker_0:
+            profiler.step()
+if on_worker_0:
+    profiler.export_chrome_trace(f"{folder}/trace.json")
+    tell([len(profiler.key_averages()), len(profiler.events()), json.load(open(f"{folder}/trace.json"))["traceEvents"]])
+end()
+"""
+
+
 @pytest.mark.parametrize("first", PROFILERS)
-def test_a_second_profiler_is_refused_and_one_that_was_left_on_ends_with_its_job(tmp_path: Path, first: str) -> None:
+def test_a_second_profiler_stays_empty_and_one_that_was_left_on_ends_with_its_job(tmp_path: Path, first: str) -> None:
     """The third job begins one when the first has ended."""
-    bodies = [PROFILES.format(steps=6, profiler=PROFILERS[name]) for name in (first, "on")]
+    bodies = [PROFILES.format(steps=6, profiler=PROFILERS[first]), SECOND]
     bodies.append(
-        "import torch.autograd.profiler as old\nfor step in steps(15): pass\nwith old.profile(): pass\nend()\n"
+        "import torch.autograd.profiler as old\nfor step in steps(15): pass\nwith old.profile() as profiler:\n"
+        "    torch.ones(3).sum()\n"
+        "tell([event.count for event in profiler.key_averages() if event.key == 'aten::sum'])\nend()\n"
     )
+    for number, worker in enumerate(together(tmp_path, bodies)):
+        assert set(worker["status"].values()) == {"finished"}, worker["error"]
+        empty = [notice for notice in worker["notices"] if "has an empty profile" in notice]
+        assert len(empty) == (number == 0)
+        if number == 0:
+            assert "job '1' is profiling" in empty[0]
+            assert "Profile one job" in empty[0]
+    assert (tmp_path / "2" / "told-0.txt").read_text().splitlines()[0] == "[0, 0, []]"
+    assert (tmp_path / "3" / "told-0.txt").read_text().splitlines()[0] == "[1]"
+
+
+def test_a_second_legacy_profiler_is_refused(tmp_path: Path) -> None:
+    bodies = [PROFILES.format(steps=6, profiler=PROFILERS[name]) for name in ("on", "legacy")]
     for worker in together(tmp_path, bodies):
-        assert worker["status"] == {"1": "finished", "2": "failed", "3": "finished"}, worker["error"]
+        assert worker["status"] == {"1": "finished", "2": "failed"}, worker["error"]
         assert "job '2': a profiler is to start, but job '1' is profiling" in worker["error"]["2"]
         assert "Profile one job" in worker["error"]["2"]
 

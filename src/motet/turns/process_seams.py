@@ -39,7 +39,7 @@ class ProcessSeams:
     def __init__(self, turns: Turns, notice: Callable[[str, str], None]) -> None:
         self._turns = turns
         self._notice = notice
-        self._profilers = Profilers()
+        self._profilers = Profilers(notice)
         self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
         self._exit_hooks = ExitHooks()
         self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
