@@ -7,8 +7,9 @@ TORCH ?=
 TORCHES ?= 2.11.0 2.15.0
 VENV := .venv$(if $(TORCH),-torch-$(TORCH))
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-DEMO_STAMP := $(VENV)/.installed-demo
+# With the Python's version, so that another one than the environment has is found out.
+STAMP := $(VENV)/.installed$(if $(TORCH),-$(shell $(PYTHON) -c 'import platform; print(platform.python_version())'))
+DEMO_STAMP := $(STAMP)-demo
 # What torch itself asks for in certain versions goes by what it asks.
 PINS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
