@@ -95,7 +95,8 @@ def test_what_an_import_registers_is_the_processs(tmp_path: Path, monkeypatch: p
 def test_files_that_a_script_leaves_open_are_written(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
-        "import atexit, sys\nfrom motet.testing import tiny_job\n"
+        "import atexit, sys, torch.distributed\nfrom motet.testing import tiny_job\n"
+        "torch.distributed.init_process_group('gloo')\n"
         "log = open(sys.argv[1], 'w')\nlog.write('begun, ')\ntiny_job(steps=2)\nlog.write('trained, ')\n"
         "def say():\n    log.write('over')\natexit.register(say)\n"
     )
