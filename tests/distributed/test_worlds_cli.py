@@ -22,7 +22,7 @@ def command(*words: object, place: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("num_workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_scripts_find_what_they_find_alone(tmp_path: Path, num_workers: int) -> None:
     workers = f"--nproc-per-node={num_workers}"
     alone, together = tmp_path / "alone", tmp_path / "together"
