@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
-from motet.jobs import Job, JobSpec
+from motet.jobs import Job, JobSpec, check_cwd, fill_in
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
 from motet.results import Results
@@ -175,7 +175,9 @@ def _run(
     jobs = []
     for data in description["jobs"]:
         if data["name"] in calls:
-            jobs.append(Job(data["name"], calls[data["name"]], data.get("turns"), data.get("compress")))
+            name, cwd = data["name"], check_cwd(data.get("cwd"), f"job {data['name']!r}")
+            cwd = cwd and fill_in(cwd, name, run_dir.job_dir(name))
+            jobs.append(Job(name, calls[name], data.get("turns"), data.get("compress"), cwd))
         elif data["kind"] == "python":
             raise UsageError(
                 f"job {data['name']!r} is Python code of a program: start it again with motet.launch there"
@@ -200,6 +202,7 @@ def _run(
         aggregators=aggregators,
         compress=description.get("compress"),
         offload=description.get("offload", "nothing"),
+        seed=description.get("seed"),
         show=show,
     )
 

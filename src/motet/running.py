@@ -18,7 +18,8 @@ from motet.errors import CheckpointError, MotetError, UsageError
 from motet.events import Observer
 from motet.gradients.aggregation import Aggregation
 from motet.job_output import JobOutput
-from motet.jobs import Compress, Job, check_compress
+from motet.job_surroundings import JobSurroundings
+from motet.jobs import Compress, Job, check_compress, check_seed
 from motet.memory.housing import AtOnce, OffloadWhat
 from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
@@ -77,6 +78,7 @@ def run(
     timeout_seconds: float = 1800.0,
     resume: bool = False,
     rules: Rules = NO_RULES,
+    seed: int | None = None,
     show: Show | None = None,
 ) -> Results:
     """Train several jobs on the workers of this process group and return what came of them.
@@ -92,7 +94,8 @@ def run(
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
     worker sums gradients and sends the sums back, each in turn or those of ``aggregators``
     (`motet.gradients.aggregation`). ``compress="bf16"``: gradients travel as bfloat16 (`motet.gradients.compression`),
-    of jobs that do not say otherwise.
+    of jobs that do not say otherwise. ``seed``: each job begins with random numbers of its own on each worker, which
+    follow from this seed and its name; None: with the state of the generators that the caller has left.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
@@ -121,6 +124,7 @@ def run(
         sync=sync,
         aggregators=aggregators,
         offload=offload,
+        seed=seed,
     )
 
 
@@ -192,9 +196,11 @@ def _run(
     sync: Sync = "all-reduce",
     aggregators: Sequence[int] | None = None,
     offload: OffloadWhat = "nothing",
+    seed: int | None = None,
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
+    check_seed(seed)
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = False
@@ -205,6 +211,12 @@ def _run(
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
         tell = show.tell if show else output.tell
+        surroundings = JobSurroundings(workers.worker, seed)
+
+        def start_job(job: Job) -> None:
+            output.start(job.name)
+            surroundings.begin(job)
+
         try:
             aggregation = _aggregation(workers, sync, aggregators)
             source = make_source(workers)
@@ -226,7 +238,7 @@ def _run(
             workers,
             observers,
             job_dir=job_dir,
-            start_job=output.start,
+            start_job=start_job,
             end_job=output.end,
             tell=tell,
             blocking_buffers=buffers == "blocking",

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any, Literal
 
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
-from motet.jobs import Job, JobSpec, check_specs
+from motet.jobs import Job, JobSpec, check_seed, check_specs, found_from, in_cwd
 from motet.launcher.notebook import in_notebook, show_report, shown_inline
 from motet.launcher.outcome import conclude
 from motet.launcher.parcel import pack
@@ -41,6 +42,8 @@ def launch(
     verbose: bool = False,
     quiet: bool = False,
     trackers: Sequence[str] = (),
+    job_cwd: str | None = None,
+    seed: int | None = None,
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -48,7 +51,9 @@ def launch(
     without arguments (`functools.partial` gives it some) that the workers can import, or a `JobSpec`. A program calls
     this below ``if __name__ == "__main__":``, since the workers import the program. Functions that were defined in a
     notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
-    ``trackers``: names, as ``motet run --tracker`` takes them.
+    ``trackers``: names, as ``motet run --tracker`` takes them. ``job_cwd``: the folder that each job works in, such as
+    ``"{job_dir}"`` or ``"runs/{name}"``. ``seed`` makes the run repeatable; without it the jobs' random numbers differ
+    from run to run.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -78,7 +83,9 @@ def launch(
     check_specs(specs)
     inline = in_notebook() and not quiet
     by_name = {spec.name: spec.to_json() for spec in specs}
-    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None}
+    job_cwd = found_from(job_cwd, os.getcwd(), "motet.launch(job_cwd=...)")
+    specs = in_cwd(specs, job_cwd)
+    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": job_cwd}
     directory = RunDir.create(
         run_dir,
         {"trackers": list(trackers), "status_file": inline}
@@ -88,6 +95,7 @@ def launch(
             at_once=at_once,
             verbose=verbose,
             quiet=quiet or inline,
+            seed=seed,
         ),
     )
     with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
@@ -161,13 +169,15 @@ def describe_run(
     verbose: bool = False,
     quiet: bool = False,
     command: Sequence[str] | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
-    """Return what ``run.json`` says of a run."""
+    """Return what ``run.json`` says of a run. Without a ``seed`` it gets one that nobody has had."""
     import numpy
     import torch
 
     if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):
         raise UsageError(f"at least one job must be in flight at a time, or auto, not {at_once!r} (--at-once)")
+    check_seed(seed)
     return {
         "command": list(command if command is not None else sys.argv),
         "directory": os.getcwd(),
@@ -176,6 +186,7 @@ def describe_run(
         "at_once": at_once,
         "verbose": verbose,
         "quiet": quiet,
+        "seed": secrets.randbelow(2**53) if seed is None else seed,
         "versions": {
             "motet": _version(),
             "python": sys.version.split()[0],

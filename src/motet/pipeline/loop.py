@@ -11,6 +11,7 @@ import copy
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -58,7 +59,7 @@ TIMES_TO_ASK = 3
 class Pipeline:
     """One run on this worker.
 
-    ``start_job(name)`` prepares a job's surroundings inside its greenlet (its streams), ``end_job`` clears them away.
+    ``start_job(job)`` prepares a job's surroundings inside its greenlet, ``end_job(name)`` clears them away.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Pipeline:
         workers: Workers,
         observers: Sequence[Observer],
         job_dir: Callable[[str], Path | None],
-        start_job: Callable[[str], None],
+        start_job: Callable[[Job], None],
         end_job: Callable[[str], None],
         tell: Callable[[str], None],
         blocking_buffers: bool = False,
@@ -203,7 +204,7 @@ class Pipeline:
             call = self._seams.with_exit_hooks(spec.name, spec.call)
             job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
             job.num_turns = spec.turns
-            job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
+            job.prepare = partial(self._start_job, spec)
             self._saving.attach(job)
             self._housing.admitted(job)
             if spec.name in self._safety.starting_again:
