@@ -169,6 +169,7 @@ def _run(
     rules = Rules(
         stop_after_seconds=None if stop_at is None else max(0.0, stop_at - time.time()),
         on_nan=description.get("on_nan", NO_RULES.on_nan),
+        on_same_file=description.get("on_same_file", NO_RULES.on_same_file),
         max_job_failures=description.get("max_job_failures", NO_RULES.max_job_failures),
         only=description.get("only"),
     )

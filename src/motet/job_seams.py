@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import signal
 import sys
 import weakref
@@ -22,6 +23,7 @@ from motet.errors import UnsupportedError
 from motet.gradients.buckets import DeferredDDP
 from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
+from motet.same_files import about_to_write
 from motet.seams import Call, instead_of
 from motet.turns import RunningJob, Turns
 from motet.turns.exit_hooks import ExitHooks
@@ -116,6 +118,14 @@ class JobSeams:
             "calls backward() inside an autocast block, where a turn cannot end: its synchronization is not hidden. "
             "Call backward() outside of the block (torch recommends that anyway).",
         )
+
+    def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Write a file from C++: nothing that Python does tells of it."""
+        for path in (*args, *kwargs.values()):
+            if isinstance(path, str | os.PathLike):
+                about_to_write(path)
+                break
+        return original(*args, **kwargs)
 
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Build a DDP model whose gradients are deferred."""

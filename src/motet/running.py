@@ -28,6 +28,7 @@ from motet.pipeline.job_source import JobSource, ListedJobs
 from motet.planning import Planning
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
+from motet.same_files import OnSameFile, check_on_same_file
 from motet.saving import Safety
 from motet.workers import Workers
 
@@ -47,11 +48,14 @@ class Rules:
     ``stop_after_seconds``: the run stops by itself, resumable. ``on_nan``: what becomes of a job whose gradients hold
     NaN or infinity: ``ignore``, ``stop-job`` (it fails), ``raise`` (a `NonFiniteError` out of its ``backward()``).
     ``max_job_failures``: so many more tries has a job that failed on one worker alone. ``only``: jobs to run; the
-    others wait for another start of the run.
+    others wait for another start of the run. ``on_same_file``: what becomes of a job that writes a file which another
+    job of the run has written: ``warn`` (it is told), ``stop-job`` (it fails), ``error`` (the run ends, where it can
+    before the file is touched).
     """
 
     stop_after_seconds: float | None = None
     on_nan: OnNan = "ignore"
+    on_same_file: OnSameFile = "warn"
     max_job_failures: int = resuming.DEFAULT_MAX_JOB_FAILURES
     only: Collection[str] | None = None
 
@@ -200,6 +204,7 @@ def _run(
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
+    check_on_same_file(rules.on_same_file)
     check_seed(seed)
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
@@ -293,7 +298,7 @@ def _safety(
 ) -> Safety:
     """Return what the pipeline does with what it learns about jobs, so that a later start knows."""
     if folder is None:
-        return Safety(stop_after_seconds=rules.stop_after_seconds, on_nan=rules.on_nan)
+        return Safety(stop_after_seconds=rules.stop_after_seconds, on_nan=rules.on_nan, on_same_file=rules.on_same_file)
     start = (
         uuid.uuid4().hex if workers.num_workers == 1 else workers.decided_by_worker_0("start", lambda: uuid.uuid4().hex)
     )
@@ -317,6 +322,8 @@ def _safety(
         starting_again=standing.starting_again,
         stop_after_seconds=rules.stop_after_seconds,
         on_nan=rules.on_nan,
+        on_same_file=rules.on_same_file,
+        run_dir=folder.path,
     )
 
 

@@ -76,6 +76,9 @@ class Seams(Protocol):
     def unregister_exit(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``atexit.unregister``."""
 
+    def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``torch._C.PyTorchFileWriter``, which ``torch.save`` makes, and ``save`` of a scripted module."""
+
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
 
@@ -259,6 +262,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.register_comm_hook, ddp, "register_comm_hook"),
         through(seams.register_builtin_hook, ddp, "_register_builtin_comm_hook"),
         through(seams.forward_begins, ddp, "_sync_buffers"),
+        through(seams.write_file, torch.jit._script.RecursiveScriptModule, "save"),
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),
         refused("FSDP", FullyShardedDataParallel, "__init__"),
@@ -269,6 +273,7 @@ def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
     # Written in C: there is no code to exchange. Who imported the name before the run is not seen.
     return [
         (atexit, "register", functools.partial(seams.register_exit, atexit.register)),
+        (torch._C, "PyTorchFileWriter", functools.partial(seams.write_file, torch._C.PyTorchFileWriter)),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
     ]
 

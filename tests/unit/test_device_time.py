@@ -10,9 +10,9 @@ import torch
 from motet.device_time import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.journey import Turnaround
+from motet.order import Cost
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.order import Cost
 from motet.planning import FIGURES_PER_JOB, Planning, agreed_cost
 from motet.testing import Gang
 from motet.workers.devices import LANES_VARIABLE, choose, has_device_backend, one_communicator

@@ -44,6 +44,7 @@ def launch(
     trackers: Sequence[str] = (),
     job_cwd: str | None = None,
     seed: int | None = None,
+    on_same_file: Literal["warn", "stop-job", "error"] = "warn",
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -53,7 +54,7 @@ def launch(
     notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
     ``trackers``: names, as ``motet run --tracker`` takes them. ``job_cwd``: the folder that each job works in, such as
     ``"{job_dir}"`` or ``"runs/{name}"``. ``seed`` makes the run repeatable; without it the jobs' random numbers differ
-    from run to run.
+    from run to run. ``on_same_file``: what becomes of a job that writes a file which another job has written.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -79,6 +80,8 @@ def launch(
     options.nnodes, options.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
     check_torchrun_options(options)
     check_trackers(trackers)
+    if on_same_file not in ("warn", "stop-job", "error"):
+        raise UsageError(f"on_same_file takes warn, stop-job or error; it was given {on_same_file!r}")
     parcel = pack(calls)
     check_specs(specs)
     inline = in_notebook() and not quiet
@@ -88,7 +91,7 @@ def launch(
     python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": job_cwd}
     directory = RunDir.create(
         run_dir,
-        {"trackers": list(trackers), "status_file": inline}
+        {"trackers": list(trackers), "status_file": inline, "on_same_file": on_same_file}
         | describe_run(
             [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
             order=list(parsed.turns) if parsed else None,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from motet.events import Event, Notice, Observer
+from motet.same_files import aside
 
 
 class Audience:
@@ -31,7 +32,8 @@ class Audience:
             if not getattr(observer, "changes_nothing_global", False):
                 self._settle()
             try:
-                observer.observe(event)
+                with aside():  # what it writes is not the doing of the job that logs
+                    observer.observe(event)
             except Exception as error:
                 self._observers.remove(observer)
                 self.notice_once(
