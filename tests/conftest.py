@@ -26,6 +26,7 @@ _SLOW = (
     "distributed/test_refusals.py",
     "distributed/test_resume",
     "distributed/test_seams_undone.py",
+    "distributed/test_seeds_and_places.py",
     "distributed/test_stops.py",
     "integrations/",
     "test_docs.py",

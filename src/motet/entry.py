@@ -36,7 +36,7 @@ from motet.errors import (
     pack_error,
     unpack_error,
 )
-from motet.jobs import Job, JobSpec
+from motet.jobs import Job, JobSpec, check_cwd, fill_in
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
 from motet.results import Results
@@ -182,13 +182,16 @@ def _run(
     rules = Rules(
         stop_after_seconds=None if stop_at is None else max(0.0, stop_at - time.time()),
         on_nan=description.get("on_nan", NO_RULES.on_nan),
+        on_same_file=description.get("on_same_file", NO_RULES.on_same_file),
         max_job_failures=description.get("max_job_failures", NO_RULES.max_job_failures),
         only=description.get("only"),
     )
     jobs = []
     for data in description["jobs"]:
         if data["name"] in calls:
-            jobs.append(Job(data["name"], calls[data["name"]], data.get("turns"), data.get("compress")))
+            name, cwd = data["name"], check_cwd(data.get("cwd"), f"job {data['name']!r}")
+            cwd = cwd and fill_in(cwd, name, run_dir.job_dir(name))
+            jobs.append(Job(name, calls[name], data.get("turns"), data.get("compress"), cwd))
         elif data["kind"] == "python":
             raise UsageError(
                 f"job {data['name']!r} is Python code of a program: start it again with motet.launch there"
@@ -214,6 +217,7 @@ def _run(
         compress=description.get("compress"),
         offload=description.get("offload", "nothing"),
         buffers=description.get("buffers", "overlapped"),
+        seed=description.get("seed"),
         show=show,
     )
 

@@ -11,7 +11,8 @@
         ├── DivergenceError   workers took different turns or synchronized different gradients
         ├── WorkerFailedError a worker met an error that the others did not meet
         ├── WorkerLostError   a worker died or cannot be reached
-        └── SyncTimeoutError  gradients did not arrive within the timeout, on every worker alike
+        ├── SyncTimeoutError  gradients did not arrive within the timeout, on every worker alike
+        └── SameFileError     a job writes what another job has written (only with --on-same-file error)
 
 A message says the cause, what was given, and the remedy.
 """
@@ -64,6 +65,10 @@ class WorkerFailedError(GangError):
 
 class WorkerLostError(GangError):
     """A worker died or cannot be reached."""
+
+
+class SameFileError(GangError):
+    """A job writes a file that another job of the run has written, and the run was told to end with that."""
 
 
 class SyncTimeoutError(GangError):

@@ -160,6 +160,11 @@ def current_job() -> JobHandle:
     return _SOLO if _current is None else _current
 
 
+def running_job() -> str | None:
+    """Return the name of the job whose turn it is, None between turns and outside of runs. For the runtime."""
+    return None if _current is None else _current.name
+
+
 def set_current(handle: JobHandle | None) -> None:
     """Note whose turn it is. For the runtime."""
     global _current

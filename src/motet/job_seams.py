@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import sys
 import threading
 import weakref
@@ -23,6 +24,7 @@ from motet.gradients.buckets import DeferredDDP
 from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
 from motet.jobs import Script
+from motet.same_files import about_to_start, about_to_write
 from motet.seams import Call, instead_of
 from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
@@ -119,6 +121,14 @@ class JobSeams(ProcessSeams):
             "calls backward() inside an autocast block, where a turn cannot end: its synchronization is not hidden. "
             "Call backward() outside of the block (torch recommends that anyway).",
         )
+
+    def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Write a file from C++: nothing that Python does tells of it."""
+        for path in (*args, *kwargs.values()):
+            if isinstance(path, str | os.PathLike):
+                about_to_write(path)
+                break
+        return original(*args, **kwargs)
 
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Build a DDP model whose gradients are deferred."""
@@ -298,6 +308,7 @@ class JobSeams(ProcessSeams):
 
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
         """Start a thread in the world of whoever starts it; the user is told what else it shares."""
+        about_to_start(thread)
         super().start_thread(partial(self._worlds.start_thread, original), thread)
 
     def end_groups(self, job: RunningJob) -> None:

@@ -18,7 +18,8 @@ from motet.errors import UsageError
 from motet.events import Observer
 from motet.gradients.aggregation import Aggregation
 from motet.job_output import JobOutput
-from motet.jobs import Compress, Job, check_compress
+from motet.job_surroundings import JobSurroundings
+from motet.jobs import Compress, Job, check_compress, check_seed
 from motet.memory.housing import AtOnce, OffloadWhat
 from motet.nonfinite import OnNan, check_on_nan
 from motet.order import Order, parse_order
@@ -27,6 +28,7 @@ from motet.pipeline.job_source import JobSource, ListedJobs
 from motet.planning import Planning
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
+from motet.same_files import OnSameFile, check_on_same_file
 from motet.saving import Safety
 from motet.torch_versions import check
 from motet.workers import Workers
@@ -47,11 +49,14 @@ class Rules:
     ``stop_after_seconds``: the run stops by itself, resumable. ``on_nan``: what becomes of a job whose gradients hold
     NaN or infinity: ``ignore``, ``stop-job`` (it fails), ``raise`` (a `NonFiniteError` out of its ``backward()``).
     ``max_job_failures``: so many more tries has a job that failed on one worker alone. ``only``: jobs to run; the
-    others wait for another start of the run.
+    others wait for another start of the run. ``on_same_file``: what becomes of a job that writes a file which another
+    job of the run has written: ``warn`` (it is told), ``stop-job`` (it fails), ``error`` (the run ends, where it can
+    before the file is touched).
     """
 
     stop_after_seconds: float | None = None
     on_nan: OnNan = "ignore"
+    on_same_file: OnSameFile = "warn"
     max_job_failures: int = resuming.DEFAULT_MAX_JOB_FAILURES
     only: Collection[str] | None = None
 
@@ -78,6 +83,7 @@ def run(
     timeout_seconds: float = 1800.0,
     resume: bool = False,
     rules: Rules = NO_RULES,
+    seed: int | None = None,
     show: Show | None = None,
 ) -> Results:
     """Train several jobs on the workers of this process group and return what came of them.
@@ -93,7 +99,8 @@ def run(
     started again resume in any case. ``rules``: when the run, or a job of it, ends early. ``sync="aggregate"``: one
     worker sums gradients and sends the sums back, each in turn or those of ``aggregators``
     (`motet.gradients.aggregation`). ``compress="bf16"``: gradients travel as bfloat16 (`motet.gradients.compression`),
-    of jobs that do not say otherwise.
+    of jobs that do not say otherwise. ``seed``: each job begins with random numbers of its own on each worker, which
+    follow from this seed and its name; None: with the state of the generators that the caller has left.
 
     A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
@@ -122,6 +129,7 @@ def run(
         sync=sync,
         aggregators=aggregators,
         offload=offload,
+        seed=seed,
     )
 
 
@@ -193,11 +201,14 @@ def _run(
     sync: Sync = "all-reduce",
     aggregators: Sequence[int] | None = None,
     offload: OffloadWhat = "nothing",
+    seed: int | None = None,
 ) -> Results:
     """Put the parts together and run them."""
     check_on_nan(rules.on_nan)
     if buffers not in ("overlapped", "blocking"):
         raise UsageError(f"buffers is 'overlapped' or 'blocking', not {buffers!r}")
+    check_on_same_file(rules.on_same_file)
+    check_seed(seed)
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = begun = False
@@ -211,6 +222,12 @@ def _run(
         tell = show.tell if show else output.tell
         if (notice := check()) is not None:
             tell(notice)
+        surroundings = JobSurroundings(workers.worker, seed)
+
+        def start_job(job: Job) -> None:
+            output.start(job.name)
+            surroundings.begin(job)
+
         try:
             aggregation = _aggregation(workers, sync, aggregators)
             source = make_source(workers)
@@ -232,7 +249,7 @@ def _run(
             workers,
             observers,
             job_dir=job_dir,
-            start_job=output.start,
+            start_job=start_job,
             end_job=output.end,
             tell=tell,
             blocking_buffers=buffers == "blocking",
@@ -287,7 +304,7 @@ def _safety(
 ) -> Safety:
     """Return what the pipeline does with what it learns about jobs, so that a later start knows."""
     if folder is None:
-        return Safety(stop_after_seconds=rules.stop_after_seconds, on_nan=rules.on_nan)
+        return Safety(stop_after_seconds=rules.stop_after_seconds, on_nan=rules.on_nan, on_same_file=rules.on_same_file)
     start = workers.broadcast_from_0(lambda: uuid.uuid4().hex)
 
     def keep_result(name: str, result: JobResult) -> None:
@@ -309,6 +326,8 @@ def _safety(
         starting_again=standing.starting_again,
         stop_after_seconds=rules.stop_after_seconds,
         on_nan=rules.on_nan,
+        on_same_file=rules.on_same_file,
+        run_dir=folder.path,
     )
 
 

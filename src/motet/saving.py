@@ -25,6 +25,7 @@ from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, che
 from motet.errors import CheckpointError, GangError, UsageError
 from motet.nonfinite import OnNan
 from motet.results import JobResult
+from motet.same_files import OnSameFile
 from motet.turns import JobStopped, RunningJob
 from motet.workers import Workers
 
@@ -50,6 +51,8 @@ class Safety:
     starting_again: Collection[str] = ()
     stop_after_seconds: float | None = None
     on_nan: OnNan = "ignore"
+    on_same_file: OnSameFile = "warn"
+    run_dir: Path | None = None
 
 
 @dataclass(slots=True)

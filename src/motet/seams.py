@@ -114,6 +114,9 @@ class Seams(Protocol):
     def find_operator(self, original: Call, /, operator: object) -> Any:
         """``torch._library.custom_ops._maybe_get_opdef``."""
 
+    def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``torch._C.PyTorchFileWriter``, which ``torch.save`` makes, and ``save`` of a scripted module."""
+
     def refuse(self, what: str, instead: str) -> None:
         """Something that cannot be pipelined is about to be used; raises inside a job, returns outside."""
 
@@ -309,6 +312,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.open_library, Library, "__init__"),
         through(seams.define_operator, CustomOpDef, "__init__"),
         through(seams.start_thread, threading.Thread, "start"),
+        through(seams.write_file, torch.jit._script.RecursiveScriptModule, "save"),
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),
         refused("FSDP", FullyShardedDataParallel, "__init__"),
@@ -349,6 +353,7 @@ def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
     begin = loaders.__dict__["_set_worker_signal_handlers"]
     return [
         (atexit, "register", functools.partial(seams.register_exit, atexit.register)),
+        (torch._C, "PyTorchFileWriter", functools.partial(seams.write_file, torch._C.PyTorchFileWriter)),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
         (loaders, "_error_if_any_worker_fails", loader_workers.leave_to_loaders),
         (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin, _originals["signal"])),

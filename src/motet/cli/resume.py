@@ -83,6 +83,8 @@ def _check(run_dir: RunDir) -> None:
         "timeout_seconds": (int, float),
         "max_job_failures": (int,),
         "on_nan": (str,),
+        "on_same_file": (str,),
+        "seed": (int,),
     }
     for key, allowed in kinds.items():
         if key in run_dir.description and not isinstance(run_dir.description[key], allowed):

@@ -18,7 +18,7 @@ from motet.cli.safety import add_safety_options, safety_of
 from motet.cli.table import results_table
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
-from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
+from motet.jobs import COMPRESS, JobSpec, check_specs, found_from, in_cwd, load_jobs_file, specs_from_each
 from motet.launcher.launch import BUFFERS, describe_run
 from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
@@ -90,6 +90,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default=BUFFERS[0],
         help="blocking: BatchNorm statistics and other buffers are broadcast before each forward, as under plain DDP",
     )
+    parser.add_argument("--job-cwd", metavar="DIR", help="each job works in this folder: {job_dir}, or runs/{name}")
+    parser.add_argument("--seed", type=int, metavar="N", help="the jobs' random numbers follow from it (default: new)")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     parser.add_argument(
@@ -131,7 +133,7 @@ def with_each_attached(argv: Sequence[str]) -> list[str]:
 
 def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """Return the description of the run, with everything in it checked. Imports the jobs, in a child process."""
-    specs = specs_of(options)
+    specs = in_cwd(specs_of(options), found_from(options.job_cwd, os.getcwd(), "--job-cwd"))
     names = [spec.name for spec in specs]
     order = parse_order(options.order, names).turns if options.order is not None else None
     if options.plan is not None:
@@ -143,6 +145,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
         at_once=options.at_once,
         verbose=options.verbose,
         quiet=options.quiet,
+        seed=options.seed,
         command=["motet", "run", *argv],
     )
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():

@@ -11,6 +11,7 @@ from typing import Any
 from motet.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_ON_SAME_FILE = ("warn", "stop-job", "error")
 _ON_NAN = ("ignore", "stop-job", "raise")
 
 
@@ -22,6 +23,9 @@ def add_safety_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--on-nan", choices=_ON_NAN, default=None, help="when synchronized gradients hold NaN or inf (default: ignore)"
+    )
+    parser.add_argument(
+        "--on-same-file", choices=_ON_SAME_FILE, default=None, help="when two jobs write one file (default: warn)"
     )
     parser.add_argument(
         "--max-job-failures",
@@ -40,6 +44,8 @@ def safety_of(options: argparse.Namespace) -> dict[str, Any]:
         told["timeout_seconds"] = parse_duration(options.timeout, "--timeout")
     if options.on_nan is not None:
         told["on_nan"] = options.on_nan
+    if options.on_same_file is not None:
+        told["on_same_file"] = options.on_same_file
     if options.max_job_failures is not None:
         if not re.fullmatch(r"[0-9]{1,6}", options.max_job_failures):
             raise UsageError(f"--max-job-failures takes a number, at least 0, not {options.max_job_failures!r}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from motet.errors import UsageError
 from motet.jobs.names import label
+from motet.jobs.place import check_env, found_from
 from motet.jobs.spec import (
     Compress,
     JobSpec,
@@ -25,7 +26,7 @@ from motet.jobs.spec import (
 from motet.jobs.yaml_text import Listing, Mapped, Scalar, Tree, plain
 from motet.suggest import did_you_mean, shown
 
-_KEYS = ("call", "with", "script", "module", "args", "turns", "compress")
+_KEYS = ("call", "with", "script", "module", "args", "turns", "compress", "cwd", "env")
 _FORMS: dict[Kind, str] = {"call": "'module:function'", "script": "a path", "module": "'package.module'"}
 
 
@@ -72,6 +73,8 @@ class Entry:
     arguments: Tree | None
     turns: int | None
     compress: Compress | None = None
+    cwd: str | None = None
+    env: dict[str, str] | None = None
 
     @property
     def label(self) -> str:
@@ -118,7 +121,29 @@ def read_entry(source: Source, tree: Tree, what: str, line: int) -> Entry:
         value = plain(mapping.items["compress"])
         where = f"{source.where(mapping.lines['compress'])}: {what}"
         compress = check_compress("nothing" if value is None else value, where)
-    return Entry(line, kind, found, mapping.items.get(own), turns, compress)
+    cwd, env = _cwd(source, mapping, what), _env(source, mapping, what)
+    return Entry(line, kind, found, mapping.items.get(own), turns, compress, cwd, env)
+
+
+def _cwd(source: Source, mapping: Mapped, what: str) -> str | None:
+    if "cwd" not in mapping.items:
+        return None
+    value, where = plain(mapping.items["cwd"]), f"{source.where(mapping.lines['cwd'])}: {what}"
+    return found_from("" if value is None else value, source.folder, where)
+
+
+def _env(source: Source, mapping: Mapped, what: str) -> dict[str, str] | None:
+    """Return the variables, numbers as they are written; true, false and null would be guesses."""
+    if "env" not in mapping.items:
+        return None
+    env: dict[str, str] = {}
+    for name, tree in source.mapping(mapping.items["env"], f"{what}: env").items.items():
+        if not isinstance(tree, Scalar) or tree.value is None or isinstance(tree.value, bool):
+            message = f"{what}: env sets {name} to text or a number, not {shown(plain(tree))}; put it in quotes"
+            raise source.error(tree.line, message)
+        env[name] = tree.text
+    check_env(env, f"{source.where(mapping.lines['env'])}: {what}")
+    return env
 
 
 def to_spec(source: Source, name: str, entry: Entry, arguments: Mapping[str, Tree] | None = None) -> JobSpec:
@@ -134,7 +159,8 @@ def to_spec(source: Source, name: str, entry: Entry, arguments: Mapping[str, Tre
         resolved = _argv(source, entry.arguments) if arguments is None else _flags(source, arguments)
     paths = () if entry.kind == "script" else folders
     where = source.where(entry.line)
-    return JobSpec(name, entry.kind, entry.target, resolved, entry.turns, paths, where, entry.compress)
+    more = (entry.compress, entry.cwd, entry.env)
+    return JobSpec(name, entry.kind, entry.target, resolved, entry.turns, paths, where, *more)
 
 
 def _mapping_of(source: Source, entry: Entry) -> Mapping[str, Tree]:

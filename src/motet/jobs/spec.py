@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from motet.errors import CheckpointError, UsageError
 from motet.jobs.names import check_name
+from motet.jobs.place import check_cwd, check_env, fill_in
 from motet.jobs.script import ModuleScript, Script
 from motet.suggest import did_you_mean, shown
 
@@ -25,23 +26,27 @@ COMPRESS: tuple[Compress, ...] = ("bf16", "none")
 _IDENTIFIER = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _MODULE = re.compile(_IDENTIFIER)
 _TARGET = re.compile(rf"{_IDENTIFIER}:{_IDENTIFIER}")
-_PLACEHOLDER = re.compile(r"\{(name|job_dir)\}")
 
 
 @dataclass(frozen=True)
 class Job:
     """One model's training loop, with a name. ``turns`` is its expected length, if known.
 
-    ``compress``: how its gradients travel, where that is not as the run says.
+    ``compress``: how its gradients travel, where that is not as the run says. ``cwd``: the folder that it works in,
+    made if missing; ``env``: variables of its environment, beside those that are there.
     """
 
     name: str
     call: Callable[[], object]
     turns: int | None = None
     compress: Compress | None = None
+    cwd: str | None = None
+    env: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_cwd(self.cwd, f"job {self.name!r}")
+        check_env(self.env, f"job {self.name!r}")
         if not callable(self.call):
             raise UsageError(f"job {self.name!r}: {shown(self.call)} is not callable; give a function")
         check_turns(self.turns, f"job {self.name!r}")
@@ -53,8 +58,9 @@ class JobSpec:
     """A job as plain data: nothing is imported or run before `callable`.
 
     ``target`` is ``module:function``, a script's absolute path, or a module to run as ``python -m`` does; ``arguments``
-    are a function's keyword arguments, or argv. ``paths`` are folders in which a module is looked for before those of
-    ``sys.path``. ``where`` is the file and line that describes the job, for messages.
+    are a function's keyword arguments, or argv. ``cwd`` is the folder that the job works in (made if missing), ``env``
+    what is set in its environment. ``paths`` are folders in which a module is looked for before those of ``sys.path``.
+    ``where`` is the file and line that describes the job, for messages.
     """
 
     name: str
@@ -65,11 +71,16 @@ class JobSpec:
     paths: tuple[str, ...] = ()
     where: str = ""
     compress: Compress | None = None
+    cwd: str | None = None
+    env: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, self.where)
-        check_turns(self.turns, self.where or f"job {self.name!r}")
-        check_compress(self.compress, self.where or f"job {self.name!r}")
+        where = self.where or f"job {self.name!r}"
+        check_turns(self.turns, where)
+        check_compress(self.compress, where)
+        check_cwd(self.cwd, where)
+        check_env(self.env, where)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` turns into an equal spec."""
@@ -92,19 +103,18 @@ class JobSpec:
         return spec
 
     def filled(self, job_dir: Path | str) -> JobSpec:
-        """Return the spec with ``{name}`` and ``{job_dir}`` filled in wherever arguments hold text."""
-        words = {"name": self.name, "job_dir": os.fspath(job_dir)}
+        """Return the spec with ``{name}`` and ``{job_dir}`` filled in wherever its arguments, cwd and env hold text."""
 
         def fill(value: Any) -> Any:
             if isinstance(value, str):
-                return _PLACEHOLDER.sub(lambda match: words[match[1]], value)
+                return fill_in(value, self.name, job_dir)
             if isinstance(value, list):
                 return [fill(entry) for entry in value]
             if isinstance(value, dict):
                 return {key: fill(entry) for key, entry in value.items()}
             return value
 
-        return replace(self, arguments=fill(self.arguments))
+        return replace(self, arguments=fill(self.arguments), cwd=fill(self.cwd), env=fill(self.env))
 
     def callable(self) -> Callable[[], object]:
         """Import the function (this runs its module's code) or build the `Script`."""
@@ -116,7 +126,7 @@ class JobSpec:
 
     def job(self) -> Job:
         """Return the `Job` that this spec describes; imports what `callable` imports."""
-        return Job(self.name, self.callable(), self.turns, self.compress)
+        return Job(self.name, self.callable(), self.turns, self.compress, self.cwd, self.env)
 
 
 def check_turns(turns: object, where: str) -> int | None:

@@ -93,6 +93,6 @@ def _identity(values: Sequence[Tree] | None) -> str:
 
 def _refuse_repeated(spec: JobSpec, entry: Entry, seen: dict[str, JobSpec]) -> None:
     """Raise if two sweeps make the same job: it would train twice without a reason."""
-    other = seen.setdefault(repr((entry.kind, entry.target, spec.arguments, spec.turns)), spec)
+    other = seen.setdefault(repr((entry.kind, entry.target, spec.arguments, spec.turns, spec.cwd, spec.env)), spec)
     if other is not spec:
         raise UsageError(f"{spec.where}: the sweep makes the job {other.name!r} of {other.where} again")

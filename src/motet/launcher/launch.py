@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any, Literal
 
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
-from motet.jobs import Job, JobSpec, check_specs
+from motet.jobs import Job, JobSpec, check_seed, check_specs, found_from, in_cwd
 from motet.launcher.notebook import in_notebook, show_report, shown_inline
 from motet.launcher.outcome import conclude
 from motet.launcher.parcel import pack
@@ -46,6 +47,9 @@ def launch(
     quiet: bool = False,
     trackers: Sequence[str] = (),
     buffers: Literal["overlapped", "blocking"] = "overlapped",
+    job_cwd: str | None = None,
+    seed: int | None = None,
+    on_same_file: Literal["warn", "stop-job", "error"] = "warn",
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -53,7 +57,10 @@ def launch(
     without arguments (`functools.partial` gives it some) that the workers can import, or a `JobSpec`. A program calls
     this below ``if __name__ == "__main__":``, since the workers import the program. Functions that were defined in a
     notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
-    ``trackers`` and ``buffers``: as ``motet run --tracker`` and ``--buffers`` take them.
+    ``trackers`` and ``buffers``: as ``motet run --tracker`` and ``--buffers`` take them. ``job_cwd``: the folder that
+    each job works in, such as ``"{job_dir}"`` or ``"runs/{name}"``. ``seed`` makes the run repeatable; without it the
+    jobs' random numbers differ from run to run. ``on_same_file``: what becomes of a job that writes a file which
+    another job has written.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -83,20 +90,25 @@ def launch(
     options.nnodes, options.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
     check_torchrun_options(options)
     check_trackers(trackers)
+    if on_same_file not in ("warn", "stop-job", "error"):
+        raise UsageError(f"on_same_file takes warn, stop-job or error; it was given {on_same_file!r}")
     parcel = pack(calls)
     check_specs(specs)
     inline = in_notebook() and not quiet
     by_name = {spec.name: spec.to_json() for spec in specs}
-    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None}
+    job_cwd = found_from(job_cwd, os.getcwd(), "motet.launch(job_cwd=...)")
+    specs = in_cwd(specs, job_cwd)
+    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": job_cwd}
     directory = RunDir.create(
         run_dir,
-        {"trackers": list(trackers), "status_file": inline, "buffers": buffers}
+        {"trackers": list(trackers), "status_file": inline, "buffers": buffers, "on_same_file": on_same_file}
         | describe_run(
             [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
             order=list(parsed.turns) if parsed else None,
             at_once=at_once,
             verbose=verbose,
             quiet=quiet or inline,
+            seed=seed,
         ),
     )
     with directory.held():
@@ -171,13 +183,15 @@ def describe_run(
     verbose: bool = False,
     quiet: bool = False,
     command: Sequence[str] | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
-    """Return what ``run.json`` says of a run."""
+    """Return what ``run.json`` says of a run. Without a ``seed`` it gets one that nobody has had."""
     import numpy
     import torch
 
     if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):
         raise UsageError(f"at least one job must be in flight at a time, or auto, not {at_once!r} (--at-once)")
+    check_seed(seed)
     return {
         "command": list(command if command is not None else sys.argv),
         "directory": os.getcwd(),
@@ -186,6 +200,7 @@ def describe_run(
         "at_once": at_once,
         "verbose": verbose,
         "quiet": quiet,
+        "seed": secrets.randbelow(2**53) if seed is None else seed,
         "versions": {
             "motet": _version(),
             "python": sys.version.split()[0],

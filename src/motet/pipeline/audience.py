@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from motet.events import Event, Notice, Observer
+from motet.same_files import aside
 
 
 class Audience:
@@ -44,7 +45,8 @@ class Audience:
             if not getattr(observer, "changes_nothing_global", False):
                 self._settle()
             try:
-                observer.observe(event)
+                with aside():  # what it writes is not the doing of the job that logs
+                    observer.observe(event)
             except Exception as error:
                 self._observers.remove(observer)
                 self.notice_once(

@@ -11,6 +11,19 @@ from motet.workers import Workers
 from motet.workers.agreement import STOP, Agreements, Ended
 from motet.workers.interruption import Interruption
 
+BYPASSES = (
+    "runs a backward that does not come through torch.autograd.backward on the main thread: it waits for its gradients "
+    "as under plain DDP, and nothing of that is hidden."
+)
+NO_DDP = (
+    "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
+    "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
+)
+STARTS_AGAIN = (
+    "has no checkpoint in this run directory, so it starts again from its beginning (unless its loop resumes by "
+    "itself, from files of its own). motet.current_job().checkpoint(...) saves what a loop needs to go on."
+)
+
 
 def agree_on_end(
     job: RunningJob,

@@ -11,6 +11,7 @@ import copy
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from motet.buffers import BufferSync
@@ -29,11 +30,12 @@ from motet.order import Cursor
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.audience import Audience
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.pipeline.job_end import agree_on_end
+from motet.pipeline.job_end import BYPASSES, NO_DDP, STARTS_AGAIN, agree_on_end
 from motet.pipeline.job_requests import JobRequests
 from motet.pipeline.job_source import JobSource
 from motet.planning import Change, Planning
 from motet.results import Results
+from motet.same_files import SameFiles
 from motet.saving import Safety, Saving
 from motet.seams import installed
 from motet.turns import JobStopped, RunningJob, Turns
@@ -42,21 +44,13 @@ from motet.workers.agreement import STOP, STOP_NOW, Agreements
 from motet.workers.contradiction import Item
 from motet.workers.interruption import Interruption
 
-NO_DDP = (
-    "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
-    "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
-)
-STARTS_AGAIN = (
-    "has no checkpoint in this run directory, so it starts again from its beginning (unless its loop resumes by "
-    "itself, from files of its own). motet.current_job().checkpoint(...) saves what a loop needs to go on."
-)
 TIMES_TO_ASK = 3
 
 
 class Pipeline:
     """One run on this worker.
 
-    ``start_job(name)`` prepares a job's surroundings inside its greenlet (its streams), ``end_job`` clears them away.
+    ``start_job(job)`` prepares a job's surroundings inside its greenlet, ``end_job(name)`` clears them away.
     """
 
     def __init__(
@@ -67,7 +61,7 @@ class Pipeline:
         workers: Workers,
         observers: Sequence[Observer],
         job_dir: Callable[[str], Path | None],
-        start_job: Callable[[str], None],
+        start_job: Callable[[Job], None],
         end_job: Callable[[str], None],
         tell: Callable[[str], None],
         blocking_buffers: bool = False,
@@ -110,6 +104,7 @@ class Pipeline:
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notice_once)
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
+        self._files = SameFiles(workers, self._safety.on_same_file, self._safety.run_dir, self._notice_once)
         self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
         self._slot = 0
         self._begin = time.perf_counter()
@@ -126,7 +121,7 @@ class Pipeline:
                 order=self._cursor.order.turns,
             )
         )
-        with installed(self._seams), self._interruption.listening(), quick_handover():
+        with installed(self._seams), self._interruption.listening(), quick_handover(), self._files.watching():
             try:
                 self._admit()
                 while self._live:
@@ -144,6 +139,7 @@ class Pipeline:
                 self._queue.close()
                 self._turns.settle()
                 self._buffers.close()
+        self._files.finish()
         wall_seconds = time.perf_counter() - self._begin
         self._observe(RunEnded(time=time.perf_counter(), wall_seconds=wall_seconds))
         return self._accounts.results(
@@ -174,6 +170,7 @@ class Pipeline:
         if self._agreements.ripe(self._slot):
             self._agreements.settle()
         self._hear_costs()
+        self._to_raise.update(self._files.to_stop(self._agreements, self._source.names))
         self._saving.clock_seconds = self._agreements.clock_seconds
         self._saving.poll()
         if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
@@ -193,6 +190,7 @@ class Pipeline:
                 return
             self._spec = None
             self._follow(self._planning.joined(spec.name, self._live))
+            self._files.joined(spec)
             books = self._books
             gradients = JobGradients(spec.name, books.stopwatch, books.link, self._exposed, self._queue, books.clock)
             gradients.compress = spec.compress == "bf16"
@@ -204,7 +202,7 @@ class Pipeline:
             call = self._seams.whole(spec.name, spec.call)
             job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
             job.num_turns = spec.turns
-            job.prepare = lambda name=spec.name: self._start_job(name)  # type: ignore[misc]
+            job.prepare = partial(self._start_job, spec)
             self._saving.attach(job)
             self._housing.admitted(job)
             if spec.name in self._safety.starting_again:
@@ -218,7 +216,10 @@ class Pipeline:
         costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
         stop, num_live = self._interruption.wish, len(self._live)
         after = f"job '{job.name}', turn {job.num_synced}"
-        self._agreements.begin(self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after)
+        files = self._files.standing(self._source.names)
+        self._agreements.begin(
+            self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after, files=files
+        )
 
     def _hear_costs(self) -> None:
         if (told := self._agreements.take_told()) is not None:
@@ -291,12 +292,14 @@ class Pipeline:
         with job.gradients.on_stream():
             self._housing.before_turn(job, self._next)
             begun = self._books.turn_begins()
+        self._files.turn_begins(job.name)
         self._turns.take(job, throw=throw)
         with job.gradients.on_stream():
             over = self._books.turn_is_over(begun)
         self._watch.at("between turns")
         if self._gang_error is not None:
             raise self._gang_error
+        self._files.turn_ended(job.name)
         ended = job.outcome is not None
         synchronizing = job.gradients.in_flight and not ended
         if synchronizing:
@@ -388,11 +391,7 @@ class Pipeline:
         job = self._turns.current
         self._watch.blocking = job is not None
         if bypassing and job is not None:
-            self._notice_once(
-                job.name,
-                "runs a backward that does not come through torch.autograd.backward on the main thread: it waits for "
-                "its gradients as under plain DDP, and nothing of that is hidden.",
-            )
+            self._notice_once(job.name, BYPASSES)
 
     def _unblocked(self) -> None:
         self._watch.blocking = False

@@ -60,6 +60,7 @@ class Agreements:
         self._pending: Pending | None = None
         self._pending_costs: Pending | None = None
         self._told: list[list[float]] | None = None
+        self.files: list[list[float]] = []  # by worker, what `motet.same_files` tells; emptied by who reads it
 
     def note(self, job: str, turn: int, buckets: int) -> None:
         """Take one synchronized turn into the signature that is compared at the next agreement."""
@@ -78,6 +79,7 @@ class Agreements:
         costs: Sequence[float] = (),
         at_once: bool = False,
         after: str = "",
+        files: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         """Begin a periodic agreement; it is ripe one round later, or ``at_once``. Collective.
 
@@ -91,7 +93,7 @@ class Agreements:
             self.settle()
         now = time.monotonic()
         since, slots, clock = now - self._since, slot - self._begun_slot, now - self._began
-        values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, 0.0]
+        values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, *files]
         self._since, self._begun_slot, self._ripe_slot = now, slot, slot + (0 if at_once else num_live)
         self._pending = self._workers.start_agreement(values, after=after)
         if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
@@ -126,6 +128,7 @@ class Agreements:
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
         self.stop = max(self.stop, *(int(values[3]) for values in gathered))
         self.clock_seconds = gathered[0][6]
+        self.files = [values[7:] for values in gathered]
 
     def _raise_if_failed_elsewhere(self, gathered: Sequence[Sequence[float]]) -> None:
         """Name a job that has failed on some workers while this one came to its next agreement."""
@@ -157,7 +160,7 @@ class Agreements:
             self._signature,
             ended.num_left,
             float(stop),
-            0.0,
+            *(0.0, 0.0),
         ]
         gathered = self._workers.finish_agreement(self._workers.start_agreement(values, ended.job))
         self.stop = max(self.stop, *(int(values[6 if values[0] == _ENDED else 3]) for values in gathered))

@@ -1,0 +1,12 @@
+"""Two jobs of one run that write the same file: seen, whoever writes, and told before anybody loads another's model.
+
+From bottom to top: `ledger` (who has written what), `paths` (which of them matter), `libraries` (who writes past
+Python), `hook` (what Python tells), `children` (what forked processes tell), `outputs` (what arguments tell before the
+start), `watch`.
+"""
+
+from __future__ import annotations
+
+from motet.same_files.watch import OnSameFile, SameFiles, about_to_start, about_to_write, aside, check_on_same_file
+
+__all__ = ["OnSameFile", "SameFiles", "about_to_write", "aside", "check_on_same_file"]

@@ -1,0 +1,324 @@
+"""Two jobs of a run that write one file: found when the second comes, and told with what to do.
+
+Python's audit events say what happens to files, on which thread and so in which job (`hook`); libraries that write
+past Python are told of by their own functions (`libraries`, and torch's writer through the seams). What only *may*
+write (a file opened to be changed, a database, a path that is given to another program) is looked at when the turn
+ends. Nothing is looked at that is only read, so that common data costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from motet.errors import SameFileError, UsageError
+from motet.handle import running_job
+from motet.jobs import Job
+from motet.same_files.children import Children
+from motet.same_files.hook import FileEvents
+from motet.same_files.ledger import Clash, Ledger
+from motet.same_files.libraries import Libraries
+from motet.same_files.outputs import ToldOutputs
+from motet.same_files.paths import Places
+from motet.turns import JobStopped
+from motet.workers import Workers
+from motet.workers.agreement import Agreements
+
+OnSameFile = Literal["warn", "stop-job", "error"]
+MOST_LOOKED_AT = 32
+MOST_NAMED = 5
+MOST_TOLD = 100  # paths of one worker of which worker 0 hears
+REMEDY = (
+    "Give each job a folder of its own: --job-cwd '{job_dir}' (cwd: in a jobs file), or {job_dir} in its arguments, "
+    "as in --output_dir {job_dir}"
+)
+LOSS = "what was kept there is lost, and a job that loads it may load another's"
+ALL_TOLD = "have written the same files, so that what is in them may be another job's than you think"
+_active: SameFiles | None = None
+_aside = threading.local()
+
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+def check_on_same_file(value: str) -> None:
+    """Raise `UsageError` unless ``value`` says what to do."""
+    if value not in get_args(OnSameFile):
+        raise UsageError(
+            f"on_same_file (--on-same-file) takes {', '.join(get_args(OnSameFile))}; it was given {value!r}"
+        )
+
+
+def about_to_write(path: object) -> None:
+    """Say that the code that runs is about to write ``path`` in a way that Python does not see."""
+    if _active is not None:
+        _active.events.about_to_write(path)
+
+
+def about_to_start(thread: threading.Thread) -> None:
+    """Say that the code that runs is about to start a thread, whose files are then its job's."""
+    if _active is not None:
+        _active.events.about_to_start(thread)
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """What is done to files in the block is no job's doing, though a job has its turn."""
+    before = getattr(_aside, "on", False)
+    _aside.on = True
+    try:
+        yield
+    finally:
+        _aside.on = before
+
+
+class SameFiles:
+    """Watches the files of one run's jobs on this worker.
+
+    ``notice(job, text)`` tells the user something, once. On ``error`` the run ends with a `SameFileError`, if it can
+    before anything is overwritten; on ``stop-job`` the job that came second ends as failed, on all workers alike.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        on_same_file: OnSameFile,
+        run_dir: Path | None,
+        notice: Callable[[str | None, str], None],
+    ) -> None:
+        self._workers = workers
+        self._answer = on_same_file
+        self._places = Places(run_dir)
+        self._notice = notice
+        self._lock = threading.RLock()
+        self._ledger = Ledger()
+        self._outputs = ToldOutputs()
+        self._children = Children()
+        self.events = FileEvents(_running, self, self._look, self._children)
+        self._libraries: Libraries | None = None
+        self._clashes: list[Clash] = []  # not told yet
+        self._pairs: set[frozenset[str]] = set()  # of which the user has been told
+        self._shared: dict[str, dict[str, None]] = {}  # all paths that several jobs have written, and which jobs
+        self._doubtful: dict[str, dict[str, Signature]] = {}  # what a job may write, and how it stands there
+        self._doomed: dict[str, str] = {}  # jobs to be stopped, and why
+        self._num_words = 0
+        self._num_read: dict[int, int] = {}
+        self._error: SameFileError | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch for the duration of the block. Blocks do not nest."""
+        global _active
+        self.events.listen()
+        self._libraries = Libraries(about_to_write)
+        _active = self
+        try:
+            yield
+        finally:
+            _active = None
+            self.events.close()
+            self._libraries.close()
+            self._hear_children()
+            self._children.close()
+
+    def joined(self, job: Job) -> None:
+        """Take note of a job that is about to begin, and of where it was told to write."""
+        self._outputs.note(job)
+
+    def turn_begins(self, job: str) -> None:
+        """A job is about to compute."""
+        for path, (option, names) in self._outputs.take().items():
+            text = f"{_several(names)} were told to write to the same place, {path} ({option}). {REMEDY}."
+            self._notice(None, text)
+        doubtful = self._doubtful.get(job)
+        if doubtful:
+            for path in doubtful:
+                doubtful[path] = _signature(path)
+
+    def turn_ended(self, job: str) -> None:
+        """A job has computed: tell what came up. Raises `SameFileError` where that is asked for."""
+        self.events.settle()
+        if self._children.due():
+            self._hear_children()
+        if doubtful := self._doubtful.get(job):
+            for path, before in list(doubtful.items()):
+                now = _signature(path)
+                if now == before == (None, None):  # a word of a command that named no file
+                    del doubtful[path]
+                if now != before:
+                    doubtful[path] = now
+                    with self._lock:
+                        gone = now[0] is None
+                        clash = self._ledger.removes(job, path) if gone else self._ledger.writes(job, path)
+                    self._found(clash, too_late=True)
+        if self._clashes:
+            with self._lock:
+                clashes, self._clashes = self._clashes, []
+            for clash in clashes:
+                self._tell(clash)
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Tell of all such files once more, on worker 0, with those that other workers have found."""
+        self._hear(range(1, self._workers.num_workers))
+        for clash in self._clashes:  # of threads that went on
+            self._tell(clash)
+        by_jobs: dict[tuple[str, ...], list[str]] = {}
+        for path, jobs in self._shared.items():
+            by_jobs.setdefault(tuple(jobs), []).append(path)
+        for names, paths in by_jobs.items() if self._workers.worker == 0 else ():
+            more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+            self._notice(None, f"{_several(names)} {ALL_TOLD}: {', '.join(paths[:MOST_NAMED])}{more}. {REMEDY}.")
+
+    # What all workers must know
+
+    def standing(self, names: Sequence[str]) -> tuple[float, float]:
+        """Return what this worker tells the others: which job it wants stopped (from 1), and how much it has said."""
+        doomed = next((name for name in self._doomed if name in names), None)
+        return (0.0 if doomed is None else names.index(doomed) + 1.0), float(self._num_words)
+
+    def to_stop(self, agreements: Agreements, names: Sequence[str]) -> dict[str, JobStopped]:
+        """Return the jobs that all workers have heard are to be stopped; worker 0 repeats what others have said."""
+        told, agreements.files = agreements.files, []
+        if not told:
+            return {}
+        self._hear([worker for worker, (_, words) in enumerate(told) if words > self._num_read.get(worker, 0)])
+        stopped = {}
+        for name in {names[int(number) - 1] for number, _ in told if number}:
+            why = self._doomed.pop(name, "writes a file that another job of this run has written, on another worker")
+            stopped[name] = JobStopped("failed", f"job '{name}' {why}; it was ended, as --on-same-file stop-job asks")
+        return stopped
+
+    def _hear(self, workers: Sequence[int]) -> None:
+        if self._workers.worker != 0:
+            return
+        for worker in workers:
+            number = self._num_read.get(worker, 0) + 1
+            while worker and (text := self._workers.word(f"same-file/{worker}/{number}")) is not None:
+                self._workers.forget_word(f"same-file/{worker}/{number}")
+                self._num_read[worker] = number
+                self._tell(Clash(**json.loads(text)))
+                number += 1
+
+    def _hear_children(self) -> None:
+        for method, args in self._children.heard():
+            with contextlib.suppress(SameFileError):  # it is raised at the turn's end
+                getattr(self, method)(*args)
+
+    # What happens to files; called on any thread, in the middle of it
+
+    def writes(self, job: str, path: object) -> None:
+        """A file is opened to be written anew."""
+        if (found := self._places.resolve(path)) is not None:
+            with self._lock:
+                clash = self._ledger.writes(job, found)
+            self._found(clash)
+
+    def makes(self, job: str, path: object) -> None:
+        """A file is made that was not there."""
+        if (found := self._places.resolve(path)) is not None:
+            with self._lock:
+                self._ledger.writes(job, found)
+
+    def appends(self, job: str, path: object) -> None:
+        """A file is opened to add to it."""
+        if (found := self._places.resolve(path)) is not None:
+            with self._lock:
+                self._ledger.appends(job, found)
+
+    def may_write(self, job: str, path: object, folder: int | str = -1) -> None:
+        """A file may be changed from now on: the end of the turn shows it."""
+        found = self._places.resolve(path, folder)
+        if found is None or os.path.isdir(found):
+            return
+        doubtful = self._doubtful.setdefault(job, {})
+        if found not in doubtful:
+            if len(doubtful) >= MOST_LOOKED_AT:
+                del doubtful[next(iter(doubtful))]
+            doubtful[found] = _signature(found)
+
+    def removes(self, job: str, path: object, folder: int = -1) -> None:
+        """A file is removed."""
+        if (found := self._places.resolve(path, folder, follow=False)) is not None:
+            with self._lock:
+                clash = self._ledger.removes(job, found)
+            self._found(clash)
+
+    def renames(self, job: str, source: object, target: object, source_folder: int, target_folder: int) -> None:
+        """A file or a folder gets another name."""
+        before = self._places.resolve(source, source_folder, follow=False)
+        after = self._places.resolve(target, target_folder, follow=False)
+        with self._lock:
+            if after is None:
+                clashes = [self._ledger.removes(job, before, "renames")] if before is not None else []
+            elif before is None:
+                clashes = [self._ledger.writes(job, after, "replaces")]
+            else:
+                clashes = [*self._ledger.renames(job, before, after)]
+        for clash in clashes:
+            self._found(clash)
+
+    def _found(self, clash: Clash | None, *, too_late: bool = False) -> None:
+        if clash is None:
+            return
+        with self._lock:
+            self._clashes.append(clash)
+            if self._answer == "error" and self._error is None:
+                self._error = SameFileError(f"Job '{clash.job}' {_text(clash)}. {REMEDY}.")
+        if self._error is not None and not too_late:
+            raise self._error  # in the job, before anything is lost
+
+    # What is told
+
+    def _tell(self, clash: Clash) -> None:
+        if self._workers.worker != 0 and clash.path not in self._shared and len(self._shared) < MOST_TOLD:
+            self._num_words += 1
+            self._workers.leave_word(f"same-file/{self._workers.worker}/{self._num_words}", json.dumps(asdict(clash)))
+        self._shared.setdefault(clash.path, {}).update(dict.fromkeys((*clash.others, clash.job)))
+        new = {frozenset((clash.job, other)) for other in clash.others} - self._pairs
+        if not new:
+            return
+        self._pairs |= new
+        text = _text(replace(clash, others=tuple(other for other in clash.others if {clash.job, other} in new)))
+        if self._answer == "stop-job":
+            self._doomed.setdefault(clash.job, text)
+        self._notice(clash.job, f"{text}: {LOSS}. {REMEDY}.")
+
+    def _look(self) -> None:
+        if self._libraries is not None:
+            self._libraries.look()
+
+
+def _running() -> str | None:
+    return None if getattr(_aside, "on", False) else running_job()
+
+
+def _signature(path: str) -> Signature:
+    """Return what changes when a file is written; a database's journal of what is written belongs to it."""
+    return _stat(path), _stat(path + "-wal")
+
+
+def _stat(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _text(clash: Clash) -> str:
+    others, has = _several(clash.others), "has" if len(clash.others) == 1 else "have"
+    return f"{clash.verb} {clash.path}, which {others} of this run {has} written"
+
+
+def _several(names: Iterable[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    if len(quoted) == 1:
+        return f"job {quoted[0]}"
+    return f"jobs {', '.join(quoted[:-1])} and {quoted[-1]}"
