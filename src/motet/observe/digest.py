@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from motet.bound import efficiency as efficiency_of
 from motet.errors import UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
@@ -154,9 +155,9 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
     if results and len(trace.attempts) <= 1:
         wall = results.wall_seconds
     guess = estimate({name: sums.get(name, JobSums()) for name in names}, min(network, wall) if wall else network)
-    given = results.bound_seconds if results else None
-    bound = given or guess.bound_seconds
-    efficiency = (results.efficiency if results else None) or (min(1.0, bound / wall) if wall else None)
+    whole = results if len(trace.attempts) <= 1 else None  # otherwise they speak of the last attempt alone
+    bound = (whole.bound_seconds if whole else None) or guess.bound_seconds
+    efficiency = (whole.efficiency if whole else None) or efficiency_of(bound, wall)
     return RunDigest(
         path=run_dir,
         description=description or {},

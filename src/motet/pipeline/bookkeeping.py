@@ -56,6 +56,7 @@ class Bookkeeping:
         self._observe = observe
         self._sums = DeviceSums()
         self._journal = Journal(self.clock, lambda moment: wait_device(lambda: self.clock.arrived(moment)))
+        self._turn_ends: dict[str, float] = {}
         self._given_up: dict[str, tuple[float, float]] = {}  # computing and busy seconds of turns given up
 
     def turn_begins(self) -> Begun:
@@ -82,6 +83,7 @@ class Bookkeeping:
                 waited = self._sums.waited_seconds(begin, end)
                 busy = self._sums.busy_seconds(begin, end, self.clock)
             self._accounts.computed(job, end - begin - waited)
+            self._turn_ends[job] = end
             # What came before the turn was given up belongs to it as well.
             earlier = self._given_up.pop(job, (0.0, 0.0))
             seconds, busy = earlier[0] + end - begin - waited, earlier[1] + busy
@@ -89,7 +91,9 @@ class Bookkeeping:
                 self._planning.computed(job, end - seconds, seconds, busy)
             elif not ended:
                 self._given_up[job] = seconds, busy
-            self._observe(TurnEnded(time=end, job=job, turn=turn, begin=begin, synchronizing=synchronizing))
+            self._observe(
+                TurnEnded(time=end, job=job, turn=turn, begin=begin, synchronizing=synchronizing, waited_seconds=waited)
+            )
 
         self._journal.note(slot, (over.begin, over.end), tell)
 
@@ -110,7 +114,7 @@ class Bookkeeping:
         def tell() -> None:
             if figures.travels:
                 self._in_device_time(figures, seconds_of(wait_begin))
-            hidden = self._accounts.synced(job, figures)
+            hidden = self._accounts.synced(job, figures, self._turn_ends.get(job))
             travel = figures.completed - figures.launched
             self._planning.synced(job, Sync(travel, figures.link_seconds, figures.num_bytes, tuple(figures.launches)))
             self._observe(
@@ -125,6 +129,7 @@ class Bookkeeping:
                     num_bytes=figures.num_bytes,
                     num_collectives=figures.num_collectives,
                     ready=figures.launches[0][0],
+                    link_seconds=figures.link_seconds,
                 )
             )
 
