@@ -184,7 +184,7 @@ def _run(
             jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
-    progress = Progress(quiet=bool(description.get("quiet")))
+    progress = Progress(quiet=bool(description.get("quiet")), logs=run_dir.shown_log)
     status = [StatusFile(run_dir.path)] if description.get("status_file") else []
     show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
     return run(

@@ -157,6 +157,10 @@ class RunDir:
         finally:
             os.close(handle)
 
+    def shown_log(self, job: str) -> str:
+        """Return where what ``job`` printed on worker 0 lies, for people."""
+        return shown_path(self.path / "jobs" / job / "log.txt")
+
     @property
     def checkpoints_dir(self) -> Path:
         """Where the checkpoints of all jobs lie, a folder a job; made with the first checkpoint."""
@@ -185,6 +189,14 @@ class RunDir:
             return WorkerState(None if job == "-" else job, int(turn), phase)
         except (OSError, ValueError):
             return None
+
+
+def shown_path(path: Path) -> str:
+    """Return ``path`` relative to the working directory where it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return str(path)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from motet.launcher.outcome import conclude, exit_status, what_workers_told
 from motet.launcher.workers import run_workers
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
-from motet.run_dir import RunDir
+from motet.run_dir import RunDir, shown_path
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
 _DESCRIPTION = """
@@ -176,7 +177,7 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     run_dir = RunDir.create(options.run_dir, description)
-    say(options, f"run directory {shown(run_dir.path)}")
+    say(options, f"run directory {shown_path(run_dir.path)}")
     with run_dir.held():
         outcome = run_workers(
             options,
@@ -229,16 +230,17 @@ def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: 
     if refused:
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
-    sys.stdout.write(f"{results_table(results)}results: {shown(run_dir.path / 'results.json')}\n")
+    table = results_table(results, run_dir.shown_log)
+    sys.stdout.write(f"{table}results: {shown_path(run_dir.path / 'results.json')}\n")
     if (page := build_quietly(run_dir.path)) is not None:
-        sys.stdout.write(f"report: {shown(page)}\n")
+        sys.stdout.write(f"report: {shown_path(page)}\n")
     sys.stdout.flush()
     status = exit_status(results)
     if error is not None:
         sys.stderr.write(f"motet: {error}\n")
         status = entry.GANG_FAILED
     if any(job.status == "stopped" for job in results.jobs.values()):
-        sys.stderr.write(f"motet: to go on: motet resume {shown(run_dir.path)}\n")
+        sys.stderr.write(f"motet: to go on: motet resume {shlex.quote(shown_path(run_dir.path))}\n")
     return status
 
 
@@ -253,11 +255,3 @@ def _default_run_dir() -> str:
     import time
 
     return os.path.join("runs", time.strftime("%Y-%m-%d-%H%M%S"))
-
-
-def shown(path: Path) -> str:
-    """Return ``path`` relative to the working directory where it is below it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from motet.results import JobResult, Results
+from motet.tracebacks import short_form
 
 _WIDEST_RESULT = 48
 
 
-def results_table(results: Results) -> str:
-    """Return one line a job, and one for the whole run. Seconds are sums over the turns of the worker that tells."""
+def results_table(results: Results, logs: Callable[[str], object] | None = None) -> str:
+    """Return one line a job, one for the whole run, and why jobs failed. Seconds are those of the worker that tells.
+
+    ``logs`` tells where a job's log is.
+    """
     head = ["job", "status", "turns", "result", "compute", "sync", "hidden"]
     rows = [_row(name, job) for name, job in results.jobs.items()]
     text = _aligned([head, *rows], left={0, 1, 3})
-    return f"{text}\n{_whole(results)}\n"
+    failed = [_failure(name, job.error, logs) for name, job in results.jobs.items() if job.error]
+    return "\n".join([text, _whole(results), *failed, ""])
+
+
+def _failure(name: str, error: str, logs: Callable[[str], object] | None) -> str:
+    return f"{name} failed: {short_form(error)}" + (f" (all of it: {logs(name)})" if logs is not None else "")
 
 
 def _row(name: str, job: JobResult) -> list[str]:
@@ -25,9 +34,9 @@ def _row(name: str, job: JobResult) -> list[str]:
 
 
 def _shown(job: JobResult) -> str:
-    """Return the result in few characters; for a failed job, the last line of its traceback."""
+    """Return the result in few characters; for a failed job, why."""
     if job.error:
-        text = job.error.strip().splitlines()[-1]
+        text = short_form(job.error)
     elif isinstance(job.result, Mapping):
         if set(job.result) == {"repr", "file"}:
             text = str(job.result["file"] or job.result["repr"])

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO, cast
 
@@ -34,6 +35,7 @@ from motet.events import (
 )
 from motet.observe.account import Account, estimate
 from motet.observe.text import bytes_text, clock_text, count_text, share_text, value_text
+from motet.tracebacks import short_form
 
 DRAW_EVERY_SECONDS = 0.25
 DRAWING_SHARE = 0.01  # of the run's time, about
@@ -91,19 +93,26 @@ class Progress:
 
     On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
     line is printed every ten seconds. With ``quiet``, only failures and notices are printed. `print_line` prints
-    above the rows; use it for everything else that goes to the same terminal.
+    above the rows; use it for everything else that goes to the same terminal. ``logs`` tells where a job's log is.
     """
 
     changes_nothing_global = True
 
     def __init__(
-        self, stream: TextIO | None = None, *, quiet: bool = False, live: bool | None = None, width: int | None = None
+        self,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        live: bool | None = None,
+        width: int | None = None,
+        logs: Callable[[str], object] | None = None,
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
         if live is None:
             live = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
         self._live = live and not quiet
         self._quiet = quiet
+        self._logs = logs
         self._console = Console(file=self._stream, width=width, force_terminal=live or None, legacy_windows=False)
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -194,8 +203,12 @@ class Progress:
         if held := self._row(event.job).held_bytes:
             text += f", held {bytes_text(held)}"
         if event.error:
-            text += ": " + event.error.strip().splitlines()[-1]
+            text += f": {short_form(event.error)}{self._rest(event.job)}"
         self._say(text, always=event.status == "failed")
+
+    def _rest(self, job: str) -> str:
+        """Say where all of a traceback is."""
+        return f" (all of it: {self._logs(job)})" if self._logs is not None else ""
 
     def _say(self, text: str, always: bool = False) -> None:
         if self._worker == 0 and (always or not self._quiet):

@@ -18,9 +18,11 @@ from motet.observe import summary
 from motet.observe.digest import JobDigest, Logged, RunDigest
 from motet.observe.metrics import Curve
 from motet.observe.text import bytes_text, count_text, seconds_text, share_text, value_text
+from motet.tracebacks import short_form
 
 SPARK_POINTS = 40
 MOST_SETTINGS = 400
+MOST_OF_AN_ERROR = 20_000  # characters
 MANY_JOBS = 8  # more of them get a line each
 
 # One hue a job, for light and for dark pages: equally strong, and apart also for most colour-blind readers.
@@ -178,10 +180,9 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
         )
     curve = next((run.curves[one.name].get(job.name) for one in job.logged if one.name in run.curves), None)
     spark = _spark(curve, index) if curve else ""
-    error = f'<pre class="error">{escape(job.error.strip()[-2000:])}</pre>' if job.error else ""
+    error = f'<pre class="error">{escape(job.error.strip()[-MOST_OF_AN_ERROR:])}</pre>' if job.error else ""
     if error:
-        last = job.error.strip().splitlines()[-1] if job.error else ""
-        error = f'<details class="failure"><summary>{escape(last)}</summary>{error}</details>'
+        error = f'<details class="failure"><summary>{escape(short_form(job.error or ""))}</summary>{error}</details>'
     size = job.sums.num_bytes / job.sums.num_syncs if job.sums.num_syncs else 0
     return (
         f'<tr><th scope="row" title="{escape(job.what)}">'

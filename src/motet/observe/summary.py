@@ -7,6 +7,7 @@ from pathlib import Path
 
 from motet.observe.digest import JobDigest, RunDigest, digest
 from motet.observe.text import count_text, listing_text, seconds_text, share_text, value_text
+from motet.tracebacks import short_form
 
 
 def summary_text(run_dir: Path) -> str:
@@ -27,8 +28,7 @@ def summarise(run: RunDigest) -> str:
     lines += ["", *_table(run.jobs)]
     for job in run.jobs:
         if job.error:
-            last = job.error.strip().splitlines()[-1]
-            lines.append(f"  {job.name} failed: {last}")
+            lines.append(f"  {job.name} failed: {short_form(job.error)}")
     lines += [f"  note: {text}" for text in run.notices]
     return "\n".join(lines)
 

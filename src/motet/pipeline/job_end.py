@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.saving import Safety
+from motet.tracebacks import short_form
 from motet.turns import RunningJob
 from motet.workers import Workers
 from motet.workers.agreement import Agreements, Ended
@@ -36,3 +37,10 @@ def agree_on_end(job: RunningJob, index: int, workers: Workers, agreements: Agre
     if outcome.error is not None:
         watch.take_back_failure()
         safety.take_back(job.name)
+
+
+def failed_text(job: RunningJob) -> str:
+    """Say that ``job`` has failed, in short: its own stderr and its log have the traceback."""
+    assert job.outcome is not None
+    why = short_form(job.outcome.error or "")
+    return f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on: {why}"

@@ -31,7 +31,7 @@ from motet.order import Cursor
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.audience import Audience
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.pipeline.job_end import agree_on_end
+from motet.pipeline.job_end import agree_on_end, failed_text
 from motet.pipeline.job_requests import JobRequests
 from motet.pipeline.job_source import JobSource
 from motet.planning import Change, Planning
@@ -334,7 +334,7 @@ class Pipeline:
         if outcome.status == "finished" and job.gradients.num_ddp == 0:
             self._notice_once(job.name, NO_DDP)
         if outcome.error is not None:
-            self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
+            self._tell(failed_text(job))
         self._books.flush()
         self._accounts.ended(
             job.name, outcome.status, job.num_synced, outcome.result, outcome.error, self._housing.of(job.name)

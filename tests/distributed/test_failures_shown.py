@@ -1,0 +1,69 @@
+"""What is shown of a job that failed: the short form on the terminal, all of it on stderr and in the job's log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.distributed.command import Place
+
+TRAIN = """
+import argparse, sys, torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+parser = argparse.ArgumentParser()
+parser.add_argument("--fail", default="")
+fail = parser.parse_args().fail
+if fail == "message":
+    raise AttributeError("it was removed.\\nUse another one; see\\n    https://example.org/notes")
+if fail == "status":
+    print("no data here", file=sys.stderr)
+    sys.exit(3)
+dist.init_process_group("gloo")
+model = DDP(torch.nn.Linear(4, 1))
+for _ in range(3):
+    model(torch.randn(8, 4)).sum().backward()
+"""
+
+UNKNOWN = "exit status 2; last on stderr: train.py: error: unrecognized arguments: --unknown 1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "short", "last"),
+    [
+        ("--fail message", "train.py:9: AttributeError: it was removed.", "    https://example.org/notes"),
+        (
+            "--fail status",
+            "train.py:12: SystemExit: exit status 3; last on stderr: no data here",
+            "SystemExit: exit status 3; last on stderr: no data here",
+        ),
+        (
+            "--unknown 1",
+            f"train.py:7: SystemExit: {UNKNOWN}",
+            f"SystemExit: {UNKNOWN}",
+        ),
+    ],
+)
+def test_a_job_that_fails_is_told_in_short_and_in_full(tmp_path: Path, arguments: str, short: str, last: str) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    jobs = ("--each", "--fail=", "--each", arguments)
+    status, out, err = Place(tmp_path).motet("run", "--nproc-per-node=2", "--run-dir=run", "train.py", *jobs)
+    assert status == 1, err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["jobs"]
+    assert sorted(job["status"] for job in results.values()) == ["failed", "finished"]
+    (name,) = [name for name, job in results.items() if job["status"] == "failed"]
+    whole = results[name]["error"].strip()
+    assert whole.startswith("Traceback (most recent call last):\n")
+    assert whole.splitlines()[1].strip().startswith(f'File "{script}"'), "our own frames help nobody"
+    assert whole.splitlines()[-1] == last
+    where = f"(all of it: run/jobs/{name}/log.txt)"
+    assert f"motet: {name} failed after 0 turns: {short} {where}\n" in err
+    assert f"\n{name} failed: {short} {where}\n" in out
+    for log in ("log.txt", "log-worker-1.txt"):
+        assert (tmp_path / "run" / "jobs" / name / log).read_text().endswith(whole + "\n")
+    assert all(f"[{name}] {line}\n" in err for line in whole.splitlines())
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "<summary>" + short.replace("'", "&#x27;") + "</summary>" in report
+    assert "JobExit" not in out + err + report
