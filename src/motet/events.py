@@ -36,7 +36,8 @@ class JobStarted:
 class TurnEnded:
     """A job had its turn from ``begin`` to ``time``; turns count from 1. ``synchronizing``: gradients are in flight.
 
-    It computed, but for ``waited_seconds`` in which it waited for gradients within its turn.
+    It computed, but for ``waited_seconds`` in which it waited for gradients within its turn, and ``startup_seconds`` in
+    which it started up: until its first backward begins, a job imports and builds.
     """
 
     time: float
@@ -45,6 +46,7 @@ class TurnEnded:
     begin: float
     synchronizing: bool
     waited_seconds: float = 0.0
+    startup_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

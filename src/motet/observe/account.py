@@ -40,6 +40,7 @@ class JobSums:
     begin: float | None = None
     end: float = 0.0
     link_seconds: float = 0.0
+    startup_seconds: float = 0.0
 
     def add(self, other: JobSums, offset: float = 0.0) -> None:
         """Add what ``other`` counted in a later attempt, or on another worker; its times lie ``offset`` later."""
@@ -49,6 +50,7 @@ class JobSums:
             "sync_seconds",
             "hidden_seconds",
             "link_seconds",
+            "startup_seconds",
             "overlap_seconds",
             "alone_overlap_seconds",
             "waiting_seconds",
@@ -148,6 +150,7 @@ class Account:
         self.seconds = 0.0  # from the first record to the last one
         self.jobs: dict[str, JobSums] = {}
         self.compute_seconds = 0.0
+        self.startup_seconds = 0.0
         self.waiting_seconds = 0.0
         self.network_seconds = 0.0
         self.intervals = Intervals()
@@ -188,13 +191,15 @@ class Account:
         begin = end - (event.time - event.begin)
         sums = self._job(event.job)
         sums.turns += 1
-        computed = max(0.0, end - begin - event.waited_seconds)
+        computed = max(0.0, end - begin - event.waited_seconds - event.startup_seconds)
+        sums.startup_seconds += event.startup_seconds
+        self.startup_seconds += event.startup_seconds
         sums.compute_seconds += computed
         self.compute_seconds += computed
         sums.begin = begin if sums.begin is None else sums.begin
         sums.end = end
         self._turn_ends[event.job] = event.time
-        self.intervals.add(self.intervals.compute, begin, end)
+        self.intervals.add(self.intervals.compute, begin + event.startup_seconds, end)
 
     def _sync_ended(self, event: SyncEnded) -> None:
         end = self._since_start(event.time)
@@ -224,6 +229,7 @@ class Account:
         return {
             "seconds": self.seconds,
             "compute_seconds": self.compute_seconds,
+            "startup_seconds": self.startup_seconds,
             "waiting_seconds": self.waiting_seconds,
             "network_seconds": self.network_seconds,
             "jobs": {name: asdict(sums) for name, sums in self.jobs.items()},

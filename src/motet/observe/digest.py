@@ -67,24 +67,33 @@ class RunDigest:
     bound_seconds: float
     efficiency: float | None
     predicted_seconds: float | None
+    startup_seconds: float  # worker 0 was busy with the start of jobs
     notices: tuple[str, ...]
     trace: Trace
     curves: Mapping[str, Mapping[str, Curve]]
 
     @property
     def saved_seconds(self) -> float:
-        """Time saved against one job after another, estimated; negative where running together was slower."""
-        return self.estimate.one_after_another_seconds - self.wall_seconds
+        """Time saved against one job after another, estimated; negative where running together was slower.
+
+        Either way every job has to start up.
+        """
+        return self.estimate.one_after_another_seconds - self.training_seconds
+
+    @property
+    def training_seconds(self) -> float:
+        """The run's time without the start-up of jobs."""
+        return max(0.0, self.wall_seconds - self.startup_seconds)
 
     @property
     def compute_share(self) -> float:
-        """Share of the run's time in which the worker computed."""
-        return min(1.0, self.estimate.compute_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+        """Share of the run's time, without start-up, in which the worker computed."""
+        return min(1.0, self.estimate.compute_seconds / self.training_seconds) if self.training_seconds else 0.0
 
     @property
     def network_share(self) -> float:
-        """Share of the run's time in which gradients travelled."""
-        return min(1.0, self.estimate.network_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+        """Share of the run's time, without start-up, in which gradients travelled."""
+        return min(1.0, self.estimate.network_seconds / self.training_seconds) if self.training_seconds else 0.0
 
     @property
     def hidden_share(self) -> float | None:
@@ -94,10 +103,10 @@ class RunDigest:
         return min(1.0, hidden / travelling) if travelling > 0 else None
 
     def wall_shares(self) -> dict[str, float]:
-        """Split the run's seconds into compute, hidden, exposed and idle."""
-        return split_wall(
-            self.wall_seconds, self.estimate.compute_seconds, self.waiting_seconds, self.estimate.network_seconds
-        )
+        """Split the run's seconds into startup, compute, hidden, exposed and idle."""
+        rest, guess = self.training_seconds, self.estimate
+        split = split_wall(rest, guess.compute_seconds, self.waiting_seconds, guess.network_seconds)
+        return {"startup": self.startup_seconds, **split}
 
     def bottleneck(self) -> tuple[str, str]:
         """Return what held the run back, in a word, and why."""
@@ -155,9 +164,10 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
     if results and len(trace.attempts) <= 1:
         wall = results.wall_seconds
     guess = estimate({name: sums.get(name, JobSums()) for name in names}, min(network, wall) if wall else network)
+    startup = sum(job.startup_seconds for job in sums.values())
     whole = results if len(trace.attempts) <= 1 else None  # otherwise they speak of the last attempt alone
     bound = (whole.bound_seconds if whole else None) or guess.bound_seconds
-    efficiency = (whole.efficiency if whole else None) or efficiency_of(bound, wall)
+    efficiency = (whole.efficiency if whole else None) or efficiency_of(bound, wall - startup)
     return RunDigest(
         path=run_dir,
         description=description or {},
@@ -170,6 +180,7 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
         estimate=guess,
         bound_seconds=bound,
         efficiency=efficiency,
+        startup_seconds=startup,
         predicted_seconds=_prediction(description or {}, results_data or {}),
         notices=_notices(results, trace),
         trace=trace,
@@ -202,7 +213,7 @@ def _job_sums(trace: Trace, results: Results | None) -> dict[str, JobSums]:
     if results is not None:
         for name, result in results.jobs.items():
             sums[name] = JobSums(result.turns, result.compute_seconds, result.sync_seconds, result.hidden_seconds)
-            sums[name].end = results.wall_seconds
+            sums[name].end, sums[name].startup_seconds = results.wall_seconds, result.startup_seconds
     return sums
 
 

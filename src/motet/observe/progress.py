@@ -290,13 +290,14 @@ class Progress:
         parts = [clock_text(seconds), count_text(self._num_workers, "worker")]
         if seconds > 0 and account.compute_seconds > 0:
             guess = estimate(account.jobs, account.network_seconds)
-            parts.append(f"efficiency {min(1.0, guess.bound_seconds / seconds):.2f}")
+            training = max(seconds - account.startup_seconds, 1e-9)
+            parts.append(f"efficiency {min(1.0, guess.bound_seconds / training):.2f}")
             travelling = sum(sums.sync_seconds for sums in account.jobs.values())
             if travelling > 0:
                 hidden = sum(sums.hidden_seconds for sums in account.jobs.values())
                 parts.append(f"sync hidden {share_text(min(1.0, hidden / travelling))}")
-            parts.append(f"compute{busy} {share_text(min(1.0, account.compute_seconds / seconds))}")
-            parts.append(f"network{busy} {share_text(min(1.0, account.network_seconds / seconds))}")
+            parts.append(f"compute{busy} {share_text(min(1.0, account.compute_seconds / training))}")
+            parts.append(f"network{busy} {share_text(min(1.0, account.network_seconds / training))}")
         return " · ".join(parts)
 
     def _plain_line(self) -> str:

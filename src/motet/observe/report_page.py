@@ -38,12 +38,14 @@ _COLOURS = (
 )
 
 _SPLIT_LABELS = {
+    "startup": "jobs starting up: imports, building",
     "compute": "computing, nothing travels",
     "hidden": "computing while gradients travel (hidden sync)",
     "exposed": "waiting for gradients (exposed sync)",
-    "idle": "idle: starting, saving, other",
+    "idle": "idle: saving, other",
 }
 _JOB_SPLIT_LABELS = {
+    "startup": "starting up: imports, building",
     "compute": "computing",
     "hidden": "its gradients travel, another job computes (hidden)",
     "exposed": "its gradients travel, nothing computes (exposed)",
@@ -152,7 +154,7 @@ def _took_card(run: RunDigest) -> tuple[str, str, str]:
 def _saved_card(run: RunDigest) -> tuple[str, str, str]:
     alone, saved = run.estimate.one_after_another_seconds, run.saved_seconds
     if saved > 0.01 * alone:
-        text = f"{alone / run.wall_seconds:.2f} times as fast as one after another (≈ {seconds_text(alone)})."
+        text = f"{alone / run.training_seconds:.2f} times as fast as one after another (≈ {seconds_text(alone)})."
         return "Time saved", "≈ " + seconds_text(saved), text
     text = f"One after another would have taken about {seconds_text(alone)}, not counting the start."
     return "Time saved", "none", text
@@ -268,7 +270,7 @@ def _split(run: RunDigest) -> str:
         lived = max(0.0, sums.end - (sums.begin or 0.0))
         hidden = max(0.0, sums.hidden_seconds - sums.overlap_seconds)
         exposed = max(0.0, sums.sync_seconds - sums.hidden_seconds)
-        spans = {"compute": sums.compute_seconds, "hidden": hidden, "exposed": exposed}
+        spans = {"startup": sums.startup_seconds, "compute": sums.compute_seconds, "hidden": hidden, "exposed": exposed}
         spans["idle"] = max(0.0, lived - sum(spans.values()))
         rows.append(_bar(job.name, spans, _JOB_SPLIT_LABELS, life, f"job-{index}"))
     return "".join(rows)
@@ -305,7 +307,9 @@ def _bound(run: RunDigest) -> str:
     if run.predicted_seconds is not None:
         rows.append(("predicted", run.predicted_seconds, "predicted", summary.difference_text(run)))
     note = f"efficiency {run.efficiency:.2f} = bound / measured" if run.efficiency is not None else ""
-    rows.append(("measured", run.wall_seconds, "measured", note))
+    if run.startup_seconds > 0.02 * run.wall_seconds:
+        note += f"; without {seconds_text(run.startup_seconds)} in which jobs started up"
+    rows.append(("measured", run.training_seconds, "measured", note))
     if len(run.jobs) > 1:
         rows.append(("one after another", guess.one_after_another_seconds, "alone", "estimated"))
     full = max(seconds for _, seconds, _, _ in rows) or 1.0

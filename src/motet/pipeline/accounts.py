@@ -25,6 +25,7 @@ class Ledger:
     hidden_seconds: float = 0.0
     link_seconds: float = 0.0
     covered_seconds: float = 0.0
+    startup_seconds: float = 0.0
     num_bytes: int = 0
 
 
@@ -35,9 +36,10 @@ class Accounts:
         self.ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
         self.finished: dict[str, JobResult] = {}
 
-    def computed(self, job: str, seconds: float) -> None:
-        """Note that a job computed."""
+    def computed(self, job: str, seconds: float, startup_seconds: float = 0.0) -> None:
+        """Note that a job computed, after it had started up: that is no computing, and no order makes it shorter."""
         self.ledgers[job].compute_seconds += seconds
+        self.ledgers[job].startup_seconds += startup_seconds
 
     def synced(self, job: str, figures: Turnaround, turn_end: float | None = None) -> float:
         """Note a turn's synchronization; return how many seconds of it were hidden. ``turn_end``: of this turn."""
@@ -73,6 +75,7 @@ class Accounts:
             result=result,
             error=error,
             memory=memory,
+            startup_seconds=ledger.startup_seconds,
         )
 
     def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:
@@ -80,11 +83,13 @@ class Accounts:
         ledgers = [self.ledgers[name] for name in self.finished]
         works = [Work(ledger.compute_seconds, ledger.link_seconds, ledger.covered_seconds) for ledger in ledgers]
         bound = bound_seconds(works)
+        startup = sum(ledger.startup_seconds for ledger in ledgers)
         return Results(
             jobs={name: self.finished[name] for name in names if name in self.finished},
             num_workers=num_workers,
             wall_seconds=wall_seconds,
             bound_seconds=bound,
-            efficiency=efficiency(bound, wall_seconds),
+            efficiency=efficiency(bound, wall_seconds - startup),
+            startup_seconds=startup,
             notices=notices,
         )

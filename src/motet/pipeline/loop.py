@@ -303,9 +303,9 @@ class Pipeline:
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         elif not ended:
             self._agreements.note(job.name, turn, -1)
-        travels = job.gradients.travels if synchronizing else ()
+        travels, first = job.gradients.travels if synchronizing else (), job.gradients.first_backward
         self._books.turn_ended(
-            self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
+            self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels, first=first
         )
         with job.gradients.on_stream():
             self._housing.after_turn(job, self._next, self._live)
