@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "motet"
 # From bottom to top; a module may import those of its own layer and of layers below it.
 LAYERS = [
     # the standard library alone
-    "errors suggest bound order simulate clockwork resting planning plan events results run_dir tracebacks",
+    "errors suggest bound divergence order simulate clockwork resting planning plan events results run_dir tracebacks",
     "jobs resuming",
     "output isolation clocks device_time workers handle",
     "gradients checkpoints",

@@ -104,6 +104,20 @@ class MemoryMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class Diverged:
+    """A value of a job has become NaN or infinite, or (``value`` is empty) finite again.
+
+    ``name``: of what the job logs, or ``gradients``. ``since_turn``: from which turn on it was never finite.
+    """
+
+    time: float
+    job: str
+    name: str
+    value: str
+    since_turn: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class OrderChanged:
     """From here on the turns follow ``order``, on every worker alike."""
 
@@ -146,6 +160,7 @@ Event = (
     | TurnEnded
     | SyncEnded
     | MetricsLogged
+    | Diverged
     | ParametersSet
     | MemoryMeasured
     | OrderChanged

@@ -17,7 +17,7 @@ class JobResult:
     computing, gradients travelling, and travelling while this worker computed something. ``startup_seconds`` went by
     until its first backward began: imports, building, its first forward; they are not among the computing.
     ``memory``: what the job held on this worker at most, in bytes (`motet.memory.footprint.Footprint`), or None where
-    it ended before it was measured.
+    it ended before it was measured. ``nonfinite``: what was NaN or infinite when the job ended, and since which turn.
     """
 
     status: Status
@@ -29,6 +29,7 @@ class JobResult:
     error: str | None = None
     memory: Mapping[str, Any] | None = None
     startup_seconds: float = 0.0
+    nonfinite: Mapping[str, Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,48 @@ def test_a_job_that_fails_is_told_in_short_and_in_full(tmp_path: Path, arguments
     report = (tmp_path / "run" / "report.html").read_text()
     assert "<summary>" + short.replace("'", "&#x27;") + "</summary>" in report
     assert "JobExit" not in out + err + report
+
+
+DIVERGES = """
+import argparse, torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+from motet import current_job
+parser = argparse.ArgumentParser()
+parser.add_argument("--rate", type=float)
+parser.add_argument("--silent", action="store_true")
+options = parser.parse_args()
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = DDP(torch.nn.Linear(4, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=options.rate)
+for step in range(16):
+    optimizer.zero_grad()
+    loss = (model(torch.ones(16, 4)) - 1).square().mean()
+    loss.backward()
+    optimizer.step()
+    if not options.silent:
+        current_job().log(loss=loss.item())
+"""
+
+
+def test_a_job_that_diverges_is_marked_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(DIVERGES)
+    jobs = [word for text in ("--rate 0.01", "--rate 1e9", "--rate 1e9 --silent") for word in ("--each", text)]
+    status, out, err = Place(tmp_path).motet("run", "--nproc-per-node=2", "--run-dir=run", "train.py", *jobs)
+    assert status == 0, err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    good, bad, silent = results["jobs"]
+    assert results["jobs"][good]["nonfinite"] is None
+    since = results["jobs"][bad]["nonfinite"]["loss"]["since_turn"]
+    assert 2 < since < 10
+    assert results["jobs"][silent]["nonfinite"]["gradients"]["since_turn"] < 10
+    text = f"loss is NaN since turn {since}"
+    assert any(bad in notice and text in notice for notice in results["notices"])
+    assert f"motet: {bad}: has diverged: {text}" in err
+    assert f"{bad} diverged: {text}" in out
+    assert f"{silent} diverged: gradients are NaN since turn" in out
+    assert [line.split()[2] for line in out.splitlines() if line.startswith(bad)][:1] == ["NaN"]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert f"→ <b>NaN since turn {since}</b>" in report
+    assert f'<div class="diverged">{text}</div>' in report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from motet.divergence import from_json, told
 from motet.results import JobResult, Results
 from motet.tracebacks import short_form
 
@@ -20,7 +21,10 @@ def results_table(results: Results, logs: Callable[[str], object] | None = None)
     rows = [_row(name, job) for name, job in results.jobs.items()]
     text = _aligned([head, *rows], left={0, 1, 3})
     failed = [_failure(name, job.error, logs) for name, job in results.jobs.items() if job.error]
-    return "\n".join([text, _whole(results), *failed, ""])
+    diverged = [
+        f"{name} diverged: {told(from_json(job.nonfinite))}" for name, job in results.jobs.items() if job.nonfinite
+    ]
+    return "\n".join([text, _whole(results), *failed, *diverged, ""])
 
 
 def _failure(name: str, error: str, logs: Callable[[str], object] | None) -> str:
@@ -30,7 +34,8 @@ def _failure(name: str, error: str, logs: Callable[[str], object] | None) -> str
 def _row(name: str, job: JobResult) -> list[str]:
     share = f" ({job.hidden_seconds / job.sync_seconds:.0%})" if job.sync_seconds > 0 else ""
     seconds = [f"{job.compute_seconds:.1f} s", f"{job.sync_seconds:.1f} s", f"{job.hidden_seconds:.1f} s{share}"]
-    return [name, job.status, str(job.turns), _shown(job), *seconds]
+    status = ", ".join([job.status, *sorted({one.word for one in from_json(job.nonfinite).values()})])
+    return [name, status, str(job.turns), _shown(job), *seconds]
 
 
 def _shown(job: JobResult) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from motet.bound import efficiency as efficiency_of
+from motet.divergence import Diverged, from_json, told
 from motet.errors import UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
@@ -32,6 +33,7 @@ class Logged:
     last: float
     count: int
     baseline: float | None = None
+    diverged: str = ""  # ``NaN since turn 9``, where it ends so
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class JobDigest:
     sums: JobSums
     logged: tuple[Logged, ...]
     memory: Mapping[str, Any] | None = None  # `motet.memory.footprint.Footprint`, as results.json has it
+    diverged: str = ""  # what of it ended in NaN or infinity
     said: str | None = None  # the last line that it printed, where it logged and returned nothing
 
 
@@ -272,7 +275,7 @@ def _job(
     ended = [mark.text for mark in marks if mark.kind == "job ended"]
     expected = next((mark.turns for mark in reversed(marks) if mark.turns), spec.get("turns"))
     logged = [
-        Logged(value, *by_job[name].ends(), count=len(by_job[name].values))
+        Logged(value, *by_job[name].ends(), count=len(by_job[name].values), diverged=str(by_job[name].diverged() or ""))
         for value, by_job in curves.items()
         if name in by_job
     ]
@@ -282,8 +285,12 @@ def _job(
     if returned:
         telling = [returned, *(one for one in telling if one.name != returned.name)]
     shown = None if result is None or result.result is None or returned else _one_line(result.result)
+    diverged = told(from_json(result.nonfinite)) if result else ""
+    if not diverged:  # the run still goes, or was killed
+        diverged = told({value: since for value, by_job in curves.items() if (since := _diverged(by_job.get(name)))})
     return JobDigest(
         name=name,
+        diverged=diverged,
         what=_what(spec),
         status=result.status if result else ended[-1] if ended else "not ended" if own.turns else "not started",
         turns=result.turns if result else own.turns,
@@ -295,6 +302,10 @@ def _job(
         logged=tuple(telling or logged),
         said=None if logged or returned or shown else last_line(run_dir / "jobs" / name / "log.txt"),
     )
+
+
+def _diverged(curve: Curve | None) -> Diverged | None:
+    return curve.diverged() if curve is not None else None
 
 
 def _interest(name: str) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from motet.divergence import Diverged, diverged_at_the_end
 from motet.events import Event, MetricsLogged, RunEnded, RunStarted
 
 
@@ -96,6 +97,10 @@ class Curve:
             return math.nan, math.nan
         count = max(1, min(20, len(finite) // 20))
         return sum(finite[:count]) / count, sum(finite[-count:]) / count
+
+    def diverged(self) -> Diverged | None:
+        """Return how the curve ends, if not in a finite value."""
+        return diverged_at_the_end(self.turns, self.values)
 
     def thinned(self, most: int) -> list[tuple[int, float, float | None]]:
         """Return at most ``most`` points (turn, time, mean); mean None where no value was finite."""

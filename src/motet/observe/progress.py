@@ -20,7 +20,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from motet.divergence import Diverged as Since
+from motet.divergence import told
 from motet.events import (
+    Diverged,
     Event,
     JobEnded,
     JobStarted,
@@ -70,6 +73,7 @@ class _Row:
     seen_time: float | None = None
     ended: bool = False
     held_bytes: int = 0
+    diverged: dict[str, Since] = field(default_factory=dict)  # what is not finite now
 
     def measure(self, now: float) -> None:
         """Let the rate follow the turns since the last look."""
@@ -192,6 +196,10 @@ class Progress:
             self._row(event.job).held_bytes = held + (event.activations_bytes or 0)
         elif isinstance(event, Notice):
             self._say(f"{event.job}: {event.text}" if event.job else event.text, always=True)
+        elif isinstance(event, Diverged):
+            self._row(event.job).diverged.pop(event.name, None)
+            if event.since_turn is not None:
+                self._row(event.job).diverged[event.name] = Since(event.value, event.since_turn)
         elif isinstance(event, OrderChanged):
             self._say(f"order changed: {event.reason}")
         elif isinstance(event, RunEnded) and self._worker == 0:
@@ -200,6 +208,8 @@ class Progress:
 
     def _say_ended(self, event: JobEnded) -> None:
         text = f"{event.job} {event.status} after {count_text(event.turns, 'turn')}"
+        if diverged := told(self._row(event.job).diverged):
+            text += f" ({diverged})"
         if held := self._row(event.job).held_bytes:
             text += f", held {bytes_text(held)}"
         if event.error:
@@ -332,7 +342,7 @@ class _Above(io.TextIOBase):
 def _plain_row(row: _Row) -> str:
     text = f"{row.name} {row.turns}/{row.expected}" if row.expected else f"{row.name} {row.turns}"
     if row.ended or row.state == "waiting to join":
-        return f"{text} {row.state}"
+        return f"{text} {row.state}" + (f" ({told(row.diverged)})" if row.diverged else "")
     inner = [f"{_rate_text(row.rate)}"] if row.rate else []
     inner += [f"{name} {value_text(value)}" for name, value in list(row.values.items())[:2]]
     return f"{text} ({', '.join(inner)})" if inner else text
@@ -346,9 +356,19 @@ def _cells(row: _Row, short: bool) -> list[Text]:
         Text(f"{row.turns}/{row.expected}" if row.expected else str(row.turns)),
         Text("" if row.rate is None or row.ended else _rate_text(row.rate)),
         Text("" if left is None else clock_text(left)),
-        Text(row.state.removeprefix("gradients ") if short else row.state, style=_STYLES.get(row.state, "")),
+        _state(row, short),
         Text("  ".join(f"{name} {value_text(value)}" for name, value in row.values.items())),
     ]
+
+
+def _state(row: _Row, short: bool) -> Text:
+    """Return what a job does; what is not finite any more stands there until it has ended, and after."""
+    state = row.state.removeprefix("gradients ") if short else row.state
+    if not row.diverged:
+        return Text(state, style=_STYLES.get(row.state, ""))
+    since = next(iter(row.diverged.values()))
+    diverged = since.word if short else str(since)
+    return Text(f"{state}, {diverged}" if row.ended else diverged, style="bold red")
 
 
 def _rate_text(rate: float) -> str:

@@ -191,7 +191,7 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
         f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}<div class="what">'
         f"{escape(job.what)}</div>{error}</th>"
         f"<td>{logged or '<span class=muted>nothing logged</span>'}</td><td>{spark}</td>"
-        f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span></td>'
+        f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span>{_diverged(job)}</td>'
         f'<td class="number">{escape(summary.turns_text(job))}</td>'
         f'<td class="number">{escape(seconds_text(job.sums.compute_seconds))}</td>'
         f'<td class="number">{escape(bytes_text(size) + " a turn" if size else "–")}</td>'
@@ -209,12 +209,16 @@ def _memory(held: Mapping[str, Any] | None) -> str:
     return f'<span title="{escape(told)}">{escape(bytes_text(sum(parts.values())))}</span>'
 
 
+def _diverged(job: JobDigest) -> str:
+    return f'<div class="diverged">{escape(job.diverged)}</div>' if job.diverged else ""
+
+
 def _logged(one: Logged) -> str:
     before = f"{escape(value_text(one.first))} → " if one.count > 1 else ""
     baseline = (
         f' <span class="muted">baseline {escape(value_text(one.baseline))}</span>' if one.baseline is not None else ""
     )
-    after = escape(value_text(one.last))
+    after = escape(one.diverged or value_text(one.last))
     return f'<div><span class="metric">{escape(one.name)}</span> {before}<b>{after}</b>{baseline}</div>'
 
 

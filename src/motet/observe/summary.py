@@ -29,6 +29,8 @@ def summarise(run: RunDigest) -> str:
     for job in run.jobs:
         if job.error:
             lines.append(f"  {job.name} failed: {short_form(job.error)}")
+        if job.diverged:
+            lines.append(f"  {job.name} diverged: {job.diverged}")
     lines += [f"  note: {text}" for text in run.notices]
     return "\n".join(lines)
 
@@ -82,7 +84,7 @@ def logged_text(job: JobDigest, most: int = 2) -> str:
     for one in job.logged[:most]:
         change = f"{value_text(one.first)} → " if one.count > 1 else ""
         baseline = f" (baseline {value_text(one.baseline)})" if one.baseline is not None else ""
-        texts.append(f"{one.name} {change}{value_text(one.last)}{baseline}")
+        texts.append(f"{one.name} {change}{one.diverged or value_text(one.last)}{baseline}")
     return ", ".join(texts)
 
 

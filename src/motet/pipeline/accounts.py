@@ -63,6 +63,7 @@ class Accounts:
         result: Any,
         error: str | None,
         memory: Mapping[str, Any] | None = None,
+        nonfinite: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         """Note what came of a job."""
         ledger = self.ledgers[job]
@@ -76,6 +77,7 @@ class Accounts:
             error=error,
             memory=memory,
             startup_seconds=ledger.startup_seconds,
+            nonfinite=nonfinite,
         )
 
     def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:

@@ -9,6 +9,15 @@ from motet.turns import RunningJob
 from motet.workers import Workers
 from motet.workers.agreement import Agreements, Ended
 
+NO_DDP = (
+    "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
+    "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
+)
+STARTS_AGAIN = (
+    "has no checkpoint in this run directory, so it starts again from its beginning (unless its loop resumes by "
+    "itself, from files of its own). motet.current_job().checkpoint(...) saves what a loop needs to go on."
+)
+
 
 def agree_on_end(job: RunningJob, index: int, workers: Workers, agreements: Agreements, safety: Safety) -> None:
     """Return once all workers say the same of the end of ``job``, the run's job number ``index``. Collective.

@@ -9,16 +9,20 @@ from pathlib import Path
 
 from motet.events import Event, JobStarted, MetricsLogged, ParametersSet
 from motet.handle import JobHandle
+from motet.nonfinite import Watch
 from motet.turns import RunningJob, Turns
 
 
 class JobRequests:
     """Gives jobs their handles, and answers what is asked through these. ``live``: the jobs that run at the time."""
 
-    def __init__(self, turns: Turns, live: Mapping[str, RunningJob], observe: Callable[[Event], None]) -> None:
+    def __init__(
+        self, turns: Turns, live: Mapping[str, RunningJob], observe: Callable[[Event], None], finite: Watch
+    ) -> None:
         self._turns = turns
         self._live = live
         self._observe = observe
+        self._finite = finite
 
     def handle_of(self, name: str, job_dir: Path | None) -> JobHandle:
         """Return the handle for the loop of the job ``name``."""
@@ -34,6 +38,7 @@ class JobRequests:
     def _log(self, name: str, values: dict[str, float]) -> None:
         turn = self._live[name].turn
         self._observe(MetricsLogged(time=time.perf_counter(), job=name, turn=turn, values=values))
+        self._finite.logged(name, turn, values)
 
     def _expect(self, name: str, turns: int) -> None:
         self._live[name].num_turns = turns

@@ -26,12 +26,12 @@ from motet.job_seams import JobSeams
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
 from motet.memory.housing import AtOnce, Housing, OffloadWhat
-from motet.nonfinite import answer_to
+from motet.nonfinite import Watch, answer_to
 from motet.order import Cursor
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.audience import Audience
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.pipeline.job_end import agree_on_end, failed_text
+from motet.pipeline.job_end import NO_DDP, STARTS_AGAIN, agree_on_end, failed_text
 from motet.pipeline.job_requests import JobRequests
 from motet.pipeline.job_source import JobSource
 from motet.planning import Change, Planning
@@ -44,14 +44,6 @@ from motet.workers.agreement import STOP, STOP_NOW, Agreements
 from motet.workers.contradiction import Item
 from motet.workers.interruption import Interruption
 
-NO_DDP = (
-    "built no DistributedDataParallel: there was nothing to synchronize, so it ran in one turn and nothing of it was "
-    "hidden. If it trains with several workers, wrap its model in DistributedDataParallel."
-)
-STARTS_AGAIN = (
-    "has no checkpoint in this run directory, so it starts again from its beginning (unless its loop resumes by "
-    "itself, from files of its own). motet.current_job().checkpoint(...) saves what a loop needs to go on."
-)
 TIMES_TO_ASK = 3
 
 
@@ -106,7 +98,8 @@ class Pipeline:
         )
         self._spec: Job | None = None  # the next job, for which there is no room yet
         self._live: dict[str, RunningJob] = {}
-        self._requests = JobRequests(self._turns, self._live, self._observe)
+        self._finite = Watch(self._observe, self._notice_once)
+        self._requests = JobRequests(self._turns, self._live, self._observe, self._finite)
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
         self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
@@ -245,7 +238,7 @@ class Pipeline:
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         on_nan = self._safety.on_nan
-        models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
+        models = self._seams.models_of(job.gradients.models_in_flight())
         with job.gradients.on_stream():
             wait_begin = self._books.wait_begins()
         figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
@@ -254,7 +247,8 @@ class Pipeline:
         with job.gradients.on_stream():
             self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
         to_raise: BaseException | None = figures.error  # raised where plain DDP raises it, inside backward()
-        if models and to_raise is None:
+        self._finite.landed(job.name, job.num_synced, models)
+        if on_nan != "ignore" and to_raise is None:
             to_raise = answer_to(on_nan, job.name, job.num_synced, models)
         if to_raise is not None:
             if self._turns.current is not None:
@@ -336,9 +330,8 @@ class Pipeline:
         if outcome.error is not None:
             self._tell(failed_text(job))
         self._books.flush()
-        self._accounts.ended(
-            job.name, outcome.status, job.num_synced, outcome.result, outcome.error, self._housing.of(job.name)
-        )
+        held, nonfinite = self._housing.of(job.name), self._finite.ended(job.name)
+        self._accounts.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error, held, nonfinite)
         result = self._accounts.finished[job.name]
         self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))
         self._source.job_ended(job.name, result)
