@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from motet.errors import MotetError, UnsupportedError, UsageError, WorkerLostError
+from motet.errors import MotetError, UnsupportedError, UsageError, WorkerFailedError, WorkerLostError
 from motet.jobs import Job, JobSpec
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
@@ -108,10 +108,21 @@ def work(
         return (REFUSED if refused else GANG_FAILED), None, run_dir
     except KeyboardInterrupt:  # before the pipeline could take it for a request to stop
         return BROKEN, None, run_dir
-    except BaseException:
+    except BaseException as error:
         sys.stderr.write(f"motet: worker {worker()} met an error of its own:\n{traceback.format_exc()}")
+        _keep_for_the_launcher(error, run_dir if launched else None)
         return BROKEN, None, run_dir
     return FINISHED, results, run_dir
+
+
+def _keep_for_the_launcher(error: BaseException, run_dir: RunDir | None) -> None:
+    """Leave word of an error of Motet's own: where it was met, and how far jobs were."""
+    where = [note for note in getattr(error, "__notes__", ()) if note.startswith("worker ")]
+    told = where[-1] if where else f"worker {worker()}: {type(error).__name__}: {error}"
+    kept = WorkerFailedError(told)
+    kept.turns = dict(getattr(error, "turns", {}))
+    if run_dir is not None:
+        _tell(kept, run_dir, everyone=True)
 
 
 def _write_results(run_dir: RunDir, results: Results) -> None:

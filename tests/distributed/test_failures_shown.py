@@ -112,3 +112,44 @@ def test_a_job_that_diverges_is_marked_everywhere(tmp_path: Path) -> None:
     report = (tmp_path / "run" / "report.html").read_text()
     assert f"→ <b>NaN since turn {since}</b>" in report
     assert f'<div class="diverged">{text}</div>' in report
+
+
+ENDS = """
+import os, sys, torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+from motet import current_job
+how = sys.argv[1]
+dist.init_process_group("gloo")
+model = DDP(torch.nn.Linear(4, 1))
+for step in range(1, 13):
+    model(torch.randn(8, 4)).sum().backward()
+    if step == 7 and how == "exit" and dist.get_rank() == 1:
+        os._exit(7)
+    if step == 7 and how == "bug" and dist.get_rank() == 1:
+        from motet.pipeline.loop import Pipeline
+        def planned(*_): raise RuntimeError("a planned bug")
+        Pipeline._hear_costs = planned
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("exit", "worker 1 ended with exit status 7, in turn 8 of job 'ends' (computing)"),
+        ("bug", "worker 1, after turn "),
+    ],
+)
+def test_what_is_known_of_a_worker_that_ends_is_kept(tmp_path: Path, how: str, told: str) -> None:
+    (tmp_path / "train.py").write_text(ENDS)
+    jobs = {"ends": {"script": "train.py", "args": [how]}, "other": {"script": "train.py", "args": ["well"]}}
+    (tmp_path / "jobs.yaml").write_text(json.dumps({"jobs": jobs}))
+    status, _, err = Place(tmp_path).motet("run", "--nproc-per-node=2", "--run-dir=run", "jobs.yaml")
+    assert status == 4, err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert told in err
+    assert told in results["notices"][0]
+    if how == "bug":
+        assert "RuntimeError: a planned bug" in results["notices"][0]
+    assert 6 <= results["jobs"]["ends"]["turns"] <= 10
+    assert 5 <= results["jobs"]["other"]["turns"] <= 10

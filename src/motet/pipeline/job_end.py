@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.saving import Safety
 from motet.tracebacks import short_form
@@ -53,3 +55,19 @@ def failed_text(job: RunningJob) -> str:
     assert job.outcome is not None
     why = short_form(job.outcome.error or "")
     return f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on: {why}"
+
+
+def leave_traces(error: BaseException, workers: Workers) -> None:
+    """Note in ``error``, which ends the run, how far jobs were, and let the other workers know of it."""
+    watch = workers.watch
+    if isinstance(error, WorkerFailedError):  # the one who failed has told
+        error.turns = dict(watch.launched)
+    elif isinstance(error, GangError):
+        error.turns = dict(watch.launched)
+        watch.tell_failure(f"worker {workers.worker}: {error}")
+    else:
+        told = f"worker {workers.worker}, {watch.whereabouts()}: {type(error).__name__}: {error}"
+        watch.tell_failure(told)
+        with contextlib.suppress(Exception):  # not every class of errors takes attributes
+            error.add_note(told)
+            error.turns = dict(watch.launched)  # type: ignore[attr-defined]

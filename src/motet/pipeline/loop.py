@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from motet.buffers import BufferSync
-from motet.errors import GangError, WorkerFailedError
+from motet.errors import GangError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
 from motet.gradients.aggregation import Aggregation
@@ -31,7 +31,7 @@ from motet.order import Cursor
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.audience import Audience
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.pipeline.job_end import NO_DDP, STARTS_AGAIN, agree_on_end, failed_text
+from motet.pipeline.job_end import NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
 from motet.pipeline.job_requests import JobRequests
 from motet.pipeline.job_source import JobSource
 from motet.planning import Change, Planning
@@ -127,10 +127,7 @@ class Pipeline:
                 self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
             except BaseException as error:
                 self._watch.tell_left(f"worker {self._workers.worker} has left the run: {error}")
-                if isinstance(error, GangError):
-                    error.turns = dict(self._watch.launched)
-                if not isinstance(error, WorkerFailedError):  # then the one who failed has told
-                    self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
+                leave_traces(error, self._workers)
                 raise
             finally:
                 self._queue.close()

@@ -108,6 +108,13 @@ class Watch:
         self._job, self._turn, self._phase, self._item = job, turn, phase, None
         self._moved()
 
+    def whereabouts(self) -> str:
+        """Say what the main thread does: ``in turn 9 of job 'a' (computing)``."""
+        if self._job is not None:
+            return f"in turn {self._turn} of job '{self._job}' ({self._phase})"
+        last = f"after turn {self._last[-1][1]} of job '{self._last[-1][0]}', " if self._last else ""
+        return f"{last}{self._phase}"
+
     @contextlib.contextmanager
     def waiting_for(self, item: Item) -> Iterator[None]:
         """Note what the main thread waits for inside the block."""
@@ -321,9 +328,10 @@ class Watch:
             faulthandler.dump_traceback()
         os._exit(EXIT_STATUS)
 
-    def close(self) -> None:
+    def close(self, *, done: bool = True) -> None:
         """End the thread; the state file keeps the last line."""
-        self.at("done")
+        if done:  # otherwise the state tells what it was doing
+            self.at("done")
         self._closing.set()
         for thread in self._threads:
             thread.join(timeout=STORE_SECONDS + 1.0)
