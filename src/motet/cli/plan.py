@@ -18,9 +18,8 @@ from motet.cli.run import specs_of, with_each_attached
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
-from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude
-from motet.launcher.workers import run_workers
+from motet.launcher.torchrun_options import torchrun_options
 from motet.order import parse_order
 from motet.plan import Plan, Profile, make_plan, plan_text, saved_profile
 from motet.plan.alternatives import parse_link
@@ -46,13 +45,15 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     if options.profile is not None:
         return _answer(options, saved_profile(options.profile))
-    check_torchrun_options(options)
+    description = describe(options, argv)
+    from motet.launcher.options import on_one_machine
+    from motet.launcher.workers import run_workers
+
     if not on_one_machine(options):
         raise UsageError(
             "on several machines, start motet plan with torchrun: torchrun --nnodes ... -m motet plan JOBS"
         )
     options.max_restarts = 0
-    description = describe(options, argv)
     names = ", ".join(job["name"] for job in description["jobs"])
     _say(options, f"profiling {names} in throw-away workers; what jobs write outside of {{job_dir}} remains")
     with tempfile.TemporaryDirectory(prefix="motet-plan-") as scratch:
@@ -123,6 +124,9 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.order is not None:
         parse_order(options.order, [spec.name for spec in specs])
     description = describe_run([spec.to_json() for spec in specs], quiet=True, command=["motet", "plan", *argv])
+    from motet.launcher.options import check_torchrun_options
+
+    check_torchrun_options(options)
     check_specs(specs)
     return {**description, "profile": {"turns": options.turns}}
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from motet import entry, resuming
-from motet.checkpoints import Checkpoints
 from motet.cli import Parser, run
 from motet.cli.safety import add_safety_options, safety_of
 from motet.cli.table import results_table
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec, check_specs
-from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
-from motet.launcher.workers import run_workers
+from motet.launcher.torchrun_options import torchrun_options
 from motet.results import Results
 from motet.run_dir import RunDir
 
@@ -38,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
     run_dir = RunDir.open(options.run_dir)
     _check(run_dir)
     _as_before(options, run_dir)
+    from motet.launcher.options import check_torchrun_options, on_one_machine
+
     check_torchrun_options(options)
     changes = _changes(options)
     _go_where_it_began(run_dir)
@@ -138,6 +138,8 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
     check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
     for name in left:
         _say_where(options, run_dir, name)
+    from motet.launcher.workers import run_workers
+
     arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
     outcome = run_workers(
         options,
@@ -163,6 +165,8 @@ def _standing(
 
 def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
     """Say where a job goes on; raise `CheckpointError` if it has checkpoints and none of them is whole."""
+    from motet.checkpoints import Checkpoints
+
     checkpoints = Checkpoints(run_dir.checkpoints_dir, name, worker=0, num_workers=1)
     found = checkpoints.latest()
     for problem in checkpoints.problems:

@@ -21,9 +21,8 @@ from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
 from motet.launcher.launch import describe_run
-from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
-from motet.launcher.workers import run_workers
+from motet.launcher.torchrun_options import torchrun_options
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
 from motet.run_dir import RunDir, shown_path
@@ -46,8 +45,9 @@ def main(argv: Sequence[str]) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         _work_in_place(argv)
     options = parse(argv)
-    check_torchrun_options(options)
     description = describe(options, argv)
+    from motet.launcher.options import on_one_machine  # torch elastic: seconds, for those who have made no mistake
+
     return _run_here(options, description) if on_one_machine(options) else _run_on_several(options, description)
 
 
@@ -132,6 +132,9 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_trackers(options.tracker or [])
+    from motet.launcher.options import check_torchrun_options
+
+    check_torchrun_options(options)
     check_specs(specs)
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
@@ -176,6 +179,8 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 
 
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
+    from motet.launcher.workers import run_workers
+
     run_dir = RunDir.create(options.run_dir, description)
     say(options, f"run directory {shown_path(run_dir.path)}")
     with run_dir.held():
@@ -190,6 +195,8 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
 
 def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) -> int:
     """Start this machine's workers; which directory the run is in is settled among all machines' workers."""
+    from motet.launcher.workers import run_workers
+
     candidate = options.run_dir or _default_run_dir()
     with tempfile.TemporaryDirectory(prefix="motet-") as private:
         file, begun = Path(private, "description"), Path(private, "begun")

@@ -11,7 +11,7 @@ from motet.cli.run import parse
 from motet.cli.table import results_table
 from motet.errors import UsageError
 from motet.launcher.launch import launch
-from motet.launcher.options import torchrun_options
+from motet.launcher.torchrun_options import torchrun_options
 from motet.launcher.outcome import exit_status
 from motet.results import JobResult, Results, Status
 
