@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from motet.run_dir import opener
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -130,7 +132,7 @@ class JobLog:
         self._report = report
         self._file: io.FileIO | None = None
         try:
-            self._file = io.FileIO(path, "ab")
+            self._file = io.FileIO(path, "ab", opener=opener)
         except OSError as error:
             self._fail(error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,10 +33,11 @@ class JobResult:
 
 
 @dataclass(frozen=True)
-class Results:
-    """What came of a run. ``bound_seconds`` is the least time that the measured costs allow (docs: concepts).
+class Results(Mapping[str, JobResult]):
+    """What came of a run: a mapping of the jobs' results by name.
 
-    ``startup_seconds`` is how long this worker was busy with the start of jobs; ``efficiency`` leaves it out.
+    ``bound_seconds`` is the least time that the measured costs allow (docs: concepts), ``startup_seconds`` how long
+    this worker was busy with the start of jobs; ``efficiency`` leaves that out.
     """
 
     jobs: Mapping[str, JobResult]
@@ -49,6 +50,12 @@ class Results:
 
     def __getitem__(self, name: str) -> JobResult:
         return self.jobs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the documented form of ``results.json``, made of plain values (``result`` as it is)."""

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,14 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet plan`` and torchrun's, in any order."""
     parser = Parser("motet plan", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("jobs", metavar="JOBS", nargs="?", help="a jobs file (.yaml), or a script (.py) with --each")
+    parser.add_argument(
+        "jobs", metavar="JOBS", nargs="?", type=expanduser, help="a jobs file (.yaml), or a script (.py) with --each"
+    )
     parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
     parser.add_argument("--turns", type=int, default=NUM_TURNS, metavar="N", help="turns of each job alone (default 8)")
-    parser.add_argument("--profile", metavar="FILE", help="take the costs from a saved plan, and start no workers")
+    parser.add_argument(
+        "--profile", metavar="FILE", type=expanduser, help="take the costs from a saved plan, and start no workers"
+    )
     parser.add_argument("--order", metavar="A,B,A,C", help="predict this order (default: the best that is found)")
     parser.add_argument("--link", metavar="RATE", help="what if the workers were joined by this: 10gbit, 10gbit/50us")
     parser.add_argument(
@@ -92,7 +97,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data-everywhere", action="store_true", help="every worker may hold all data: one model a worker would do"
     )
-    parser.add_argument("--save", metavar="FILE", help="save the plan, for motet run --plan FILE")
+    parser.add_argument("--save", metavar="FILE", type=expanduser, help="save the plan, for motet run --plan FILE")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.add_argument("--quiet", action="store_true", help="only errors and the plan")
     group = parser.add_argument_group("torchrun's options")

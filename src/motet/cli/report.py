@@ -13,7 +13,12 @@ from motet.observe import build_report, summary_text, write_trace
 def main(argv: Sequence[str]) -> int:
     """Run the command; `UsageError` if there is no run in the directory."""
     parser = Parser("motet report", description="Rebuild report.html and trace.json of a run and print its summary.")
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run, ended or not")
+    parser.add_argument(
+        "run_dir",
+        metavar="RUN_DIR",
+        type=lambda text: Path(text).expanduser(),
+        help="the directory of a run, ended or not",
+    )
     options = parser.parse_args(argv)
     summary = summary_text(options.run_dir)
     write_trace(options.run_dir)

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet resume`` and torchrun's, in any order."""
     parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of the run")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=os.path.expanduser, help="the directory of the run")
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
     parser.add_argument("--only", action="append", metavar="JOB", help="go on with this job; the others wait")
     parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")

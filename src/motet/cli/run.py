@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from motet.launcher.outcome import conclude, exit_status, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
+from motet.results import Results
+from motet.resuming import saved_turn
 from motet.run_dir import RunDir, shown_path
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
@@ -54,13 +57,19 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet run`` and torchrun's, in any order."""
     parser = Parser("motet run", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("jobs", metavar="JOBS", help="a jobs file (.yaml), or a script (.py) with --each")
+    parser.add_argument(
+        "jobs", metavar="JOBS", type=expanduser, help="a jobs file (.yaml), or a script (.py) with --each"
+    )
     parser.add_argument("--each", action="append", metavar="ARGUMENTS", help="a job: the script with these arguments")
-    parser.add_argument("--run-dir", metavar="DIR", help="where to keep logs and results (default: runs/<time>)")
+    parser.add_argument(
+        "--run-dir", metavar="DIR", type=expanduser, help="where to keep logs and results (default: runs/<time>)"
+    )
     parser.add_argument(
         "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
     )
-    parser.add_argument("--plan", metavar="FILE", help="keep to the order of a plan that motet plan --save wrote")
+    parser.add_argument(
+        "--plan", metavar="FILE", type=expanduser, help="keep to the order of a plan that motet plan --save wrote"
+    )
     parser.add_argument(
         "--sync", choices=("all-reduce", "aggregate"), default="all-reduce", help="how gradients are averaged"
     )
@@ -232,7 +241,7 @@ def _work_in_place(argv: Sequence[str]) -> None:
     entry.end(status)
 
 
-def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False) -> int:
+def report(run_dir: RunDir, results: Results, error: MotetError | None, *, refused: bool = False) -> int:
     """Print the table on stdout, errors on stderr; return the exit status of the command."""
     if refused:
         sys.stderr.write(f"motet: {error}\n")
@@ -246,9 +255,21 @@ def report(run_dir: RunDir, results: Any, error: MotetError | None, *, refused: 
     if error is not None:
         sys.stderr.write(f"motet: {error}\n")
         status = entry.GANG_FAILED
-    if any(job.status == "stopped" for job in results.jobs.values()):
-        sys.stderr.write(f"motet: to go on: motet resume {shlex.quote(shown_path(run_dir.path))}\n")
+    sys.stderr.write(_how_to_go_on(run_dir, results))
     return status
+
+
+def _how_to_go_on(run_dir: RunDir, results: Results) -> str:
+    """Return what `motet resume` would do: which jobs go on from what was saved, which begin anew."""
+    stopped = [name for name, job in results.items() if job.status == "stopped"]
+    if not stopped or any(data.get("kind") == "python" for data in run_dir.description.get("jobs", ())):
+        return ""
+    command = f"motet resume {shlex.quote(shown_path(run_dir.path))}"
+    saved = {name: turn for name in stopped if (turn := saved_turn(run_dir, name))}
+    if not saved:
+        return f"motet: no job has saved a checkpoint: {command} would begin {', '.join(stopped)} anew\n"
+    told = [f"{name} after turn {saved[name]}" if name in saved else f"{name} anew" for name in stopped]
+    return f"motet: to go on: {command} ({', '.join(told)})\n"
 
 
 def say(options: argparse.Namespace, text: str) -> None:

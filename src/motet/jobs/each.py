@@ -11,6 +11,7 @@ from pathlib import Path
 from motet.errors import UsageError
 from motet.jobs.names import is_name, joined, label, part
 from motet.jobs.spec import JobSpec, find_script
+from motet.secrets import is_secret
 
 _FLAG = re.compile(r"--?[^\W\d]|--\w")  # "-1" and "-.5" are values
 
@@ -44,7 +45,10 @@ def _split(text: str) -> list[str]:
 
 
 def _given(argv: Sequence[str]) -> dict[str, str]:
-    """Return what is given for each option, for names alone: ``--lr 0.1 -v`` to ``{"lr": "0.1", "v": ""}``."""
+    """Return what is given for each option, for names alone: ``--lr 0.1 -v`` to ``{"lr": "0.1", "v": ""}``.
+
+    Names stand in logs and paths: what looks like a token or a password is left out.
+    """
     given: dict[str, list[str]] = {}
     option = ""
     for word in argv:
@@ -55,7 +59,8 @@ def _given(argv: Sequence[str]) -> dict[str, str]:
                 words.append(value)
         else:
             given.setdefault(option, []).append(word)
-    return {option: label(words) for option, words in given.items()}
+    secret = {option for option, words in given.items() if any(is_secret(option, word) for word in words or ("",))}
+    return {option: label(words) for option, words in given.items() if option not in secret}
 
 
 def _names_by_what_varies(jobs: Sequence[Mapping[str, str]]) -> list[str]:

@@ -18,6 +18,7 @@ from motet.observe.parts import Trace, read_trace, sums_of
 from motet.observe.printed import last_line
 from motet.observe.text import share_text
 from motet.results import Results
+from motet.secrets import masked
 
 IDLE_NETWORK_SHARE = 0.02
 BOOKKEEPING = 3  # the rank of logged values that do not say how well a job does
@@ -148,7 +149,7 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
 
     A run that is still going, or was killed, has no results.json: what the traces and logs hold is used.
     """
-    description = _read_json(run_dir / "run.json")
+    description = masked(_read_json(run_dir / "run.json"))
     results_data = _read_json(run_dir / "results.json")
     if description is None and results_data is None and not (run_dir / "trace").is_dir():
         raise UsageError(f"{run_dir} holds no run (no run.json, results.json or trace). Give the run's directory.")
@@ -163,8 +164,8 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
     if not network:
         network = sum(job.sync_seconds for job in sums.values())
         waiting = sum(max(0.0, job.sync_seconds - job.hidden_seconds) for job in sums.values())
-    wall = max(trace.seconds, results.wall_seconds if results else 0.0)
-    if results and len(trace.attempts) <= 1:
+    wall = max(trace.seconds, results.wall_seconds if results is not None else 0.0)
+    if results is not None and len(trace.attempts) <= 1:
         wall = results.wall_seconds
     guess = estimate({name: sums.get(name, JobSums()) for name in names}, min(network, wall) if wall else network)
     startup = sum(job.startup_seconds for job in sums.values())
@@ -240,7 +241,7 @@ def _job_names(
 ) -> list[str]:
     names = dict.fromkeys(_job_specs(description))
     names.update(dict.fromkeys(name for part in trace.parts for name in part.jobs))
-    names.update(dict.fromkeys(results.jobs if results else ()))
+    names.update(dict.fromkeys(results.jobs if results is not None else ()))
     names.update(dict.fromkeys(sums))
     return list(names)
 
@@ -269,7 +270,7 @@ def _job(
     curves: Mapping[str, Mapping[str, Curve]],
 ) -> JobDigest:
     spec = _job_specs(description).get(name, {})
-    result = results.jobs.get(name) if results else None
+    result = results.jobs.get(name) if results is not None else None
     own = sums.get(name, JobSums())
     marks = [mark for part in trace.parts for mark in part.marks if mark.job == name]
     ended = [mark.text for mark in marks if mark.kind == "job ended"]
@@ -344,7 +345,7 @@ def _one_line(value: Any) -> str:
 
 
 def _notices(results: Results | None, trace: Trace) -> tuple[str, ...]:
-    texts = list(results.notices if results else ())
+    texts = list(results.notices if results is not None else ())
     for part in trace.parts:
         for mark in part.marks:
             if mark.kind == "notice" and not any(mark.text in text for text in texts):

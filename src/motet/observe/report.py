@@ -11,6 +11,7 @@ from typing import Any
 from motet.observe.digest import RunDigest, digest
 from motet.observe.parts import Turn, block_sample, busy_over_time
 from motet.observe.report_page import page
+from motet.run_dir import opener
 
 MOST_TURNS = 40_000  # drawn in the timeline, of all workers together
 MOST_WORKERS = 8
@@ -24,7 +25,8 @@ def build_report(run_dir: Path) -> Path:
     run = digest(run_dir, with_turns=True)
     path = run_dir / "report.html"
     partial = run_dir / "report.html.partial"
-    partial.write_text(page(run, embedded_json(page_data(run))), encoding="utf-8")
+    with open(partial, "w", encoding="utf-8", opener=opener) as file:
+        file.write(page(run, embedded_json(page_data(run))))
     os.replace(partial, path)
     return path
 

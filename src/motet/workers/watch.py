@@ -26,6 +26,7 @@ from typing import TypeVar
 from torch._C._distributed_c10d import Store
 
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
+from motet.run_dir import opener
 from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
 
 T = TypeVar("T")
@@ -99,7 +100,8 @@ class Watch:
     def write_down_in(self, path: Path) -> None:
         """From now on keep the position in a small file, which the launcher reads if this process is killed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\n" * STATE_BYTES)
+        with open(path, "wb", opener=opener) as empty:
+            empty.write(b"\n" * STATE_BYTES)
         with path.open("r+b") as file:
             self._state = mmap.mmap(file.fileno(), STATE_BYTES)
 
