@@ -165,6 +165,8 @@ def _run(
     trackers: Sequence[Tracker],
 ) -> Results:
     """Build the jobs and let the pipeline run them."""
+    if worker() == 0 and not description.get("quiet"):
+        _say_phase("the workers have started and import torch")
     from motet.gradients.aggregation import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
     from motet.running import NO_RULES, Rules, Show, run
@@ -183,6 +185,8 @@ def _run(
         max_job_failures=description.get("max_job_failures", NO_RULES.max_job_failures),
         only=description.get("only"),
     )
+    if worker() == 0 and not description.get("quiet"):
+        _say_phase("the workers join each other")
     jobs = []
     for data in description["jobs"]:
         if data["name"] in calls:
@@ -195,7 +199,9 @@ def _run(
             jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
-    progress = Progress(quiet=bool(description.get("quiet")), logs=run_dir.shown_log)
+    progress = Progress(
+        quiet=bool(description.get("quiet")), logs=run_dir.shown_log, verbose=bool(description.get("verbose"))
+    )
     status = [StatusFile(run_dir.path)] if description.get("status_file") else []
     show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
     return run(
@@ -213,6 +219,12 @@ def _run(
         offload=description.get("offload", "nothing"),
         show=show,
     )
+
+
+def _say_phase(text: str) -> None:
+    """Say what takes its time before the progress has anything to show."""
+    sys.stderr.write(f"motet: {text}\n")
+    sys.stderr.flush()
 
 
 def _served(store: Store, workers: Workers) -> Aggregation:

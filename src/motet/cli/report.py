@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motet.cli import Parser
+from motet.cli.table import terminal_width
 from motet.observe import build_report, summary_text, write_trace
 
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
         help="the directory of a run, ended or not",
     )
     options = parser.parse_args(argv)
-    summary = summary_text(options.run_dir)
+    summary = summary_text(options.run_dir, terminal_width())
     write_trace(options.run_dir)
     path = build_report(options.run_dir)
     sys.stdout.write(f"{summary}\nreport: {path}\n")

@@ -13,7 +13,7 @@ from typing import Any
 from motet import entry, resuming
 from motet.cli import Parser, run
 from motet.cli.safety import add_safety_options, safety_of
-from motet.cli.table import results_table
+from motet.cli.table import results_table, terminal_width
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec, check_specs
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("run_dir", metavar="RUN_DIR", type=os.path.expanduser, help="the directory of the run")
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
     parser.add_argument("--only", action="append", metavar="JOB", help="go on with this job; the others wait")
-    parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
+    parser.add_argument("--verbose", action="store_true", help="show what all workers print, and changes of the order")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     add_safety_options(parser)
     group = parser.add_argument_group("torchrun's options")
@@ -132,7 +132,7 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
         told = "nothing to do: all jobs that were asked for have ended"
         hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
         run.say(options, told + hint)
-        sys.stdout.write(results_table(results))
+        sys.stdout.write(results_table(results, width=terminal_width()))
         return exit_status(results)
     specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
     check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])

@@ -17,7 +17,7 @@ from motet import entry
 from motet.cli import Parser
 from motet.cli.report import build_quietly
 from motet.cli.safety import add_safety_options, safety_of
-from motet.cli.table import results_table
+from motet.cli.table import results_table, terminal_width
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
@@ -94,7 +94,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default="nothing",
         help="idle: what a job holds on a device rests in the host's memory while others compute",
     )
-    parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
+    parser.add_argument("--verbose", action="store_true", help="show what all workers print, and changes of the order")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     parser.add_argument(
         "--tracker", action="append", metavar="NAME", help=f"write a run for each job to {', '.join(NAMES)}; repeatable"
@@ -144,6 +144,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     from motet.launcher.options import check_torchrun_options
 
     check_torchrun_options(options)
+    say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
     check_specs(specs)
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
@@ -191,7 +192,7 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     from motet.launcher.workers import run_workers
 
     run_dir = RunDir.create(options.run_dir, description)
-    say(options, f"run directory {shown_path(run_dir.path)}")
+    say(options, f"run directory {shown_path(run_dir.path)}; starting workers")
     with run_dir.held():
         outcome = run_workers(
             options,
@@ -211,6 +212,7 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         file, begun = Path(private, "description"), Path(private, "begun")
         file.write_text(json.dumps(description), encoding="utf-8")
         arguments = [candidate, f"--description={file}", f"--begun={begun}"]
+        say(options, f"starting workers; waiting for {options.nnodes} machines")
         outcome = run_workers(options, arguments, say=lambda text: say(options, text))
         path = begun.read_text(encoding="utf-8") if begun.exists() else None
     refused = entry.REFUSED in outcome.exits.values()
@@ -246,7 +248,7 @@ def report(run_dir: RunDir, results: Results, error: MotetError | None, *, refus
     if refused:
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
-    table = results_table(results, run_dir.shown_log)
+    table = results_table(results, run_dir.shown_log, terminal_width())
     sys.stdout.write(f"{table}results: {shown_path(run_dir.path / 'results.json')}\n")
     if (page := build_quietly(run_dir.path)) is not None:
         sys.stdout.write(f"report: {shown_path(page)}\n")

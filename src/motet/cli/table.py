@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 
 from motet.divergence import from_json, told
+from motet.observe.text import fitted
 from motet.results import JobResult, Results
 from motet.tracebacks import short_form
 
 _WIDEST_RESULT = 48
 
 
-def results_table(results: Results, logs: Callable[[str], object] | None = None) -> str:
+def results_table(results: Results, logs: Callable[[str], object] | None = None, width: int | None = None) -> str:
     """Return one line a job, one for the whole run, and why jobs failed. Seconds are those of the worker that tells.
 
-    ``logs`` tells where a job's log is.
+    ``logs`` tells where a job's log is. The table fits into ``width`` characters, if there is such.
     """
     head = ["job", "status", "turns", "result", "compute", "sync", "hidden"]
     rows = [_row(name, job) for name, job in results.jobs.items()]
-    text = _aligned([head, *rows], left={0, 1, 3})
+    text = "\n".join(fitted([head, *rows], left={0, 1, 3}, flexible=3, spare=(5, 4, 6, 3), width=width))
     failed = [_failure(name, job.error, logs) for name, job in results.jobs.items() if job.error]
     diverged = [
         f"{name} diverged: {told(from_json(job.nonfinite))}" for name, job in results.jobs.items() if job.nonfinite
@@ -67,13 +71,6 @@ def _whole(results: Results) -> str:
     return f"{workers}, {results.wall_seconds:.1f} s{efficiency}"
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def terminal_width() -> int | None:
+    """Return how wide a table on stdout may be; None where that is no terminal and nobody said."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None

@@ -37,7 +37,7 @@ from motet.events import (
     TurnEnded,
 )
 from motet.observe.account import Account, estimate
-from motet.observe.text import bytes_text, clock_text, count_text, share_text, value_text
+from motet.observe.text import bytes_text, clock_text, count_text, share_text, shortened, value_text
 from motet.tracebacks import short_form
 
 DRAW_EVERY_SECONDS = 0.25
@@ -51,6 +51,7 @@ MOST_PLAIN_JOBS = 8
 
 _STYLES = {
     "waiting to join": "dim",
+    "starting up": "yellow",
     "computing": "bold green",
     "gradients travelling": "cyan",
     "ready": "dim",
@@ -97,7 +98,8 @@ class Progress:
 
     On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
     line is printed every ten seconds. With ``quiet``, only failures and notices are printed. `print_line` prints
-    above the rows; use it for everything else that goes to the same terminal. ``logs`` tells where a job's log is.
+    above the rows; use it for everything else that goes to the same terminal. ``logs`` tells where a
+    job's log is. Changes of the order are told if ``verbose``.
     """
 
     changes_nothing_global = True
@@ -110,6 +112,7 @@ class Progress:
         live: bool | None = None,
         width: int | None = None,
         logs: Callable[[str], object] | None = None,
+        verbose: bool = False,
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
         if live is None:
@@ -117,6 +120,7 @@ class Progress:
         self._live = live and not quiet
         self._quiet = quiet
         self._logs = logs
+        self._verbose = verbose
         self._console = Console(file=self._stream, width=width, force_terminal=live or None, legacy_windows=False)
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -185,7 +189,9 @@ class Progress:
             row = self._row(event.job)
             row.expected = event.turns
             if row.seen_time is None or row.ended:  # a job may learn its length later, and say it then
-                row.state, row.seen_time, row.ended = "computing", event.time, False
+                row.state, row.seen_time, row.ended = "starting up", event.time, False
+                if not self._live:  # its imports may take long, and nothing else is told meanwhile
+                    self._say(f"{event.job} starts up")
         elif isinstance(event, JobEnded):
             row = self._row(event.job)
             row.measure(event.time)
@@ -201,7 +207,8 @@ class Progress:
             if event.since_turn is not None:
                 self._row(event.job).diverged[event.name] = Since(event.value, event.since_turn)
         elif isinstance(event, OrderChanged):
-            self._say(f"order changed: {event.reason}")
+            if self._verbose:
+                self._say(f"order changed: {event.reason}")
         elif isinstance(event, RunEnded) and self._worker == 0:
             self._draw()
             self.close()
@@ -259,7 +266,8 @@ class Progress:
     def _rows_and_footer(self) -> Group:
         width, height = self._console.size
         shown, rest = self._choose(max(3, height - 6))
-        cells = [_cells(row, short=width < NARROW) for row in shown]
+        names = shortened([row.name for row in shown], max(8, width // 3))
+        cells = [_cells(row, names[row.name], short=width < NARROW) for row in shown]
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, expand=True)
         table.add_column("job", no_wrap=True, max_width=max(8, width // 3))
         if width >= NARROW:
@@ -348,11 +356,11 @@ def _plain_row(row: _Row) -> str:
     return f"{text} ({', '.join(inner)})" if inner else text
 
 
-def _cells(row: _Row, short: bool) -> list[Text]:
+def _cells(row: _Row, name: str, short: bool) -> list[Text]:
     """Return a row's job, turns, rate, time left, state and latest values."""
     left = row.seconds_left()
     return [
-        Text(row.name, style="bold" if row.state == "computing" else ""),
+        Text(name, style="bold" if row.state == "computing" else ""),
         Text(f"{row.turns}/{row.expected}" if row.expected else str(row.turns)),
         Text("" if row.rate is None or row.ended else _rate_text(row.rate)),
         Text("" if left is None else clock_text(left)),

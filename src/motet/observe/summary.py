@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from motet.observe.digest import JobDigest, RunDigest, digest
-from motet.observe.text import count_text, listing_text, seconds_text, share_text, value_text
+from motet.observe.text import count_text, fitted, listing_text, seconds_text, share_text, value_text
 from motet.tracebacks import short_form
 
 
-def summary_text(run_dir: Path) -> str:
-    """Return the summary of the run in ``run_dir``; UsageError if it holds none."""
-    return summarise(digest(run_dir))
+def summary_text(run_dir: Path, width: int | None = None) -> str:
+    """Return the summary of the run in ``run_dir``, its table not wider than ``width``; UsageError if it holds none."""
+    return summarise(digest(run_dir), width)
 
 
-def summarise(run: RunDigest) -> str:
+def summarise(run: RunDigest, width: int | None = None) -> str:
     """Return the summary of ``run``: a headline, what held it back, and a line a job."""
     word, why = run.bottleneck()
     lines = [headline(run), "", f"  bottleneck   {word}: {why}"]
@@ -25,7 +25,7 @@ def summarise(run: RunDigest) -> str:
         lines.append(f"  sync hidden  {share_text(run.hidden_share)} of the time that gradients travelled")
     if run.predicted_seconds is not None:
         lines.append(f"  predicted    {seconds_text(run.predicted_seconds)}, {difference_text(run)}")
-    lines += ["", *_table(run.jobs)]
+    lines += ["", *_table(run.jobs, width)]
     for job in run.jobs:
         if job.error:
             lines.append(f"  {job.name} failed: {short_form(job.error)}")
@@ -88,7 +88,7 @@ def logged_text(job: JobDigest, most: int = 2) -> str:
     return ", ".join(texts)
 
 
-def _table(jobs: Sequence[JobDigest]) -> list[str]:
+def _table(jobs: Sequence[JobDigest], width: int | None) -> list[str]:
     rows = [("job", "status", "turns", "compute", "sync", "hidden", "how well, before → after")]
     for job in jobs:
         sums = job.sums
@@ -104,11 +104,6 @@ def _table(jobs: Sequence[JobDigest]) -> list[str]:
                 logged_text(job) or (f"result {job.result}" if job.result else job.said or ""),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if 2 <= i <= 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines
+    inner = None if width is None else width - 2
+    lines = fitted(rows, left={0, 1, 6}, flexible=6, spare=(4, 5, 3, 6), width=inner)
+    return ["  " + line for line in lines]
