@@ -91,6 +91,7 @@ class JobSeams:
         gradients = job.gradients
         gradients.before_backward()
         job.num_backwards += 1
+        job.reported.look(sys._getframe())
         gradients.depth += 1
         try:
             original(*args, **kwargs)

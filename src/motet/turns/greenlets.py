@@ -27,6 +27,7 @@ from motet.errors import GangError
 from motet.gradients import JobGradients
 from motet.handle import JobHandle, JobPruned
 from motet.jobs import JobExit, Script
+from motet.turns.reported import Reported
 
 
 class JobStopped(BaseException):
@@ -62,6 +63,7 @@ class RunningJob:
         self.name = name
         self.gradients = gradients
         self.handle = job
+        self.reported = Reported(job.tell_log, lambda: job.logs_itself)
         self.num_synced = 0
         self.num_turns: int | None = None  # how many it will be, if the job has said
         self.outcome: Outcome | None = None
@@ -86,6 +88,7 @@ class RunningJob:
         try:
             self.prepare()
             result = self._result()
+            self.reported.flush()
             self.before_end()
             self.outcome = Outcome("finished", result=result)
         except JobStopped as stopped:
