@@ -20,10 +20,12 @@ def main(argv: Sequence[str]) -> int:
         type=lambda text: Path(text).expanduser(),
         help="the directory of a run, ended or not",
     )
+    parser.add_argument("--metric", metavar="NAME", help="compare jobs by this value")
+    parser.add_argument("--mode", choices=("min", "max"), help="whether less or more of it is better")
     options = parser.parse_args(argv)
-    summary = summary_text(options.run_dir, terminal_width())
+    summary = summary_text(options.run_dir, terminal_width(), options.metric, options.mode)
     write_trace(options.run_dir)
-    path = build_report(options.run_dir)
+    path = build_report(options.run_dir, options.metric, options.mode)
     sys.stdout.write(f"{summary}\nreport: {path}\n")
     return 0
 
@@ -36,3 +38,17 @@ def build_quietly(run_dir: Path) -> Path | None:
     except Exception as error:  # a full disk, a damaged part: `motet report` can be tried again
         sys.stderr.write(f"motet: no report could be built ({type(error).__name__}: {error})\n")
         return None
+
+
+def closing_words(run_dir: Path) -> str:
+    """Return what a run's last lines say beyond its table: the best job, and what would be gained elsewhere."""
+    from motet.observe.digest import digest
+    from motet.observe.elsewhere import elsewhere_text
+    from motet.observe.summary import best_text
+
+    try:
+        run = digest(run_dir)
+        best = f"best: {best_text(run)}" if run.ranking is not None else ""
+        return "".join(f"{line}\n" for line in (best, elsewhere_text(run)) if line)
+    except Exception as error:  # the run itself is over and well
+        return f"motet: no summary could be made ({type(error).__name__}: {error})\n"

@@ -15,7 +15,7 @@ from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.report import build_quietly
+from motet.cli.report import build_quietly, closing_words
 from motet.cli.safety import add_safety_options, safety_of
 from motet.cli.table import results_table, terminal_width
 from motet.errors import MotetError, UsageError
@@ -24,6 +24,7 @@ from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_fro
 from motet.launcher.launch import describe_run
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
+from motet.observe.ranking import mode_of
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
 from motet.results import Results
@@ -99,6 +100,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tracker", action="append", metavar="NAME", help=f"write a run for each job to {', '.join(NAMES)}; repeatable"
     )
+    parser.add_argument("--metric", metavar="NAME", help="compare jobs by this value (default: a loss that all log)")
+    parser.add_argument("--mode", choices=("min", "max"), help="whether less or more of it is better")
     add_safety_options(parser)
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
@@ -149,6 +152,10 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
     others = {"compress": options.compress, "offload": options.offload, "trackers": options.tracker or []}
+    if options.metric is not None or options.mode is not None:
+        if options.metric is None or (options.mode or mode_of(options.metric)) is None:
+            raise UsageError("--metric NAME and --mode min|max go together: the name does not tell what is better")
+        others |= {"metric": options.metric, "mode": options.mode}
     return {**description, **safety, **_sync_of(options), **others}
 
 
@@ -251,7 +258,7 @@ def report(run_dir: RunDir, results: Results, error: MotetError | None, *, refus
     table = results_table(results, run_dir.shown_log, terminal_width())
     sys.stdout.write(f"{table}results: {shown_path(run_dir.path / 'results.json')}\n")
     if (page := build_quietly(run_dir.path)) is not None:
-        sys.stdout.write(f"report: {shown_path(page)}\n")
+        sys.stdout.write(f"report: {shown_path(page)}\n{closing_words(run_dir.path)}")
     sys.stdout.flush()
     status = exit_status(results)
     if error is not None:

@@ -8,10 +8,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from motet.confidential import is_secret
 from motet.errors import UsageError
 from motet.jobs.names import is_name, joined, label, part
 from motet.jobs.spec import JobSpec, find_script
-from motet.secrets import is_secret
 
 _FLAG = re.compile(r"--?[^\W\d]|--\w")  # "-1" and "-.5" are values
 

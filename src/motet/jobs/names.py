@@ -10,8 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
 
+from motet.confidential import is_secret
 from motet.errors import UsageError
-from motet.secrets import is_secret
 from motet.suggest import shown
 
 MAX_NAME_LENGTH = 100

@@ -6,12 +6,12 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from motet.confidential import is_secret
 from motet.errors import UsageError
 from motet.jobs.entry import Entry, Source, is_empty, read_entry, to_spec
 from motet.jobs.names import joined, label, part, unused
 from motet.jobs.spec import JobSpec
 from motet.jobs.yaml_text import Listing, Mapped, Tree, plain
-from motet.secrets import is_secret
 from motet.suggest import shown
 
 MAX_SWEEP_JOBS = 1000

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from motet.bound import efficiency as efficiency_of
+from motet.confidential import masked
 from motet.divergence import Diverged, from_json, told
 from motet.errors import UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
 from motet.observe.parts import Trace, read_trace, sums_of
 from motet.observe.printed import last_line
+from motet.observe.ranking import BOOKKEEPING, Mode, Ranking, interest, ranking
 from motet.observe.text import share_text
 from motet.results import Results
-from motet.secrets import masked
 
 IDLE_NETWORK_SHARE = 0.02
-BOOKKEEPING = 3  # the rank of logged values that do not say how well a job does
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class JobDigest:
     logged: tuple[Logged, ...]
     memory: Mapping[str, Any] | None = None  # `motet.memory.footprint.Footprint`, as results.json has it
     diverged: str = ""  # what of it ended in NaN or infinity
+    target: str = ""  # the program that it runs
+    values: Mapping[str, Logged] = field(default_factory=dict)  # all that it logged or returned, by name
     said: str | None = None  # the last line that it printed, where it logged and returned nothing
 
 
@@ -75,6 +77,7 @@ class RunDigest:
     notices: tuple[str, ...]
     trace: Trace
     curves: Mapping[str, Mapping[str, Curve]]
+    ranking: Ranking | None
 
     @property
     def saved_seconds(self) -> float:
@@ -83,6 +86,17 @@ class RunDigest:
         Either way every job has to start up.
         """
         return self.estimate.one_after_another_seconds - self.training_seconds
+
+    @property
+    def most_at_once(self) -> int:
+        """How many jobs were there at the same time, at most."""
+        spans = [(job.sums.begin, job.sums.end) for job in self.jobs if job.sums.begin is not None]
+        moments = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+        now = most = 0
+        for _, change in moments:
+            now += change
+            most = max(most, now)
+        return most
 
     @property
     def training_seconds(self) -> float:
@@ -115,7 +129,8 @@ class RunDigest:
     def bottleneck(self) -> tuple[str, str]:
         """Return what held the run back, in a word, and why."""
         compute, network = self.compute_share, self.network_share
-        busy = f"workers computed {share_text(compute)} of the time; gradients travelled {share_text(network)}"
+        of = "the time after start-up" if self.startup_seconds > 0.02 * self.wall_seconds else "the time"
+        busy = f"workers computed {share_text(compute)} of {of}; gradients travelled {share_text(network)}"
         longest = self.estimate.longest_job
         longest_seconds = self.estimate.alone_seconds.get(longest or "", 0.0)
         others = max(self.estimate.compute_seconds, self.estimate.network_seconds)
@@ -144,8 +159,12 @@ def split_wall(wall: float, compute: float, waiting: float, network: float) -> d
     }
 
 
-def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
+def digest(
+    run_dir: Path, *, with_turns: bool = False, metric: str | None = None, mode: Mode | None = None
+) -> RunDigest:
     """Gather the facts of the run in ``run_dir``; UsageError if there is no run.
+
+    ``metric``, ``mode``: by which value jobs are compared, and whether less (``min``) or more (``max``) is better.
 
     A run that is still going, or was killed, has no results.json: what the traces and logs hold is used.
     """
@@ -172,6 +191,7 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
     whole = results if len(trace.attempts) <= 1 else None  # otherwise they speak of the last attempt alone
     bound = (whole.bound_seconds if whole else None) or guess.bound_seconds
     efficiency = (whole.efficiency if whole else None) or efficiency_of(bound, wall - startup)
+    jobs = tuple(_job(name, run_dir, description or {}, results, trace, sums, curves) for name in names)
     return RunDigest(
         path=run_dir,
         description=description or {},
@@ -179,7 +199,8 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
         complete=results is not None,
         num_workers=_num_workers(results, trace),
         wall_seconds=wall,
-        jobs=tuple(_job(name, run_dir, description or {}, results, trace, sums, curves) for name in names),
+        jobs=jobs,
+        ranking=_ranking(jobs, description or {}, metric, mode),
         waiting_seconds=waiting,
         estimate=guess,
         bound_seconds=bound,
@@ -280,8 +301,8 @@ def _job(
         for value, by_job in curves.items()
         if name in by_job
     ]
-    logged.sort(key=lambda one: _interest(one.name))
-    telling = [one for one in logged if _interest(one.name)[0] < BOOKKEEPING]
+    logged.sort(key=lambda one: interest(one.name))
+    telling = [one for one in logged if interest(one.name)[0] < BOOKKEEPING]
     returned = _returned(result.result) if result else None
     if returned:
         telling = [returned, *(one for one in telling if one.name != returned.name)]
@@ -289,8 +310,11 @@ def _job(
     diverged = told(from_json(result.nonfinite)) if result else ""
     if not diverged:  # the run still goes, or was killed
         diverged = told({value: since for value, by_job in curves.items() if (since := _diverged(by_job.get(name)))})
+    values = {one.name: one for one in logged} | ({returned.name: returned} if returned else {})
     return JobDigest(
         name=name,
+        target=str(spec.get("target") or spec.get("script") or spec.get("call") or ""),
+        values=values,
         diverged=diverged,
         what=_what(spec),
         status=result.status if result else ended[-1] if ended else "not ended" if own.turns else "not started",
@@ -309,17 +333,17 @@ def _diverged(curve: Curve | None) -> Diverged | None:
     return curve.diverged() if curve is not None else None
 
 
-def _interest(name: str) -> tuple[int, str]:
-    """Order logged values: validation before training, losses before other figures, bookkeeping last."""
-    lowered = name.lower()
-    held_out = any(word in lowered for word in ("val", "test", "eval"))
-    quality = any(word in lowered for word in ("loss", "acc", "perplexity", "ppl", "error", "auc", "f1", "bleu"))
-    loss = "loss" in lowered
-    bookkeeping = any(word in lowered for word in ("lr", "epoch", "step", "time", "norm", "second"))
-    return (
-        BOOKKEEPING if bookkeeping and not quality else 0 if held_out and quality else 1 if loss else 2 - quality,
-        lowered,
-    )
+def _ranking(
+    jobs: Sequence[JobDigest], description: Mapping[str, Any], metric: str | None, mode: Mode | None
+) -> Ranking | None:
+    """Return which job did best; what the run was started with counts where nothing is asked for now."""
+    if metric is not None or mode is not None:
+        return ranking(jobs, metric or description.get("metric"), mode)
+    given: Any = description.get("metric"), description.get("mode")
+    try:
+        return ranking(jobs, *given)
+    except UsageError:  # no job has come to log it
+        return None
 
 
 def _returned(result: Any) -> Logged | None:

@@ -16,11 +16,13 @@ from typing import Any
 
 from motet.observe import summary
 from motet.observe.digest import JobDigest, Logged, RunDigest
+from motet.observe.elsewhere import elsewhere_text
 from motet.observe.metrics import Curve
-from motet.observe.text import bytes_text, count_text, seconds_text, share_text, value_text
+from motet.observe.text import bytes_text, count_text, seconds_text, share_text, shortened, value_text
 from motet.tracebacks import short_form
 
 SPARK_POINTS = 40
+LONGEST_BAR_NAME = 22  # characters
 MOST_SETTINGS = 400
 MOST_OF_AN_ERROR = 20_000  # characters
 MANY_JOBS = 8  # more of them get a line each
@@ -101,7 +103,9 @@ def _hex(hue: float, lightness: float, saturation: float) -> str:
 
 def _header(run: RunDigest) -> str:
     count = len(run.jobs)
-    title = f"{count_text(count, 'model')} trained {'at once ' if count > 1 else ''}on {_workers(run)}"
+    most = run.most_at_once
+    at_once = f", {'all' if most == count else most} at once" if count > 1 else ""
+    title = f"{count_text(count, 'model')} trained on {_workers(run)}{at_once}"
     began = ""
     if run.unix_time is not None:
         began = datetime.datetime.fromtimestamp(run.unix_time).astimezone().strftime("%d %B %Y, %H:%M") + " · "
@@ -125,6 +129,9 @@ def _cards(run: RunDigest) -> str:
     cards = [_took_card(run)]
     if len(run.jobs) > 1:
         cards.append(_saved_card(run))
+    if run.ranking is not None:
+        value = value_text(run.ranking.values[run.ranking.best])
+        cards.append((f"Best {run.ranking.metric}", value, f"{summary.best_text(run)}."))
     word, why = run.bottleneck()
     cards.append(("Bottleneck", word, why[0].upper() + why[1:] + "."))
     if run.hidden_share is not None:
@@ -161,7 +168,8 @@ def _saved_card(run: RunDigest) -> tuple[str, str, str]:
 
 
 def _jobs_table(run: RunDigest) -> str:
-    rows = "".join(_job_row(run, index, job) for index, job in enumerate(run.jobs))
+    places = {job.name: index for index, job in enumerate(run.jobs)}  # of its colour
+    rows = "".join(_job_row(run, places[job.name], job) for job in summary.by_rank(run))
     many = " many" if len(run.jobs) > MANY_JOBS else ""
     return (
         f'<table class="jobs{many}"><thead><tr><th scope="col">Job</th><th scope="col">How well: before → after</th>'
@@ -188,15 +196,22 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
     size = job.sums.num_bytes / job.sums.num_syncs if job.sums.num_syncs else 0
     return (
         f'<tr><th scope="row" title="{escape(job.what)}">'
-        f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}<div class="what">'
+        f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}{_best(run, job)}'
+        f'<div class="what">'
         f"{escape(job.what)}</div>{error}</th>"
         f"<td>{logged or '<span class=muted>nothing logged</span>'}</td><td>{spark}</td>"
         f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span>{_diverged(job)}</td>'
-        f'<td class="number">{escape(summary.turns_text(job))}</td>'
-        f'<td class="number">{escape(seconds_text(job.sums.compute_seconds))}</td>'
-        f'<td class="number">{escape(bytes_text(size) + " a turn" if size else "–")}</td>'
-        f'<td class="number">{_memory(job.memory)}</td></tr>'
+        f'<td class="number" data-name="turns">{escape(summary.turns_text(job))}</td>'
+        f'<td class="number" data-name="computing">{escape(seconds_text(job.sums.compute_seconds))}</td>'
+        f'<td class="number" data-name="gradients">{escape(bytes_text(size) + " a turn" if size else "–")}</td>'
+        f'<td class="number" data-name="memory">{_memory(job.memory)}</td></tr>'
     )
+
+
+def _best(run: RunDigest, job: JobDigest) -> str:
+    if run.ranking is None or run.ranking.best != job.name:
+        return ""
+    return f' <span class="best" title="{escape(summary.best_text(run))}">best {escape(run.ranking.metric)}</span>'
 
 
 def _memory(held: Mapping[str, Any] | None) -> str:
@@ -238,7 +253,7 @@ def _spark(curve: Curve, index: int) -> str:
 
 
 def _notes(run: RunDigest) -> str:
-    notes = list(run.notices)
+    notes = [text for text in [elsewhere_text(run), *run.notices] if text]
     if not run.complete:
         notes.insert(0, "This run has no results yet: it is still going, or it was killed. All figures are so far.")
     if not notes:
@@ -269,6 +284,7 @@ def _split(run: RunDigest) -> str:
     total = run.wall_shares()
     rows = [_bar("The whole run", total, _SPLIT_LABELS, run.wall_seconds, "total")]
     life = max(run.wall_seconds, 1e-9)
+    names = shortened([job.name for job in run.jobs], LONGEST_BAR_NAME)
     for index, job in enumerate(run.jobs):
         sums = job.sums
         lived = max(0.0, sums.end - (sums.begin or 0.0))
@@ -276,7 +292,7 @@ def _split(run: RunDigest) -> str:
         exposed = max(0.0, sums.sync_seconds - sums.hidden_seconds)
         spans = {"startup": sums.startup_seconds, "compute": sums.compute_seconds, "hidden": hidden, "exposed": exposed}
         spans["idle"] = max(0.0, lived - sum(spans.values()))
-        rows.append(_bar(job.name, spans, _JOB_SPLIT_LABELS, life, f"job-{index}"))
+        rows.append(_bar(names[job.name], spans, _JOB_SPLIT_LABELS, life, f"job-{index}"))
     return "".join(rows)
 
 
@@ -306,7 +322,8 @@ def _bound(run: RunDigest) -> str:
     ]
     longest = guess.longest_job
     if longest is not None and len(run.jobs) > 1:
-        rows.append((f"{longest} alone", guess.alone_seconds[longest], "limit", "no job ends sooner than alone"))
+        name = shortened([longest], LONGEST_BAR_NAME - 6)[longest]
+        rows.append((f"{name} alone", guess.alone_seconds[longest], "limit", "no job ends sooner than alone"))
     rows.append(("bound", run.bound_seconds, "bound", "the least that these costs allow"))
     if run.predicted_seconds is not None:
         rows.append(("predicted", run.predicted_seconds, "predicted", summary.difference_text(run)))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from motet.observe.digest import JobDigest, RunDigest, digest
+from motet.observe.ranking import Mode
 from motet.observe.text import count_text, fitted, listing_text, seconds_text, share_text, value_text
 from motet.tracebacks import short_form
 
 
-def summary_text(run_dir: Path, width: int | None = None) -> str:
-    """Return the summary of the run in ``run_dir``, its table not wider than ``width``; UsageError if it holds none."""
-    return summarise(digest(run_dir), width)
+def summary_text(run_dir: Path, width: int | None = None, metric: str | None = None, mode: Mode | None = None) -> str:
+    """Return the summary of the run in ``run_dir``, its table not wider than ``width``; UsageError if it holds none.
+
+    ``metric``, ``mode``: see `motet.observe.digest.digest`.
+    """
+    return summarise(digest(run_dir, metric=metric, mode=mode), width)
 
 
 def summarise(run: RunDigest, width: int | None = None) -> str:
@@ -25,7 +30,9 @@ def summarise(run: RunDigest, width: int | None = None) -> str:
         lines.append(f"  sync hidden  {share_text(run.hidden_share)} of the time that gradients travelled")
     if run.predicted_seconds is not None:
         lines.append(f"  predicted    {seconds_text(run.predicted_seconds)}, {difference_text(run)}")
-    lines += ["", *_table(run.jobs, width)]
+    if run.ranking is not None:
+        lines.append(f"  best         {best_text(run)}")
+    lines += ["", *_table(by_rank(run), width)]
     for job in run.jobs:
         if job.error:
             lines.append(f"  {job.name} failed: {short_form(job.error)}")
@@ -33,6 +40,23 @@ def summarise(run: RunDigest, width: int | None = None) -> str:
             lines.append(f"  {job.name} diverged: {job.diverged}")
     lines += [f"  note: {text}" for text in run.notices]
     return "\n".join(lines)
+
+
+def by_rank(run: RunDigest) -> list[JobDigest]:
+    """Return the jobs, the best one first where they can be compared."""
+    if run.ranking is None:
+        return list(run.jobs)
+    place = {name: index for index, name in enumerate(run.ranking.names)}
+    return sorted(run.jobs, key=lambda job: place[job.name])
+
+
+def best_text(run: RunDigest) -> str:
+    """Say which job did best, and by what."""
+    assert run.ranking is not None
+    best, metric = run.ranking.best, run.ranking.metric
+    compared = sum(math.isfinite(value) for value in run.ranking.values.values())
+    word = "lowest" if run.ranking.mode == "min" else "highest"
+    return f"{best} ({metric} {value_text(run.ranking.values[best])}, the {word} of {compared})"
 
 
 def headline(run: RunDigest) -> str:

@@ -84,7 +84,7 @@ def shortened(names: Collection[str], most: int) -> dict[str, str]:
 
 
 def _without_middle(name: str, most: int) -> str:
-    head = max(0, (most - 1) // 3)
+    head = 0 if most < 18 else (most - 1) // 3
     return f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
 
 

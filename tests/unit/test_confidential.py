@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.unit.observe import synthetic
 
+from motet.confidential import is_secret, masked, masked_words
 from motet.jobs import load_jobs_file, specs_from_each
 from motet.observe import build_report
 from motet.output import JobLog
 from motet.run_dir import RunDir, write_whole
-from motet.secrets import is_secret, masked, masked_words
 
 
 @pytest.mark.parametrize(
