@@ -6,6 +6,7 @@ over the gradients of each turn, and nothing where it is not asked for.
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections import defaultdict
@@ -97,14 +98,14 @@ class Watch:
                 return None
             self._smallest[model] = weakref.ref(parameter)
         grad = parameter.grad
-        return grad if grad is not None and grad.device.type == "cpu" else None
+        return grad.detach() if grad is not None and grad.device.type == "cpu" else None
 
 
 _DIVERGED = "has diverged: {}. (--on-nan stop-job ends such a job.)"
 
 
 def _word(grad: Tensor) -> str:
-    if torch.isfinite(grad).all():
+    if math.isfinite(grad.sum().item()) or torch.isfinite(grad).all():  # the sum alone is quick, and may overflow
         return ""
     return "NaN" if torch.isnan(grad).any() else "infinity"
 
