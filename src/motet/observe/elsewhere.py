@@ -10,6 +10,7 @@ from motet.order import Cost
 from motet.plan.alternatives import compare, on_link, parse_link
 
 LINKS = {"1 Gbit/s": "1gbit/50us", "10 Gbit/s": "10gbit/50us"}
+WORTH_TELLING = 1.02
 MAX_TURNS = 400  # that are replayed: a few ten milliseconds
 
 
@@ -53,6 +54,11 @@ def elsewhere_text(run: RunDigest) -> str:
     found = elsewhere(run)
     if not found:
         return ""
+    if max(one.times for one in found) < WORTH_TELLING:
+        links = " or ".join(one.link for one in found)
+        return (
+            f"Here gradients stay on one machine; theirs are so small that {links} would slow these jobs down little."
+        )
     told = [
         f"at {one.link} {one.times:.2f} times as fast together as one after another "
         f"({seconds_text(one.together_seconds)} for {seconds_text(one.one_after_another_seconds)})"

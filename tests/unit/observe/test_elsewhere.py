@@ -29,6 +29,11 @@ def test_gains_are_predicted_for_two_links(tmp_path: Path) -> None:
     assert "Predicted" in text
 
 
+def test_jobs_that_would_gain_nothing_are_told_so(tmp_path: Path) -> None:
+    plans = {name: synthetic.Plan(40, 0.030, 0.001, 1000) for name in ("a", "b")}
+    assert "would slow these jobs down little" in elsewhere_text(digest(synthetic.record(tmp_path, plans)))
+
+
 def test_nothing_is_said_of_one_job_or_of_several_machines(tmp_path: Path) -> None:
     one = synthetic.record(tmp_path / "one", {"a": synthetic.Plan(40, 0.03, 0.01, 1_000_000)})
     assert elsewhere_text(digest(one)) == ""
