@@ -31,7 +31,9 @@ def test_gains_are_predicted_for_two_links(tmp_path: Path) -> None:
 
 def test_jobs_that_would_gain_nothing_are_told_so(tmp_path: Path) -> None:
     plans = {name: synthetic.Plan(40, 0.030, 0.001, 1000) for name in ("a", "b")}
-    assert "would slow these jobs down little" in elsewhere_text(digest(synthetic.record(tmp_path, plans)))
+    assert "would slow these jobs down little" in elsewhere_text(digest(synthetic.record(tmp_path / "small", plans)))
+    plans = {name: synthetic.Plan(40, 0.001, 0.001, 90_000_000) for name in ("a", "b")}
+    assert "at 1 Gbit/s" in elsewhere_text(digest(synthetic.record(tmp_path / "large", plans))), "the network binds"
 
 
 def test_nothing_is_said_of_one_job_or_of_several_machines(tmp_path: Path) -> None:
