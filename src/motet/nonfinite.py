@@ -105,9 +105,13 @@ _DIVERGED = "has diverged: {}. (--on-nan stop-job ends such a job.)"
 
 
 def _word(grad: Tensor) -> str:
-    if math.isfinite(grad.sum().item()) or torch.isfinite(grad).all():  # the sum alone is quick, and may overflow
+    try:
+        total = grad.sum().item()
+        if math.isfinite(abs(total)) or torch.isfinite(grad).all():  # the sum alone is quick, and may overflow
+            return ""
+        return "NaN" if torch.isnan(grad).any() else "infinity"
+    except Exception:  # a type for which torch has no such function: the training is none the worse
         return ""
-    return "NaN" if torch.isnan(grad).any() else "infinity"
 
 
 def _first(model: DistributedDataParallel) -> str | None:

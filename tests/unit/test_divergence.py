@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, from_json, told, word_of
 from motet.events import Diverged as DivergedEvent
 from motet.events import Event
-from motet.nonfinite import Watch
+from motet.nonfinite import Watch, _word
 from motet.testing import Gang
 
 NAN, INF = math.nan, math.inf
@@ -61,6 +61,15 @@ def test_it_is_a_notice_once_it_lasts_or_when_the_job_ends() -> None:
     assert [job for job, _ in notices] == ["a", "b"]
     told = [(event.job, event.since_turn) for event in seen if isinstance(event, DivergedEvent)]
     assert told == [("a", 1), ("b", 3), ("a", None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.float8_e4m3fn])
+def test_all_types_of_gradients_can_be_looked_at(dtype: torch.dtype) -> None:
+    assert _word(torch.ones(4).to(dtype)) == ""
+    assert _word(torch.full((4,), torch.finfo(torch.float16).max).to(dtype)) == "", "their sum may overflow"
+    if dtype != torch.float8_e4m3fn:
+        assert _word(torch.tensor([1.0, NAN]).to(dtype)) == "NaN"
+        assert _word(torch.tensor([1.0, INF]).to(dtype)) == "infinity"
 
 
 def gradients_on_one_worker() -> list[object]:

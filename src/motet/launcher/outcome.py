@@ -141,8 +141,7 @@ def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
         turns.update({name: job.turns for name, job in run_dir.read_results().jobs.items()})
     for worker in range(outcome.num_workers):
         if (state := run_dir.read_state(worker)) is not None:
-            reached = state.turn - (state.phase == "computing")  # of a turn that was not over
-            turns[state.job] = max(turns.get(state.job, 0), reached)
+            turns[state.job] = max(turns.get(state.job, 0), state.turn)
         if isinstance(told := _told(run_dir, worker), GangError):
             for job, turn in told.turns.items():
                 turns[job] = max(turns.get(job, 0), turn)
