@@ -15,7 +15,7 @@ from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.run import specs_of, with_each_attached
+from motet.cli.run import run_workers, specs_of, with_each_attached
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> int:
         return _answer(options, saved_profile(options.profile))
     description = describe(options, argv)
     from motet.launcher.options import on_one_machine
-    from motet.launcher.workers import run_workers
 
     if not on_one_machine(options):
         raise UsageError(

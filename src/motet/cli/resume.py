@@ -12,6 +12,7 @@ from typing import Any
 
 from motet import entry, resuming
 from motet.cli import Parser, run
+from motet.cli.run import run_workers
 from motet.cli.safety import add_safety_options, safety_of
 from motet.cli.table import results_table, terminal_width
 from motet.errors import CheckpointError, UsageError
@@ -138,8 +139,6 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
     check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
     for name in left:
         _say_where(options, run_dir, name)
-    from motet.launcher.workers import run_workers
-
     arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
     outcome = run_workers(
         options,

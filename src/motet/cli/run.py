@@ -22,7 +22,7 @@ from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, load_jobs_file, specs_from_each
 from motet.launcher.launch import describe_run
-from motet.launcher.outcome import conclude, exit_status, what_workers_told
+from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
 from motet.observe.ranking import mode_of
 from motet.order import parse_order
@@ -196,8 +196,6 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 
 
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
-    from motet.launcher.workers import run_workers
-
     run_dir = RunDir.create(options.run_dir, description)
     say(options, f"run directory {shown_path(run_dir.path)}; starting workers")
     with run_dir.held():
@@ -212,8 +210,6 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
 
 def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) -> int:
     """Start this machine's workers; which directory the run is in is settled among all machines' workers."""
-    from motet.launcher.workers import run_workers
-
     candidate = options.run_dir or _default_run_dir()
     with tempfile.TemporaryDirectory(prefix="motet-") as private:
         file, begun = Path(private, "description"), Path(private, "begun")
@@ -248,6 +244,13 @@ def _work_in_place(argv: Sequence[str]) -> None:
     if results is not None and run_dir is not None and entry.worker() == 0:
         report(run_dir, run_dir.read_results(), None)
     entry.end(status)
+
+
+def run_workers(*arguments: Any, **options: Any) -> Outcome:
+    """Do what `motet.launcher.workers.run_workers` does, and import torch elastic no sooner."""
+    from motet.launcher import workers
+
+    return workers.run_workers(*arguments, **options)
 
 
 def report(run_dir: RunDir, results: Results, error: MotetError | None, *, refused: bool = False) -> int:

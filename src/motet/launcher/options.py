@@ -19,6 +19,7 @@ from torch.distributed.run import (
 
 from motet.errors import UsageError
 from motet.launcher.agent import BoundedRendezvous, LoopbackRendezvous
+from motet.launcher.torchrun_options import torchrun_options as torchrun_options  # it belongs here, too
 from motet.launcher.torchrun_options import torchrun_parser
 
 
