@@ -30,7 +30,7 @@ from tests.distributed.tables import LOOPS, SINCE
 import motet
 from motet.cli import COMMANDS, main
 from motet.jobs import load_jobs_file
-from motet.launcher.options import torchrun_options
+from motet.launcher.torchrun_options import torchrun_options
 from motet.results import JobResult, Results
 from motet.torch_versions import torch_version
 

@@ -37,7 +37,7 @@ class Link:
     """The network's busy time, shared out: while k buckets travel, each is charged 1/k of the time.
 
     So the shares of all jobs add up to the time during which anything travelled, however many lanes were in use,
-    and can be compared with a bound (design, section 6). Callable from the process groups' threads.
+    and can be compared with the bound (`motet.bound`). Callable from the process groups' threads.
     """
 
     def __init__(self) -> None:

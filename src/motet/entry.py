@@ -32,6 +32,7 @@ from motet.errors import (
     SyncTimeoutError,
     UnsupportedError,
     UsageError,
+    WorkerFailedError,
     WorkerLostError,
     pack_error,
     unpack_error,
@@ -121,10 +122,21 @@ def work(
         return (REFUSED if refused else GANG_FAILED), None, run_dir
     except KeyboardInterrupt:  # before the pipeline could take it for a request to stop
         return BROKEN, None, run_dir
-    except BaseException:
+    except BaseException as error:
         sys.stderr.write(f"motet: worker {worker()} met an error of its own:\n{traceback.format_exc()}")
+        _keep_for_the_launcher(error, run_dir if launched else None)
         return BROKEN, None, run_dir
     return FINISHED, results, run_dir
+
+
+def _keep_for_the_launcher(error: BaseException, run_dir: RunDir | None) -> None:
+    """Leave word of an error of Motet's own: where it was met, and how far jobs were."""
+    where = [note for note in getattr(error, "__notes__", ()) if note.startswith("worker ")]
+    told = where[-1] if where else f"worker {worker()}: {type(error).__name__}: {error}"
+    kept = WorkerFailedError(told)
+    kept.turns = dict(getattr(error, "turns", {}))
+    if run_dir is not None:
+        _tell(kept, run_dir, everyone=True)
 
 
 def _write_results(run_dir: RunDir, results: Results) -> None:
@@ -167,6 +179,8 @@ def _run(
     trackers: Sequence[Tracker],
 ) -> Results:
     """Build the jobs and let the pipeline run them."""
+    if worker() == 0 and not description.get("quiet"):
+        _say_phase("the workers have started and import torch")
     from motet.gradients.aggregation import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
     from motet.running import NO_RULES, Rules, Show, run
@@ -186,6 +200,8 @@ def _run(
         max_job_failures=description.get("max_job_failures", NO_RULES.max_job_failures),
         only=description.get("only"),
     )
+    if worker() == 0 and not description.get("quiet"):
+        _say_phase("the workers join each other")
     jobs = []
     for data in description["jobs"]:
         if data["name"] in calls:
@@ -200,7 +216,9 @@ def _run(
             jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
-    progress = Progress(quiet=bool(description.get("quiet")))
+    progress = Progress(
+        quiet=bool(description.get("quiet")), logs=run_dir.shown_log, verbose=bool(description.get("verbose"))
+    )
     status = [StatusFile(run_dir.path)] if description.get("status_file") else []
     show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
     return run(
@@ -220,6 +238,12 @@ def _run(
         seed=description.get("seed"),
         show=show,
     )
+
+
+def _say_phase(text: str) -> None:
+    """Say what takes its time before the progress has anything to show."""
+    sys.stderr.write(f"motet: {text}\n")
+    sys.stderr.flush()
 
 
 def _served(store: Store, workers: Workers) -> Aggregation:

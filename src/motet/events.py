@@ -34,13 +34,19 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """A job computed from ``begin`` to ``time``; turns count from 1. ``synchronizing``: gradients are in flight."""
+    """A job had its turn from ``begin`` to ``time``; turns count from 1. ``synchronizing``: gradients are in flight.
+
+    It computed, but for ``waited_seconds`` in which it waited for gradients within its turn, and ``startup_seconds`` in
+    which it started up: until its first backward begins, a job imports and builds.
+    """
 
     time: float
     job: str
     turn: int
     begin: float
     synchronizing: bool
+    waited_seconds: float = 0.0
+    startup_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class SyncEnded:
     They travelled from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The first
     bucket was ready at ``ready``, and queued for the link until it left (None: it left at once). The worker had nothing
     else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of the travel during which it computed
-    something.
+    something. ``link_seconds`` is the turn's share of the time during which anything travelled (None: not told).
     """
 
     time: float
@@ -63,6 +69,7 @@ class SyncEnded:
     num_bytes: int
     num_collectives: int
     ready: float | None = None
+    link_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,20 @@ class MemoryMeasured:
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """A value of a job has become NaN or infinite, or (``value`` is empty) finite again.
+
+    ``name``: of what the job logs, or ``gradients``. ``since_turn``: from which turn on it was never finite.
+    """
+
+    time: float
+    job: str
+    name: str
+    value: str
+    since_turn: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +160,7 @@ Event = (
     | TurnEnded
     | SyncEnded
     | MetricsLogged
+    | Diverged
     | ParametersSet
     | MemoryMeasured
     | OrderChanged

@@ -61,6 +61,7 @@ class JobHandle:
         self._on_expect = on_expect
         self._on_parameters = on_parameters
         self._on_yield = on_yield
+        self.logs_itself = False
         self.keeper: Keeper | None = None  # set by the runtime
 
     @property
@@ -79,7 +80,12 @@ class JobHandle:
                 plain[key] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise TypeError(f"job.log({key}=...) takes a number; it was given {value!r:.80}") from error
+        self.logs_itself = True
         self._on_log(plain)
+
+    def tell_log(self, values: dict[str, float]) -> None:
+        """Log what is no word of the job's own: a trainer's, on its behalf (`motet.turns.reported`)."""
+        self._on_log(values)
 
     def expect(self, turns: int) -> None:
         """Say how many turns (synchronized steps) this job will take in all, for the order and the time left."""

@@ -96,6 +96,7 @@ class JobSeams(ProcessSeams):
         gradients = job.gradients
         gradients.before_backward()
         job.num_backwards += 1
+        job.reported.look(sys._getframe())
         gradients.depth += 1
         try:
             original(*args, **kwargs)

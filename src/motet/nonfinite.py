@@ -6,14 +6,20 @@ over the gradients of each turn, and nothing where it is not asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.divergence import GRADIENTS, State, word_of
 from motet.errors import NonFiniteError, UsageError
+from motet.events import Diverged, Event
 from motet.turns import JobStopped
 
 OnNan = Literal["ignore", "stop-job", "raise"]
@@ -37,6 +43,75 @@ def answer_to(on_nan: OnNan, job: str, turn: int, models: Iterable[DistributedDa
     if on_nan == "raise":
         return NonFiniteError(f"{text}. Lower the learning rate, clip gradients, or look at the data of this turn")
     return JobStopped("failed", f"{text}; the job was ended, as --on-nan stop-job asks")
+
+
+class Watch:
+    """Tells when a job's values are not finite any more: what it logs, and its gradients on a CPU.
+
+    Of the gradients it looks at one small tensor a turn, which costs microseconds: NaN in a loss spreads to all of
+    them. On a device that look would make the host wait. ``notice`` tells the user of a job once it has lasted.
+    """
+
+    def __init__(self, observe: Callable[[Event], None], notice: Callable[[str, str], None]) -> None:
+        self._observe = observe
+        self._notice = notice
+        self._states: defaultdict[str, State] = defaultdict(State)
+        self._smallest: weakref.WeakKeyDictionary[DistributedDataParallel, weakref.ref[Tensor]]
+        self._smallest = weakref.WeakKeyDictionary()
+
+    def logged(self, job: str, turn: int, values: Mapping[str, float]) -> None:
+        """Take note of what a job logged."""
+        for name, value in values.items():
+            self._note(job, name, turn, word_of(value))
+
+    def landed(self, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> None:
+        """Take note of the gradients of a turn."""
+        words = [_word(grad) for model in models if (grad := self._small_gradient(model)) is not None]
+        if words:
+            self._note(job, GRADIENTS, turn, next(filter(None, words), ""))
+
+    def ended(self, job: str) -> dict[str, dict[str, object]] | None:
+        """Tell the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
+        state = self._states.pop(job, State())
+        if state.now:
+            self._notice(job, _DIVERGED.format(state.text()))
+        return state.to_json()
+
+    def _note(self, job: str, name: str, turn: int, word: str) -> None:
+        state = self._states[job]
+        before = state.now.get(name)
+        if state.note(name, turn, word):
+            self._notice(job, _DIVERGED.format(state.text()))
+        after = state.now.get(name)
+        if before != after:
+            since = None if after is None else after.since_turn
+            self._observe(Diverged(time=time.perf_counter(), job=job, name=name, value=word, since_turn=since))
+
+    def _small_gradient(self, model: DistributedDataParallel) -> Tensor | None:
+        """Return the gradient of the model's smallest parameter that has one on the CPU."""
+        reference = self._smallest.get(model)
+        parameter = reference() if reference is not None else None
+        if parameter is None or parameter.grad is None:
+            own = [p for p in model.parameters() if p.grad is not None and p.grad.layout == torch.strided]
+            parameter = min(own, key=lambda one: one.numel(), default=None)
+            if parameter is None:
+                return None
+            self._smallest[model] = weakref.ref(parameter)
+        grad = parameter.grad
+        return grad.detach() if grad is not None and grad.device.type == "cpu" else None
+
+
+_DIVERGED = "has diverged: {}. (--on-nan stop-job ends such a job.)"
+
+
+def _word(grad: Tensor) -> str:
+    try:
+        total = grad.sum().item()
+        if math.isfinite(abs(total)) or torch.isfinite(grad).all():  # the sum alone is quick, and may overflow
+            return ""
+        return "NaN" if torch.isnan(grad).any() else "infinity"
+    except Exception:  # a type for which torch has no such function: the training is none the worse
+        return ""
 
 
 def _first(model: DistributedDataParallel) -> str | None:

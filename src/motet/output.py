@@ -20,10 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from motet.run_dir import opener
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LONGEST_LINE = 1 << 16
+LONGEST_TAIL = 1 << 10
 _CURSOR_UP = "\x1b[A"
 
 # One lock for all: writes are short. Reentrant, since a signal handler may print in the middle of a write.
@@ -129,7 +132,7 @@ class JobLog:
         self._report = report
         self._file: io.FileIO | None = None
         try:
-            self._file = io.FileIO(path, "ab")
+            self._file = io.FileIO(path, "ab", opener=opener)
         except OSError as error:
             self._fail(error)
 
@@ -181,6 +184,7 @@ class _Lines(io.RawIOBase):
         self._rest = ""  # the unfinished line, after what was overwritten
         self._rewritten = False  # by \r
         self._stacked = False  # bars above one another: their ends of line are cursor movements
+        self._tail = b""  # what was written last
         _all_lines.add(self)
 
     def writable(self) -> bool:
@@ -190,6 +194,7 @@ class _Lines(io.RawIOBase):
         """Take any bytes; never fails, never writes short."""
         content = bytes(data)
         with _lock:
+            self._tail = (self._tail + content[-LONGEST_TAIL:])[-LONGEST_TAIL:]
             if self._log is not None:
                 self._log.write(content)
             if self._echo is not None and self._terminal is not None:
@@ -205,6 +210,12 @@ class _Lines(io.RawIOBase):
                 except (OSError, ValueError):
                     continue
         raise io.UnsupportedOperation("fileno")
+
+    @property
+    def last_line(self) -> str:
+        """The last line that was written and is not blank, as far as it is remembered."""
+        lines = self._tail.decode("utf-8", "replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def finish(self) -> None:
         """Write the last line if it has no end; the stream stays usable."""
@@ -301,6 +312,11 @@ class JobStream(io.TextIOWrapper):
         """Write to this stream, or to the one that is to get it instead."""
         other = self._instead()
         return super().write(text) if other is None or other is self else other.write(text)
+
+    @property
+    def last_line(self) -> str:
+        """What was last written, as a line: a job that exits with a status has said why there, as a rule."""
+        return self._lines.last_line
 
     def finish(self) -> None:
         """Write the last line if it has no end: the job has ended. Late writers (threads, handlers) still can."""

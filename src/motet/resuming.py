@@ -219,6 +219,12 @@ def _has_checkpoint(run_dir: RunDir, name: str) -> bool:
     return any((run_dir.checkpoints_dir / name).glob("turn-*"))
 
 
+def saved_turn(run_dir: RunDir, name: str) -> int:
+    """Return the turn of the job's last checkpoint, 0 if it has none; whether it is whole is not looked at."""
+    names = [path.name.removeprefix("turn-").split(".")[0] for path in (run_dir.checkpoints_dir / name).glob("turn-*")]
+    return max((int(number) for number in names if number.isdigit()), default=0)
+
+
 def _ended_path(run_dir: RunDir, name: str) -> Path:
     return run_dir.path / "jobs" / name / "ended.json"
 

@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class RunDir:
     @classmethod
     def create(cls, path: Path | str | None, description: Mapping[str, Any]) -> RunDir:
         """Begin a run in ``path`` (default: ``runs/<time>``) and write ``run.json``; `UsageError` if it holds a run."""
-        place = _default_path() if path is None else Path(path)
+        place = _default_path() if path is None else Path(os.path.expanduser(path))
         content = {"format": FORMAT, "id": uuid.uuid4().hex, **description}
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
         """Read the run directory ``path``; `UsageError` if there is none, `CheckpointError` if it is damaged."""
-        place = Path(path)
+        place = Path(os.path.expanduser(path))
         try:
             content = json.loads((place / "run.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -170,6 +171,10 @@ class RunDir:
                 _locks.discard(handle)
                 os.close(handle)
 
+    def shown_log(self, job: str) -> str:
+        """Return where what ``job`` printed on worker 0 lies, for people."""
+        return shown_path(self.path / "jobs" / job / "log.txt")
+
     @property
     def checkpoints_dir(self) -> Path:
         """Where the checkpoints of all jobs lie, a folder a job; made with the first checkpoint."""
@@ -200,11 +205,24 @@ class RunDir:
             return None
 
 
-def write_whole(path: Path, text: str) -> None:
+def shown_path(path: Path) -> str:
+    """Return ``path`` relative to the working directory where it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return str(path)
+
+
+def opener(path: str | Path, flags: int, mode: int = 0o644) -> int:
+    """Open a file for `open`; whatever the umask, others than its owner cannot write to it."""
+    return os.open(path, flags, mode)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     """Replace ``path`` by ``text``: after a crash it holds the old content or the new, never a part."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
+        with open(draft, "w", encoding="utf-8", opener=partial(opener, mode=mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -217,7 +235,7 @@ def _write_new(path: Path, text: str) -> None:
     """Write ``path`` whole, `FileExistsError` if it is there: of two that begin at once, exactly one succeeds."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write_whole(draft, text)
+        write_whole(draft, text, mode=0o600)  # it holds the command, in which there may be secrets
         os.link(draft, path)  # unlike a rename, a link never replaces
     finally:
         draft.unlink(missing_ok=True)

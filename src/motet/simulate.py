@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from motet import bound
 from motet.clockwork import Assumptions, Clockwork, Span, Unit
 from motet.order import Cost, Cursor, Order, determine, johnson, round_robin, solo_seconds
 
@@ -75,10 +76,12 @@ def bound_seconds(costs: Mapping[str, Cost], turns: Mapping[str, int], assumptio
     ``max(sum t c, sum t n, max t (c + n))``. Where buckets leave during a backward, c + n in the last term becomes the
     shorter time from the begin of a turn to the landing of its last bucket on an idle network.
     """
-    compute = sum(turns[name] * costs[name].compute_seconds for name in costs)
-    network = sum(turns[name] * costs[name].sync_seconds for name in costs)
-    longest = max(turns[name] * solo_turn_seconds(costs[name], assumptions, name) for name in costs)
-    return max(compute, network, longest)
+    works = []
+    for name, cost in costs.items():
+        compute, sync = cost.compute_seconds, cost.sync_seconds
+        covered = compute + sync - solo_turn_seconds(cost, assumptions, name)
+        works.append(bound.Work(turns[name] * compute, turns[name] * sync, turns[name] * covered))
+    return bound.bound_seconds(works)
 
 
 def solo_turn_seconds(cost: Cost, assumptions: Assumptions = SEQUENTIAL, job: str = "") -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from motet.errors import CheckpointError, UsageError
+from motet.launcher.outcome import Outcome, conclude
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir, WorkerState
 
@@ -166,6 +167,16 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     for path in [run_dir.path, *run_dir.path.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0, path
+
+
+def test_a_job_has_come_as_far_as_its_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "run", {"jobs": [{"name": "a"}, {"name": "b"}]})
+    (run_dir.checkpoints_dir / "a" / "turn-00000040").mkdir(parents=True)
+    (run_dir.checkpoints_dir / "a" / "turn-00000120.1").mkdir()
+    outcome = Outcome(num_workers=2, exits={1: 7, 0: 4}, killed=frozenset(), stopped_by=None, wall_seconds=1.0)
+    results, error = conclude(outcome, run_dir)
+    assert (results["a"].turns, results["b"].turns) == (120, 0)
+    assert "worker 1 ended with exit status 7" in str(error)
 
 
 def test_a_child_that_outlives_a_run_does_not_hold_it(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, par
 from motet.checkpoints.payload import check_plain
 from motet.checkpoints.stream import BLOCK, SummedFile, xxh3_128_of
 from motet.errors import CheckpointError, UsageError
+from motet.run_dir import opener
 from motet.torch_versions import CONFIG_PER_CONTEXT
 
 MANIFEST = "manifest.json"
@@ -122,7 +123,7 @@ class Checkpoints:
             for part in parts:
                 self._check_present(folder, part)
             self._at_moment("manifest begins")
-            with open(folder / MANIFEST, "wb") as file:
+            with open(folder / MANIFEST, "wb", opener=opener) as file:
                 file.write(record)
                 file.flush()
                 os.fsync(file.fileno())

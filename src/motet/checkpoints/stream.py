@@ -41,7 +41,7 @@ class SummedFile:
         self._error: OSError | None = None
         self._piece = aligned_memory(PIECE)
         self._filled = 0
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
     @property
     def xxh3_128(self) -> str:

@@ -9,18 +9,18 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.run import add_each, specs_of, with_each_attached
+from motet.cli.run import add_each, run_workers, specs_of, with_each_attached
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
-from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude
-from motet.launcher.workers import run_workers
+from motet.launcher.torchrun_options import torchrun_options
 from motet.order import parse_order
 from motet.plan import Plan, Profile, make_plan, plan_text, saved_profile
 from motet.plan.alternatives import parse_link
@@ -46,13 +46,14 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     if options.profile is not None:
         return _answer(options, saved_profile(options.profile))
-    check_torchrun_options(options)
+    description = describe(options, argv)
+    from motet.launcher.options import on_one_machine
+
     if not on_one_machine(options):
         raise UsageError(
             "on several machines, start motet plan with torchrun: torchrun --nnodes ... -m motet plan JOBS"
         )
     options.max_restarts = 0
-    description = describe(options, argv)
     names = ", ".join(job["name"] for job in description["jobs"])
     _say(options, f"profiling {names} in throw-away workers; what jobs write outside of {{job_dir}} remains")
     with tempfile.TemporaryDirectory(prefix="motet-plan-") as scratch:
@@ -70,10 +71,14 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet plan`` and torchrun's, in any order."""
     parser = Parser("motet plan", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("jobs", metavar="JOBS", nargs="?", help="a jobs file (.yaml), or a script (.py) with --each")
+    parser.add_argument(
+        "jobs", metavar="JOBS", nargs="?", type=expanduser, help="a jobs file (.yaml), or a script (.py) with --each"
+    )
     add_each(parser)
     parser.add_argument("--turns", type=int, default=NUM_TURNS, metavar="N", help="turns of each job alone (default 8)")
-    parser.add_argument("--profile", metavar="FILE", help="take the costs from a saved plan, and start no workers")
+    parser.add_argument(
+        "--profile", metavar="FILE", type=expanduser, help="take the costs from a saved plan, and start no workers"
+    )
     parser.add_argument("--order", metavar="A,B,A,C", help="predict this order (default: the best that is found)")
     parser.add_argument("--link", metavar="RATE", help="what if the workers were joined by this: 10gbit, 10gbit/50us")
     parser.add_argument(
@@ -91,7 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data-everywhere", action="store_true", help="every worker may hold all data: one model a worker would do"
     )
-    parser.add_argument("--save", metavar="FILE", help="save the plan, for motet run --plan FILE")
+    parser.add_argument("--save", metavar="FILE", type=expanduser, help="save the plan, for motet run --plan FILE")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.add_argument("--quiet", action="store_true", help="only errors and the plan")
     group = parser.add_argument_group("torchrun's options")
@@ -123,6 +128,9 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.order is not None:
         parse_order(options.order, [spec.name for spec in specs])
     description = describe_run([spec.to_json() for spec in specs], quiet=True, command=["motet", "plan", *argv])
+    from motet.launcher.options import check_torchrun_options
+
+    check_torchrun_options(options)
     check_specs(specs)
     return {**description, "profile": {"turns": options.turns}}
 

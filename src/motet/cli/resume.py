@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from motet import entry, resuming
-from motet.checkpoints import Checkpoints
 from motet.cli import Parser, run
+from motet.cli.run import run_workers
 from motet.cli.safety import add_safety_options, safety_of
-from motet.cli.table import results_table
+from motet.cli.table import results_table, terminal_width
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec, check_specs
-from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
 from motet.launcher.outcome import conclude, exit_status, what_workers_told
-from motet.launcher.workers import run_workers
+from motet.launcher.torchrun_options import torchrun_options
 from motet.results import Results
 from motet.run_dir import RunDir
 
@@ -38,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     run_dir = RunDir.open(options.run_dir)
     _check(run_dir)
     _as_before(options, run_dir)
+    from motet.launcher.options import check_torchrun_options, on_one_machine
+
     check_torchrun_options(options)
     changes = _changes(options)
     _go_where_it_began(run_dir)
@@ -50,10 +51,10 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet resume`` and torchrun's, in any order."""
     parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of the run")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=os.path.expanduser, help="the directory of the run")
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
     parser.add_argument("--only", action="append", metavar="JOB", help="go on with this job; the others wait")
-    parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
+    parser.add_argument("--verbose", action="store_true", help="show what all workers print, and changes of the order")
     parser.add_argument("--quiet", action="store_true", help="only errors and the results")
     add_safety_options(parser)
     group = parser.add_argument_group("torchrun's options")
@@ -135,13 +136,15 @@ def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, 
         told = "nothing to do: all jobs that were asked for have ended"
         hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
         run.say(options, told + hint)
-        sys.stdout.write(results_table(results))
+        sys.stdout.write(results_table(results, width=terminal_width()))
         return exit_status(results)
     specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
     check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
     for name in left:
         _say_where(options, run_dir, name)
     arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
+    from motet.launcher.options import on_one_machine
+
     if not on_one_machine(options):
         arguments.append("--together")
     outcome = run_workers(
@@ -170,6 +173,8 @@ def _standing(
 
 def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
     """Say where a job goes on; raise `CheckpointError` if it has checkpoints and none of them is whole."""
+    from motet.checkpoints import Checkpoints
+
     checkpoints = Checkpoints(run_dir.checkpoints_dir, name, worker=0, num_workers=1)
     found = checkpoints.latest()
     for problem in checkpoints.problems:

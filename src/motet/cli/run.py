@@ -5,27 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.report import build_quietly
+from motet.cli.report import build_quietly, closing_words
 from motet.cli.safety import add_safety_options, safety_of
-from motet.cli.table import results_table
+from motet.cli.table import results_table, terminal_width
 from motet.errors import MotetError, UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, found_from, in_cwd, load_jobs_file, specs_from_each
 from motet.launcher.launch import BUFFERS, describe_run
-from motet.launcher.options import check_torchrun_options, on_one_machine, torchrun_options
-from motet.launcher.outcome import conclude, exit_status, what_workers_told
-from motet.launcher.workers import run_workers
+from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_told
+from motet.launcher.torchrun_options import torchrun_options
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
-from motet.run_dir import RunDir
+from motet.results import Results
+from motet.resuming import saved_turn
+from motet.run_dir import RunDir, shown_path
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
 _DESCRIPTION = """
@@ -45,21 +48,28 @@ def main(argv: Sequence[str]) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         _work_in_place(argv)
     options = parse(argv)
-    check_torchrun_options(options)
     description = describe(options, argv)
+    from motet.launcher.options import on_one_machine  # torch elastic: seconds, for those who have made no mistake
+
     return _run_here(options, description) if on_one_machine(options) else _run_on_several(options, description)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of ``motet run`` and torchrun's, in any order."""
     parser = Parser("motet run", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("jobs", metavar="JOBS", help="a jobs file (.yaml), or a script (.py) with --each")
+    parser.add_argument(
+        "jobs", metavar="JOBS", type=expanduser, help="a jobs file (.yaml), or a script (.py) with --each"
+    )
     add_each(parser)
-    parser.add_argument("--run-dir", metavar="DIR", help="where to keep logs and results (default: runs/<time>)")
+    parser.add_argument(
+        "--run-dir", metavar="DIR", type=expanduser, help="where to keep logs and results (default: runs/<time>)"
+    )
     parser.add_argument(
         "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
     )
-    parser.add_argument("--plan", metavar="FILE", help="keep to the order of a plan that motet plan --save wrote")
+    parser.add_argument(
+        "--plan", metavar="FILE", type=expanduser, help="keep to the order of a plan that motet plan --save wrote"
+    )
     parser.add_argument(
         "--sync", choices=("all-reduce", "aggregate"), default="all-reduce", help="how gradients are averaged"
     )
@@ -97,6 +107,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tracker", action="append", metavar="NAME", help=f"write a run for each job to {', '.join(NAMES)}; repeatable"
     )
+    parser.add_argument("--metric", metavar="NAME", help="compare jobs by this value (default: a loss that all log)")
+    parser.add_argument("--mode", choices=("min", "max"), help="whether less or more of it is better")
     add_safety_options(parser)
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
@@ -151,6 +163,10 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
         raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
     check_trackers(options.tracker or [])
+    from motet.launcher.options import check_torchrun_options
+
+    check_torchrun_options(options)
+    say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
     check_specs(specs)
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
@@ -199,7 +215,7 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     run_dir = RunDir.create(options.run_dir, description)
-    say(options, f"run directory {shown(run_dir.path)}")
+    say(options, f"run directory {shown_path(run_dir.path)}; starting workers")
     with run_dir.held():
         outcome = run_workers(
             options,
@@ -217,6 +233,7 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         file, begun = Path(private, "description"), Path(private, "begun")
         file.write_text(json.dumps(description), encoding="utf-8")
         arguments = [candidate, f"--description={file}", f"--begun={begun}"]
+        say(options, f"starting workers; waiting for {options.nnodes} machines")
         outcome = run_workers(options, arguments, say=lambda text: say(options, text))
         path = begun.read_text(encoding="utf-8") if begun.exists() else None
         writes = 0 in outcome.exits or Path(f"{begun}-here").exists()
@@ -249,8 +266,15 @@ def _work_in_place(argv: Sequence[str]) -> None:
     entry.end(status)
 
 
+def run_workers(*arguments: Any, **options: Any) -> Outcome:
+    """Do what `motet.launcher.workers.run_workers` does, and import torch elastic no sooner."""
+    from motet.launcher import workers
+
+    return workers.run_workers(*arguments, **options)
+
+
 def report(
-    run_dir: RunDir, results: Any, error: MotetError | None, *, refused: bool = False, writes: bool = True
+    run_dir: RunDir, results: Results, error: MotetError | None, *, refused: bool = False, writes: bool = True
 ) -> int:
     """Print the table on stdout, errors on stderr; return the exit status of the command.
 
@@ -259,17 +283,30 @@ def report(
     if refused:
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
-    sys.stdout.write(f"{results_table(results)}results: {shown(run_dir.path / 'results.json')}\n")
+    table = results_table(results, run_dir.shown_log, terminal_width())
+    sys.stdout.write(f"{table}results: {shown_path(run_dir.path / 'results.json')}\n")
     if writes and (page := build_quietly(run_dir.path)) is not None:
-        sys.stdout.write(f"report: {shown(page)}\n")
+        sys.stdout.write(f"report: {shown_path(page)}\n{closing_words(run_dir.path)}")
     sys.stdout.flush()
     status = exit_status(results)
     if error is not None:
         sys.stderr.write(f"motet: {error}\n")
         status = entry.GANG_FAILED
-    if any(job.status == "stopped" for job in results.jobs.values()):
-        sys.stderr.write(f"motet: to go on: motet resume {shown(run_dir.path)}\n")
+    sys.stderr.write(_how_to_go_on(run_dir, results))
     return status
+
+
+def _how_to_go_on(run_dir: RunDir, results: Results) -> str:
+    """Return what `motet resume` would do: which jobs go on from what was saved, which begin anew."""
+    stopped = [name for name, job in results.items() if job.status == "stopped"]
+    if not stopped or any(data.get("kind") == "python" for data in run_dir.description.get("jobs", ())):
+        return ""
+    command = f"motet resume {shlex.quote(shown_path(run_dir.path))}"
+    saved = {name: turn for name in stopped if (turn := saved_turn(run_dir, name))}
+    if not saved:
+        return f"motet: no job has saved a checkpoint: {command} would begin {', '.join(stopped)} anew\n"
+    told = [f"{name} after turn {saved[name]}" if name in saved else f"{name} anew" for name in stopped]
+    return f"motet: to go on: {command} ({', '.join(told)})\n"
 
 
 def say(options: argparse.Namespace, text: str) -> None:
@@ -283,11 +320,3 @@ def _default_run_dir() -> str:
     import time
 
     return os.path.join("runs", time.strftime("%Y-%m-%d-%H%M%S"))
-
-
-def shown(path: Path) -> str:
-    """Return ``path`` relative to the working directory where it is below it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

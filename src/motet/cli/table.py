@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 
+from motet.divergence import from_json, told
+from motet.observe.text import fitted
 from motet.results import JobResult, Results
+from motet.tracebacks import short_form
 
 _WIDEST_RESULT = 48
 
 
-def results_table(results: Results) -> str:
-    """Return one line a job, and one for the whole run. Seconds are sums over the turns of the worker that tells."""
+def results_table(results: Results, logs: Callable[[str], object] | None = None, width: int | None = None) -> str:
+    """Return one line a job, one for the whole run, and why jobs failed. Seconds are those of the worker that tells.
+
+    ``logs`` tells where a job's log is. The table fits into ``width`` characters, if there is such.
+    """
     head = ["job", "status", "turns", "result", "compute", "sync", "hidden"]
     rows = [_row(name, job) for name, job in results.jobs.items()]
-    text = _aligned([head, *rows], left={0, 1, 3})
-    return f"{text}\n{_whole(results)}\n"
+    text = "\n".join(fitted([head, *rows], left={0, 1, 3}, flexible=3, spare=(5, 4, 6, 3), width=width))
+    failed = [_failure(name, job.error, logs) for name, job in results.jobs.items() if job.error]
+    diverged = [
+        f"{name} diverged: {told(from_json(job.nonfinite))}" for name, job in results.jobs.items() if job.nonfinite
+    ]
+    return "\n".join([text, _whole(results), *failed, *diverged, ""])
+
+
+def _failure(name: str, error: str, logs: Callable[[str], object] | None) -> str:
+    return f"{name} failed: {short_form(error)}" + (f" (all of it: {logs(name)})" if logs is not None else "")
 
 
 def _row(name: str, job: JobResult) -> list[str]:
     share = f" ({job.hidden_seconds / job.sync_seconds:.0%})" if job.sync_seconds > 0 else ""
     seconds = [f"{job.compute_seconds:.1f} s", f"{job.sync_seconds:.1f} s", f"{job.hidden_seconds:.1f} s{share}"]
-    return [name, job.status, str(job.turns), _shown(job), *seconds]
+    status = ", ".join([job.status, *sorted({one.word for one in from_json(job.nonfinite).values()})])
+    return [name, status, str(job.turns), _shown(job), *seconds]
 
 
 def _shown(job: JobResult) -> str:
-    """Return the result in few characters; for a failed job, the last line of its traceback."""
+    """Return the result in few characters; for a failed job, why."""
     if job.error:
-        text = job.error.strip().splitlines()[-1]
+        text = short_form(job.error)
     elif isinstance(job.result, Mapping):
         if set(job.result) == {"repr", "file"}:
             text = str(job.result["file"] or job.result["repr"])
@@ -53,13 +71,6 @@ def _whole(results: Results) -> str:
     return f"{workers}, {results.wall_seconds:.1f} s{efficiency}"
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def terminal_width() -> int | None:
+    """Return how wide a table on stdout may be; None where that is no terminal and nobody said."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import GradBucket
 
 from motet.clocks import Link, Stopwatch
-from motet.device_time import DeviceClock, Travel
+from motet.device_time import DeviceClock, Moment, Travel
 from motet.errors import UnsupportedError
 from motet.gradients.buckets import Bucket, DeferredDDP
 from motet.gradients.compression import Packer
@@ -60,6 +60,7 @@ class JobGradients:
         self.compress = False  # gradients travel as bfloat16
         self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
         self.num_ddp = 0
+        self.first_backward: Moment | None = None  # when the job's first one began: until then it only started up
         self._stopwatch = stopwatch
         self._link = link
         self._on_exposed = on_exposed
@@ -127,6 +128,8 @@ class JobGradients:
 
     def before_backward(self) -> None:
         """Prepare for the outermost ``backward()``."""
+        if self.first_backward is None:
+            self.first_backward = self._clock.now()
         for model in self._models:
             model.before_backward()
 

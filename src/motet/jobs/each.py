@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from motet.confidential import is_secret
 from motet.errors import UsageError
 from motet.jobs.names import is_name, joined, label, part
 from motet.jobs.spec import JobSpec, Kind, check_module, find_script, last_part
@@ -47,7 +48,10 @@ def _split(text: str) -> list[str]:
 
 
 def _given(argv: Sequence[str]) -> dict[str, str]:
-    """Return what is given for each option, for names alone: ``--lr 0.1 -v`` to ``{"lr": "0.1", "v": ""}``."""
+    """Return what is given for each option, for names alone: ``--lr 0.1 -v`` to ``{"lr": "0.1", "v": ""}``.
+
+    Names stand in logs and paths: what looks like a token or a password is left out.
+    """
     given: dict[str, list[str]] = {}
     option = ""
     for word in argv:
@@ -58,7 +62,8 @@ def _given(argv: Sequence[str]) -> dict[str, str]:
                 words.append(value)
         else:
             given.setdefault(option, []).append(word)
-    return {option: label(words) for option, words in given.items()}
+    secret = {option for option, words in given.items() if any(is_secret(option, word) for word in words or ("",))}
+    return {option: label(words) for option, words in given.items() if option not in secret}
 
 
 def _names_by_what_varies(jobs: Sequence[Mapping[str, str]]) -> list[str]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
 
+from motet.confidential import is_secret
 from motet.errors import UsageError
 from motet.suggest import shown
 
@@ -45,7 +46,9 @@ def is_name(name: str) -> bool:
 def label(value: object) -> str:
     """Return a short text for ``value`` made of the characters that names may hold; '' if nothing is left."""
     if isinstance(value, Mapping):
-        return "+".join(f"{label(key)}={label(entry)}" for key, entry in value.items())
+        return "+".join(
+            f"{label(key)}={label(entry)}" for key, entry in value.items() if not is_secret(str(key), entry)
+        )
     if isinstance(value, list | tuple):
         return "+".join(label(entry) for entry in value)
     if isinstance(value, bool) or value is None:

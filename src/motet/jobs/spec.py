@@ -178,7 +178,7 @@ def last_part(module: str) -> str:
 
 def find_script(path: str, folder: Path | str, where: str) -> str:
     """Return the absolute path of a script given relative to ``folder``; raise a UsageError if it is no file."""
-    found = os.path.abspath(os.path.join(folder, path))
+    found = os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
     if os.path.isfile(found):
         return found
     if os.path.isdir(found):

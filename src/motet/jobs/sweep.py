@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from motet.confidential import is_secret
 from motet.errors import UsageError
 from motet.jobs.entry import Entry, Source, is_empty, read_entry, to_spec
 from motet.jobs.names import joined, label, part, unused
@@ -35,7 +36,8 @@ def sweep_specs(source: Source, tree: Tree, line: int) -> list[JobSpec]:
     for entry, grid in zip(entries, grids, strict=True):
         for values in itertools.product(*grid.values()):
             chosen = dict(zip(grid, values, strict=True))
-            parts = [part(key, label(plain(chosen[key]))) for key in varied if key in chosen]
+            told = [key for key in varied if key in chosen and not is_secret(key, plain(chosen[key]))]
+            parts = [part(key, label(plain(chosen[key]))) for key in told]
             name = joined([entry.label, *parts] if several_targets else parts) or joined([entry.label]) or "job"
             spec = to_spec(source, unused(name, specs), entry, chosen)
             _refuse_repeated(spec, entry, seen)

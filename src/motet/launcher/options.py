@@ -14,24 +14,18 @@ from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import (
     config_from_args,
     determine_local_world_size,
-    get_args_parser,
     parse_min_max_nnodes,
 )
 
 from motet.errors import UsageError
 from motet.launcher.agent import BoundedRendezvous, LoopbackRendezvous
-
-
-def torchrun_options() -> list[argparse.Action]:
-    """Return torchrun's own options, but for those that say what to run and how to run a single script."""
-    left_out = {"help", "module", "no_python", "run_path", "print_completion"}  # the last since torch 2.14.1
-    # argparse has no public way to take over options; its own `parents=` does the same as this.
-    return [action for action in get_args_parser()._actions if action.option_strings and action.dest not in left_out]
+from motet.launcher.torchrun_options import torchrun_options as torchrun_options  # it belongs here, too
+from motet.launcher.torchrun_options import torchrun_parser
 
 
 def parse_torchrun_options(argv: Sequence[str]) -> argparse.Namespace:
     """Parse ``argv`` as torchrun would."""
-    return get_args_parser().parse_args([*argv, "motet.entry"])
+    return torchrun_parser().parse_args([*argv, "motet.entry"])
 
 
 def on_one_machine(options: argparse.Namespace) -> bool:

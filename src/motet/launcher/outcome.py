@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from motet import errors
 from motet.errors import CheckpointError, GangError, MotetError, WorkerFailedError, WorkerLostError
 from motet.results import JobResult, Results
-from motet.resuming import ended_result
+from motet.resuming import ended_result, saved_turn
 from motet.run_dir import RunDir
 
 
@@ -82,15 +82,15 @@ def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
             return error
     lost = [worker for worker, status in outcome.exits.items() if status < 0 and worker not in outcome.killed]
     broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in told]
-    lines = [_ending(outcome, run_dir, worker) for worker in lost or ([] if told else broken)]
-    lines += _without_echoes([str(told[worker]) for worker in sorted(told)[: 1 if lost else None]])
+    lines = [_ending(outcome, run_dir, worker) for worker in (*lost, *broken)]
+    lines += _without_echoes([str(told[worker]) for worker in sorted(told)[: 1 if lines else None]])
     lines += [
         f"worker {worker} did not end by itself and was ended{_doing(run_dir, worker)}"
         for worker in sorted(outcome.killed)
     ]
     if not lines:
         lines = ["the workers ended without results"]
-    kind = WorkerLostError if lost else type(told[min(told)]) if told else WorkerFailedError if broken else GangError
+    kind = WorkerLostError if lost else WorkerFailedError if broken else type(told[min(told)]) if told else GangError
     return kind("\n".join(lines))
 
 
@@ -124,7 +124,7 @@ def _ending(outcome: Outcome, run_dir: RunDir, worker: int) -> str:
     status = outcome.exits[worker]
     hint = {-signal.SIGKILL: "; did its machine run out of memory?"}.get(status, "")
     if status > 0:
-        hint = "; what it said stands above"
+        hint = "; what it said, if anything, stands above"
     return f"{how_it_ended(worker, status)}{_doing(run_dir, worker)}{hint}"
 
 
@@ -154,7 +154,8 @@ def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
         ended = None
         with contextlib.suppress(CheckpointError):
             ended = ended_result(run_dir, name)
-        jobs[name] = ended or JobResult("stopped", turns.get(name, 0), 0.0, 0.0, 0.0)
+        reached = max(turns.get(name, 0), saved_turn(run_dir, name))
+        jobs[name] = ended or JobResult("stopped", reached, 0.0, 0.0, 0.0)
     return Results(
         jobs=jobs,
         num_workers=outcome.num_workers,

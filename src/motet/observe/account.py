@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from motet.bound import Work, bound_seconds
 from motet.events import Event, JobEnded, JobStarted, RunEnded, RunStarted, SyncEnded, TurnEnded
 
 NUM_INTERVALS = 128
@@ -22,8 +23,9 @@ NUM_RECENT = 64
 class JobSums:
     """Sums over one job's turns on one worker. ``begin`` and ``end`` are seconds since the run began.
 
-    ``overlap_seconds`` is the part of its syncs that its own backward passes covered, ``alone_overlap_seconds`` what
-    they would have covered had no gradients queued before these: plain DDP hides that too.
+    ``link_seconds`` is its share of the time during which anything travelled. ``overlap_seconds`` is the part of its
+    syncs that its own backward passes covered, ``alone_overlap_seconds`` what they would have covered had no gradients
+    queued before these: plain DDP hides that too.
     """
 
     turns: int = 0
@@ -37,6 +39,8 @@ class JobSums:
     num_bytes: int = 0
     begin: float | None = None
     end: float = 0.0
+    link_seconds: float = 0.0
+    startup_seconds: float = 0.0
 
     def add(self, other: JobSums, offset: float = 0.0) -> None:
         """Add what ``other`` counted in a later attempt, or on another worker; its times lie ``offset`` later."""
@@ -45,6 +49,8 @@ class JobSums:
             "compute_seconds",
             "sync_seconds",
             "hidden_seconds",
+            "link_seconds",
+            "startup_seconds",
             "overlap_seconds",
             "alone_overlap_seconds",
             "waiting_seconds",
@@ -144,6 +150,7 @@ class Account:
         self.seconds = 0.0  # from the first record to the last one
         self.jobs: dict[str, JobSums] = {}
         self.compute_seconds = 0.0
+        self.startup_seconds = 0.0
         self.waiting_seconds = 0.0
         self.network_seconds = 0.0
         self.intervals = Intervals()
@@ -184,12 +191,15 @@ class Account:
         begin = end - (event.time - event.begin)
         sums = self._job(event.job)
         sums.turns += 1
-        sums.compute_seconds += end - begin
-        self.compute_seconds += end - begin
+        computed = max(0.0, end - begin - event.waited_seconds - event.startup_seconds)
+        sums.startup_seconds += event.startup_seconds
+        self.startup_seconds += event.startup_seconds
+        sums.compute_seconds += computed
+        self.compute_seconds += computed
         sums.begin = begin if sums.begin is None else sums.begin
         sums.end = end
         self._turn_ends[event.job] = event.time
-        self.intervals.add(self.intervals.compute, begin, end)
+        self.intervals.add(self.intervals.compute, begin + event.startup_seconds, end)
 
     def _sync_ended(self, event: SyncEnded) -> None:
         end = self._since_start(event.time)
@@ -200,6 +210,7 @@ class Account:
         sums = self._job(event.job)
         sums.sync_seconds += max(0.0, completed - launched)
         sums.hidden_seconds += event.hidden_seconds
+        sums.link_seconds += event.link_seconds or 0.0
         sums.overlap_seconds += max(0.0, min(completed, turn_end) - launched)
         ready = launched if event.ready is None else event.ready
         sums.alone_overlap_seconds += max(0.0, min(completed - launched, turn_end - ready))
@@ -218,6 +229,7 @@ class Account:
         return {
             "seconds": self.seconds,
             "compute_seconds": self.compute_seconds,
+            "startup_seconds": self.startup_seconds,
             "waiting_seconds": self.waiting_seconds,
             "network_seconds": self.network_seconds,
             "jobs": {name: asdict(sums) for name, sums in self.jobs.items()},
@@ -229,18 +241,27 @@ class Account:
 class Estimate:
     """What the measured costs say about other ways to run the same jobs.
 
-    Where several syncs travelled at once, the network's time is shared out between them by their bytes; a job alone
-    is taken to show the part of its syncs that its own backward passes do not cover.
+    Where several syncs travelled at once, the network's time is shared out between them; a job alone is taken to show
+    the part of its syncs that its own backward passes do not cover.
     """
 
-    compute_seconds: float
-    network_seconds: float
-    alone_seconds: Mapping[str, float]
+    works: Mapping[str, Work]
+    network_seconds: float  # for how long anything travelled
+
+    @property
+    def compute_seconds(self) -> float:
+        """The computing of all jobs."""
+        return sum(work.compute_seconds for work in self.works.values())
+
+    @property
+    def alone_seconds(self) -> dict[str, float]:
+        """What each job takes alone."""
+        return {name: work.alone_seconds for name, work in self.works.items()}
 
     @property
     def longest_job(self) -> str | None:
         """The job that takes longest alone."""
-        return max(self.alone_seconds, key=lambda name: self.alone_seconds[name], default=None)
+        return max(self.works, key=lambda name: self.works[name].alone_seconds, default=None)
 
     @property
     def one_after_another_seconds(self) -> float:
@@ -249,16 +270,17 @@ class Estimate:
 
     @property
     def bound_seconds(self) -> float:
-        """The least time that these costs allow when the jobs run together (design, section 6)."""
-        return max(self.compute_seconds, self.network_seconds, max(self.alone_seconds.values(), default=0.0))
+        """The least time that these costs allow when the jobs run together (`motet.bound`)."""
+        return bound_seconds(self.works.values())
 
 
 def estimate(jobs: Mapping[str, JobSums], network_seconds: float) -> Estimate:
     """Derive what the jobs would take alone from what they took together."""
     sizes = {name: sums.num_bytes or sums.sync_seconds for name, sums in jobs.items()}
     whole = sum(sizes.values()) or 1.0
-    alone = {}
+    works = {}
     for name, sums in jobs.items():
-        sync = min(sums.sync_seconds, network_seconds * sizes[name] / whole)
-        alone[name] = sums.compute_seconds + max(0.0, sync - sums.alone_overlap_seconds)
-    return Estimate(sum(sums.compute_seconds for sums in jobs.values()), network_seconds, alone)
+        # Nobody told how the link was shared: by bytes, then.
+        sync = sums.link_seconds or min(sums.sync_seconds, network_seconds * sizes[name] / whole)
+        works[name] = Work(sums.compute_seconds, sync, sums.alone_overlap_seconds)
+    return Estimate(works, network_seconds)

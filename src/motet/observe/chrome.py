@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from motet.observe.parts import Part, Trace, Turn, block_sample, busy_over_time, read_trace
+from motet.run_dir import opener
 
 MOST_TURNS = 230_000  # of all workers; 470 bytes each, 650 with the longest names
 LONGEST_NAME = 40
@@ -24,7 +25,7 @@ def write_trace(run_dir: Path) -> Path:
     """Write ``RUN_DIR/trace.json`` from the parts, and return its path. Atomic."""
     path = run_dir / "trace.json"
     partial = run_dir / "trace.json.partial"
-    with partial.open("w", encoding="utf-8") as file:
+    with open(partial, "w", encoding="utf-8", opener=opener) as file:
         for piece in trace_pieces(read_trace(run_dir)):
             file.write(piece)
     os.replace(partial, path)

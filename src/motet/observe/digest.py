@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from motet.bound import efficiency as efficiency_of
+from motet.confidential import masked
+from motet.divergence import Diverged, from_json, told
 from motet.errors import UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
 from motet.observe.parts import Trace, read_trace, sums_of
 from motet.observe.printed import last_line
+from motet.observe.ranking import BOOKKEEPING, Mode, Ranking, interest, ranking
 from motet.observe.text import share_text
 from motet.results import Results
 
 IDLE_NETWORK_SHARE = 0.02
-BOOKKEEPING = 3  # the rank of logged values that do not say how well a job does
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Logged:
     last: float
     count: int
     baseline: float | None = None
+    diverged: str = ""  # ``NaN since turn 9``, where it ends so
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class JobDigest:
     sums: JobSums
     logged: tuple[Logged, ...]
     memory: Mapping[str, Any] | None = None  # `motet.memory.footprint.Footprint`, as results.json has it
+    diverged: str = ""  # what of it ended in NaN or infinity
+    target: str = ""  # the program that it runs
+    values: Mapping[str, Logged] = field(default_factory=dict)  # all that it logged or returned, by name
     said: str | None = None  # the last line that it printed, where it logged and returned nothing
 
 
@@ -66,24 +73,45 @@ class RunDigest:
     bound_seconds: float
     efficiency: float | None
     predicted_seconds: float | None
+    startup_seconds: float  # worker 0 was busy with the start of jobs
     notices: tuple[str, ...]
     trace: Trace
     curves: Mapping[str, Mapping[str, Curve]]
+    ranking: Ranking | None
 
     @property
     def saved_seconds(self) -> float:
-        """Time saved against one job after another, estimated; negative where running together was slower."""
-        return self.estimate.one_after_another_seconds - self.wall_seconds
+        """Time saved against one job after another, estimated; negative where running together was slower.
+
+        Either way every job has to start up.
+        """
+        return self.estimate.one_after_another_seconds - self.training_seconds
+
+    @property
+    def most_at_once(self) -> int:
+        """How many jobs were there at the same time, at most."""
+        spans = [(job.sums.begin, job.sums.end) for job in self.jobs if job.sums.begin is not None]
+        moments = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+        now = most = 0
+        for _, change in moments:
+            now += change
+            most = max(most, now)
+        return most
+
+    @property
+    def training_seconds(self) -> float:
+        """The run's time without the start-up of jobs."""
+        return max(0.0, self.wall_seconds - self.startup_seconds)
 
     @property
     def compute_share(self) -> float:
-        """Share of the run's time in which the worker computed."""
-        return min(1.0, self.estimate.compute_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+        """Share of the run's time, without start-up, in which the worker computed."""
+        return min(1.0, self.estimate.compute_seconds / self.training_seconds) if self.training_seconds else 0.0
 
     @property
     def network_share(self) -> float:
-        """Share of the run's time in which gradients travelled."""
-        return min(1.0, self.estimate.network_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+        """Share of the run's time, without start-up, in which gradients travelled."""
+        return min(1.0, self.estimate.network_seconds / self.training_seconds) if self.training_seconds else 0.0
 
     @property
     def hidden_share(self) -> float | None:
@@ -93,15 +121,16 @@ class RunDigest:
         return min(1.0, hidden / travelling) if travelling > 0 else None
 
     def wall_shares(self) -> dict[str, float]:
-        """Split the run's seconds into compute, hidden, exposed and idle."""
-        return split_wall(
-            self.wall_seconds, self.estimate.compute_seconds, self.waiting_seconds, self.estimate.network_seconds
-        )
+        """Split the run's seconds into startup, compute, hidden, exposed and idle."""
+        rest, guess = self.training_seconds, self.estimate
+        split = split_wall(rest, guess.compute_seconds, self.waiting_seconds, guess.network_seconds)
+        return {"startup": self.startup_seconds, **split}
 
     def bottleneck(self) -> tuple[str, str]:
         """Return what held the run back, in a word, and why."""
         compute, network = self.compute_share, self.network_share
-        busy = f"workers computed {share_text(compute)} of the time; gradients travelled {share_text(network)}"
+        of = "the time after start-up" if self.startup_seconds > 0.02 * self.wall_seconds else "the time"
+        busy = f"workers computed {share_text(compute)} of {of}; gradients travelled {share_text(network)}"
         longest = self.estimate.longest_job
         longest_seconds = self.estimate.alone_seconds.get(longest or "", 0.0)
         others = max(self.estimate.compute_seconds, self.estimate.network_seconds)
@@ -130,12 +159,16 @@ def split_wall(wall: float, compute: float, waiting: float, network: float) -> d
     }
 
 
-def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
+def digest(
+    run_dir: Path, *, with_turns: bool = False, metric: str | None = None, mode: Mode | None = None
+) -> RunDigest:
     """Gather the facts of the run in ``run_dir``; UsageError if there is no run.
+
+    ``metric``, ``mode``: by which value jobs are compared, and whether less (``min``) or more (``max``) is better.
 
     A run that is still going, or was killed, has no results.json: what the traces and logs hold is used.
     """
-    description = _read_json(run_dir / "run.json")
+    description = masked(_read_json(run_dir / "run.json"))
     results_data = _read_json(run_dir / "results.json")
     if description is None and results_data is None and not (run_dir / "trace").is_dir():
         raise UsageError(f"{run_dir} holds no run (no run.json, results.json or trace). Give the run's directory.")
@@ -150,13 +183,15 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
     if not network:
         network = sum(job.sync_seconds for job in sums.values())
         waiting = sum(max(0.0, job.sync_seconds - job.hidden_seconds) for job in sums.values())
-    wall = max(trace.seconds, results.wall_seconds if results else 0.0)
-    if results and len(trace.attempts) <= 1:
+    wall = max(trace.seconds, results.wall_seconds if results is not None else 0.0)
+    if results is not None and len(trace.attempts) <= 1:
         wall = results.wall_seconds
     guess = estimate({name: sums.get(name, JobSums()) for name in names}, min(network, wall) if wall else network)
-    given = results.bound_seconds if results else None
-    bound = given or guess.bound_seconds
-    efficiency = (results.efficiency if results else None) or (min(1.0, bound / wall) if wall else None)
+    startup = sum(job.startup_seconds for job in sums.values())
+    whole = results if len(trace.attempts) <= 1 else None  # otherwise they speak of the last attempt alone
+    bound = (whole.bound_seconds if whole else None) or guess.bound_seconds
+    efficiency = (whole.efficiency if whole else None) or efficiency_of(bound, wall - startup)
+    jobs = tuple(_job(name, run_dir, description or {}, results, trace, sums, curves) for name in names)
     return RunDigest(
         path=run_dir,
         description=description or {},
@@ -164,11 +199,13 @@ def digest(run_dir: Path, *, with_turns: bool = False) -> RunDigest:
         complete=results is not None,
         num_workers=_num_workers(results, trace),
         wall_seconds=wall,
-        jobs=tuple(_job(name, run_dir, description or {}, results, trace, sums, curves) for name in names),
+        jobs=jobs,
+        ranking=_ranking(jobs, description or {}, metric, mode),
         waiting_seconds=waiting,
         estimate=guess,
         bound_seconds=bound,
         efficiency=efficiency,
+        startup_seconds=startup,
         predicted_seconds=_prediction(description or {}, results_data or {}),
         notices=_notices(results, trace),
         trace=trace,
@@ -201,7 +238,7 @@ def _job_sums(trace: Trace, results: Results | None) -> dict[str, JobSums]:
     if results is not None:
         for name, result in results.jobs.items():
             sums[name] = JobSums(result.turns, result.compute_seconds, result.sync_seconds, result.hidden_seconds)
-            sums[name].end = results.wall_seconds
+            sums[name].end, sums[name].startup_seconds = results.wall_seconds, result.startup_seconds
     return sums
 
 
@@ -225,7 +262,7 @@ def _job_names(
 ) -> list[str]:
     names = dict.fromkeys(_job_specs(description))
     names.update(dict.fromkeys(name for part in trace.parts for name in part.jobs))
-    names.update(dict.fromkeys(results.jobs if results else ()))
+    names.update(dict.fromkeys(results.jobs if results is not None else ()))
     names.update(dict.fromkeys(sums))
     return list(names)
 
@@ -254,24 +291,31 @@ def _job(
     curves: Mapping[str, Mapping[str, Curve]],
 ) -> JobDigest:
     spec = _job_specs(description).get(name, {})
-    result = results.jobs.get(name) if results else None
+    result = results.jobs.get(name) if results is not None else None
     own = sums.get(name, JobSums())
     marks = [mark for part in trace.parts for mark in part.marks if mark.job == name]
     ended = [mark.text for mark in marks if mark.kind == "job ended"]
     expected = next((mark.turns for mark in reversed(marks) if mark.turns), spec.get("turns"))
     logged = [
-        Logged(value, *by_job[name].ends(), count=len(by_job[name].values))
+        Logged(value, *by_job[name].ends(), count=len(by_job[name].values), diverged=str(by_job[name].diverged() or ""))
         for value, by_job in curves.items()
         if name in by_job
     ]
-    logged.sort(key=lambda one: _interest(one.name))
-    telling = [one for one in logged if _interest(one.name)[0] < BOOKKEEPING]
+    logged.sort(key=lambda one: interest(one.name))
+    telling = [one for one in logged if interest(one.name)[0] < BOOKKEEPING]
     returned = _returned(result.result) if result else None
     if returned:
         telling = [returned, *(one for one in telling if one.name != returned.name)]
     shown = None if result is None or result.result is None or returned else _one_line(result.result)
+    diverged = told(from_json(result.nonfinite)) if result else ""
+    if not diverged:  # the run still goes, or was killed
+        diverged = told({value: since for value, by_job in curves.items() if (since := _diverged(by_job.get(name)))})
+    values = {one.name: one for one in logged} | ({returned.name: returned} if returned else {})
     return JobDigest(
         name=name,
+        target=str(spec.get("target") or spec.get("script") or spec.get("call") or ""),
+        values=values,
+        diverged=diverged,
         what=_what(spec),
         status=result.status if result else ended[-1] if ended else "not ended" if own.turns else "not started",
         turns=result.turns if result else own.turns,
@@ -285,17 +329,21 @@ def _job(
     )
 
 
-def _interest(name: str) -> tuple[int, str]:
-    """Order logged values: validation before training, losses before other figures, bookkeeping last."""
-    lowered = name.lower()
-    held_out = any(word in lowered for word in ("val", "test", "eval"))
-    quality = any(word in lowered for word in ("loss", "acc", "perplexity", "ppl", "error", "auc", "f1", "bleu"))
-    loss = "loss" in lowered
-    bookkeeping = any(word in lowered for word in ("lr", "epoch", "step", "time", "norm", "second"))
-    return (
-        BOOKKEEPING if bookkeeping and not quality else 0 if held_out and quality else 1 if loss else 2 - quality,
-        lowered,
-    )
+def _diverged(curve: Curve | None) -> Diverged | None:
+    return curve.diverged() if curve is not None else None
+
+
+def _ranking(
+    jobs: Sequence[JobDigest], description: Mapping[str, Any], metric: str | None, mode: Mode | None
+) -> Ranking | None:
+    """Return which job did best; what the run was started with counts where nothing is asked for now."""
+    if metric is not None or mode is not None:
+        return ranking(jobs, metric or description.get("metric"), mode)
+    given: Any = description.get("metric"), description.get("mode")
+    try:
+        return ranking(jobs, *given)
+    except UsageError:  # no job has come to log it
+        return None
 
 
 def _returned(result: Any) -> Logged | None:
@@ -321,7 +369,7 @@ def _one_line(value: Any) -> str:
 
 
 def _notices(results: Results | None, trace: Trace) -> tuple[str, ...]:
-    texts = list(results.notices if results else ())
+    texts = list(results.notices if results is not None else ())
     for part in trace.parts:
         for mark in part.marks:
             if mark.kind == "notice" and not any(mark.text in text for text in texts):

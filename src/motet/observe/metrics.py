@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from motet.divergence import Diverged, diverged_at_the_end
 from motet.events import Event, MetricsLogged, RunEnded, RunStarted
 
 
@@ -52,7 +53,7 @@ class MetricsWriter:
 
     def _open(self) -> None:
         self.close()
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")  # a killed run left half a line: it must not spoil the next one
@@ -96,6 +97,10 @@ class Curve:
             return math.nan, math.nan
         count = max(1, min(20, len(finite) // 20))
         return sum(finite[:count]) / count, sum(finite[-count:]) / count
+
+    def diverged(self) -> Diverged | None:
+        """Return how the curve ends, if not in a finite value."""
+        return diverged_at_the_end(self.turns, self.values)
 
     def thinned(self, most: int) -> list[tuple[int, float, float | None]]:
         """Return at most ``most`` points (turn, time, mean); mean None where no value was finite."""

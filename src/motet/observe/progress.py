@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO, cast
 
@@ -19,7 +20,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from motet.divergence import Diverged as Since
+from motet.divergence import told
 from motet.events import (
+    Diverged,
     Event,
     JobEnded,
     JobStarted,
@@ -33,7 +37,8 @@ from motet.events import (
     TurnEnded,
 )
 from motet.observe.account import Account, estimate
-from motet.observe.text import bytes_text, clock_text, count_text, share_text, value_text
+from motet.observe.text import bytes_text, clock_text, count_text, share_text, shortened, value_text
+from motet.tracebacks import short_form
 
 DRAW_EVERY_SECONDS = 0.25
 DRAWING_SHARE = 0.01  # of the run's time, about
@@ -46,6 +51,7 @@ MOST_PLAIN_JOBS = 8
 
 _STYLES = {
     "waiting to join": "dim",
+    "starting up": "yellow",
     "computing": "bold green",
     "gradients travelling": "cyan",
     "ready": "dim",
@@ -68,6 +74,7 @@ class _Row:
     seen_time: float | None = None
     ended: bool = False
     held_bytes: int = 0
+    diverged: dict[str, Since] = field(default_factory=dict)  # what is not finite now
 
     def measure(self, now: float) -> None:
         """Let the rate follow the turns since the last look."""
@@ -91,19 +98,29 @@ class Progress:
 
     On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
     line is printed every ten seconds. With ``quiet``, only failures and notices are printed. `print_line` prints
-    above the rows; use it for everything else that goes to the same terminal.
+    above the rows; use it for everything else that goes to the same terminal. ``logs`` tells where a
+    job's log is. Changes of the order are told if ``verbose``.
     """
 
     changes_nothing_global = True
 
     def __init__(
-        self, stream: TextIO | None = None, *, quiet: bool = False, live: bool | None = None, width: int | None = None
+        self,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        live: bool | None = None,
+        width: int | None = None,
+        logs: Callable[[str], object] | None = None,
+        verbose: bool = False,
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
         if live is None:
             live = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
         self._live = live and not quiet
         self._quiet = quiet
+        self._logs = logs
+        self._verbose = verbose
         self._console = Console(file=self._stream, width=width, force_terminal=live or None, legacy_windows=False)
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -172,7 +189,9 @@ class Progress:
             row = self._row(event.job)
             row.expected = event.turns
             if row.seen_time is None or row.ended:  # a job may learn its length later, and say it then
-                row.state, row.seen_time, row.ended = "computing", event.time, False
+                row.state, row.seen_time, row.ended = "starting up", event.time, False
+                if not self._live:  # its imports may take long, and nothing else is told meanwhile
+                    self._say(f"{event.job} starts up")
         elif isinstance(event, JobEnded):
             row = self._row(event.job)
             row.measure(event.time)
@@ -183,19 +202,30 @@ class Progress:
             self._row(event.job).held_bytes = held + (event.activations_bytes or 0)
         elif isinstance(event, Notice):
             self._say(f"{event.job}: {event.text}" if event.job else event.text, always=True)
+        elif isinstance(event, Diverged):
+            self._row(event.job).diverged.pop(event.name, None)
+            if event.since_turn is not None:
+                self._row(event.job).diverged[event.name] = Since(event.value, event.since_turn)
         elif isinstance(event, OrderChanged):
-            self._say(f"order changed: {event.reason}")
+            if self._verbose:
+                self._say(f"order changed: {event.reason}")
         elif isinstance(event, RunEnded) and self._worker == 0:
             self._draw()
             self.close()
 
     def _say_ended(self, event: JobEnded) -> None:
         text = f"{event.job} {event.status} after {count_text(event.turns, 'turn')}"
+        if diverged := told(self._row(event.job).diverged):
+            text += f" ({diverged})"
         if held := self._row(event.job).held_bytes:
             text += f", held {bytes_text(held)}"
         if event.error:
-            text += ": " + event.error.strip().splitlines()[-1]
+            text += f": {short_form(event.error)}{self._rest(event.job)}"
         self._say(text, always=event.status == "failed")
+
+    def _rest(self, job: str) -> str:
+        """Say where all of a traceback is."""
+        return f" (all of it: {self._logs(job)})" if self._logs is not None else ""
 
     def _say(self, text: str, always: bool = False) -> None:
         if self._worker == 0 and (always or not self._quiet):
@@ -236,7 +266,8 @@ class Progress:
     def _rows_and_footer(self) -> Group:
         width, height = self._console.size
         shown, rest = self._choose(max(3, height - 6))
-        cells = [_cells(row, short=width < NARROW) for row in shown]
+        names = shortened([row.name for row in shown], max(8, width // 3))
+        cells = [_cells(row, names[row.name], short=width < NARROW) for row in shown]
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, expand=True)
         table.add_column("job", no_wrap=True, max_width=max(8, width // 3))
         if width >= NARROW:
@@ -277,13 +308,14 @@ class Progress:
         parts = [clock_text(seconds), count_text(self._num_workers, "worker")]
         if seconds > 0 and account.compute_seconds > 0:
             guess = estimate(account.jobs, account.network_seconds)
-            parts.append(f"efficiency {min(1.0, guess.bound_seconds / seconds):.2f}")
+            training = max(seconds - account.startup_seconds, 1e-9)
+            parts.append(f"efficiency {min(1.0, guess.bound_seconds / training):.2f}")
             travelling = sum(sums.sync_seconds for sums in account.jobs.values())
             if travelling > 0:
                 hidden = sum(sums.hidden_seconds for sums in account.jobs.values())
                 parts.append(f"sync hidden {share_text(min(1.0, hidden / travelling))}")
-            parts.append(f"compute{busy} {share_text(min(1.0, account.compute_seconds / seconds))}")
-            parts.append(f"network{busy} {share_text(min(1.0, account.network_seconds / seconds))}")
+            parts.append(f"compute{busy} {share_text(min(1.0, account.compute_seconds / training))}")
+            parts.append(f"network{busy} {share_text(min(1.0, account.network_seconds / training))}")
         return " · ".join(parts)
 
     def _plain_line(self) -> str:
@@ -318,23 +350,33 @@ class _Above(io.TextIOBase):
 def _plain_row(row: _Row) -> str:
     text = f"{row.name} {row.turns}/{row.expected}" if row.expected else f"{row.name} {row.turns}"
     if row.ended or row.state == "waiting to join":
-        return f"{text} {row.state}"
+        return f"{text} {row.state}" + (f" ({told(row.diverged)})" if row.diverged else "")
     inner = [f"{_rate_text(row.rate)}"] if row.rate else []
     inner += [f"{name} {value_text(value)}" for name, value in list(row.values.items())[:2]]
     return f"{text} ({', '.join(inner)})" if inner else text
 
 
-def _cells(row: _Row, short: bool) -> list[Text]:
+def _cells(row: _Row, name: str, short: bool) -> list[Text]:
     """Return a row's job, turns, rate, time left, state and latest values."""
     left = row.seconds_left()
     return [
-        Text(row.name, style="bold" if row.state == "computing" else ""),
+        Text(name, style="bold" if row.state == "computing" else ""),
         Text(f"{row.turns}/{row.expected}" if row.expected else str(row.turns)),
         Text("" if row.rate is None or row.ended else _rate_text(row.rate)),
         Text("" if left is None else clock_text(left)),
-        Text(row.state.removeprefix("gradients ") if short else row.state, style=_STYLES.get(row.state, "")),
+        _state(row, short),
         Text("  ".join(f"{name} {value_text(value)}" for name, value in row.values.items())),
     ]
+
+
+def _state(row: _Row, short: bool) -> Text:
+    """Return what a job does; what is not finite any more stands there until it has ended, and after."""
+    state = row.state.removeprefix("gradients ") if short else row.state
+    if not row.diverged:
+        return Text(state, style=_STYLES.get(row.state, ""))
+    since = next(iter(row.diverged.values()))
+    diverged = since.word if short else str(since)
+    return Text(f"{state}, {diverged}" if row.ended else diverged, style="bold red")
 
 
 def _rate_text(rate: float) -> str:

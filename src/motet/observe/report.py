@@ -10,7 +10,9 @@ from typing import Any
 
 from motet.observe.digest import RunDigest, digest
 from motet.observe.parts import Turn, block_sample, busy_over_time
+from motet.observe.ranking import Mode
 from motet.observe.report_page import page
+from motet.run_dir import opener
 
 MOST_TURNS = 40_000  # drawn in the timeline, of all workers together
 MOST_WORKERS = 8
@@ -19,12 +21,16 @@ MOST_POINTS = 400
 MOST_MARKS = 500
 
 
-def build_report(run_dir: Path) -> Path:
-    """Write ``RUN_DIR/report.html`` and return its path. Atomic; UsageError if there is no run."""
-    run = digest(run_dir, with_turns=True)
+def build_report(run_dir: Path, metric: str | None = None, mode: Mode | None = None) -> Path:
+    """Write ``RUN_DIR/report.html`` and return its path. Atomic; UsageError if there is no run.
+
+    ``metric``, ``mode``: see `motet.observe.digest.digest`.
+    """
+    run = digest(run_dir, with_turns=True, metric=metric, mode=mode)
     path = run_dir / "report.html"
     partial = run_dir / "report.html.partial"
-    partial.write_text(page(run, embedded_json(page_data(run))), encoding="utf-8")
+    with open(partial, "w", encoding="utf-8", opener=opener) as file:
+        file.write(page(run, embedded_json(page_data(run))))
     os.replace(partial, path)
     return path
 
@@ -45,6 +51,7 @@ def page_data(run: RunDigest) -> dict[str, Any]:
         "workers": [_worker_data(run, worker, jobs, MOST_TURNS // len(workers)) for worker in workers],
         "marks": _marks(run),
         "curves": _curves(run, jobs),
+        "logarithmic": any(job.diverged for job in run.jobs),
     }
 
 

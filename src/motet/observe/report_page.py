@@ -16,11 +16,15 @@ from typing import Any
 
 from motet.observe import summary
 from motet.observe.digest import JobDigest, Logged, RunDigest
+from motet.observe.elsewhere import elsewhere_text
 from motet.observe.metrics import Curve
-from motet.observe.text import bytes_text, count_text, seconds_text, share_text, value_text
+from motet.observe.text import bytes_text, count_text, seconds_text, share_text, shortened, value_text
+from motet.tracebacks import short_form
 
 SPARK_POINTS = 40
+LONGEST_BAR_NAME = 22  # characters
 MOST_SETTINGS = 400
+MOST_OF_AN_ERROR = 20_000  # characters
 MANY_JOBS = 8  # more of them get a line each
 
 # One hue a job, for light and for dark pages: equally strong, and apart also for most colour-blind readers.
@@ -36,12 +40,14 @@ _COLOURS = (
 )
 
 _SPLIT_LABELS = {
+    "startup": "jobs starting up: imports, building",
     "compute": "computing, nothing travels",
     "hidden": "computing while gradients travel (hidden sync)",
     "exposed": "waiting for gradients (exposed sync)",
-    "idle": "idle: starting, saving, other",
+    "idle": "idle: saving, other",
 }
 _JOB_SPLIT_LABELS = {
+    "startup": "starting up: imports, building",
     "compute": "computing",
     "hidden": "its gradients travel, another job computes (hidden)",
     "exposed": "its gradients travel, nothing computes (exposed)",
@@ -97,7 +103,9 @@ def _hex(hue: float, lightness: float, saturation: float) -> str:
 
 def _header(run: RunDigest) -> str:
     count = len(run.jobs)
-    title = f"{count_text(count, 'model')} trained {'at once ' if count > 1 else ''}on {_workers(run)}"
+    most = run.most_at_once
+    at_once = f", {'all' if most == count else most} at once" if count > 1 else ""
+    title = f"{count_text(count, 'model')} trained on {_workers(run)}{at_once}"
     began = ""
     if run.unix_time is not None:
         began = datetime.datetime.fromtimestamp(run.unix_time).astimezone().strftime("%d %B %Y, %H:%M") + " · "
@@ -121,6 +129,9 @@ def _cards(run: RunDigest) -> str:
     cards = [_took_card(run)]
     if len(run.jobs) > 1:
         cards.append(_saved_card(run))
+    if run.ranking is not None:
+        value = value_text(run.ranking.values[run.ranking.best])
+        cards.append((f"Best {run.ranking.metric}", value, f"{summary.best_text(run)}."))
     word, why = run.bottleneck()
     cards.append(("Bottleneck", word, why[0].upper() + why[1:] + "."))
     if run.hidden_share is not None:
@@ -150,14 +161,15 @@ def _took_card(run: RunDigest) -> tuple[str, str, str]:
 def _saved_card(run: RunDigest) -> tuple[str, str, str]:
     alone, saved = run.estimate.one_after_another_seconds, run.saved_seconds
     if saved > 0.01 * alone:
-        text = f"{alone / run.wall_seconds:.2f} times as fast as one after another (≈ {seconds_text(alone)})."
+        text = f"{alone / run.training_seconds:.2f} times as fast as one after another (≈ {seconds_text(alone)})."
         return "Time saved", "≈ " + seconds_text(saved), text
     text = f"One after another would have taken about {seconds_text(alone)}, not counting the start."
     return "Time saved", "none", text
 
 
 def _jobs_table(run: RunDigest) -> str:
-    rows = "".join(_job_row(run, index, job) for index, job in enumerate(run.jobs))
+    places = {job.name: index for index, job in enumerate(run.jobs)}  # of its colour
+    rows = "".join(_job_row(run, places[job.name], job) for job in summary.by_rank(run))
     many = " many" if len(run.jobs) > MANY_JOBS else ""
     return (
         f'<table class="jobs{many}"><thead><tr><th scope="col">Job</th><th scope="col">How well: before → after</th>'
@@ -178,22 +190,28 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
         )
     curve = next((run.curves[one.name].get(job.name) for one in job.logged if one.name in run.curves), None)
     spark = _spark(curve, index) if curve else ""
-    error = f'<pre class="error">{escape(job.error.strip()[-2000:])}</pre>' if job.error else ""
+    error = f'<pre class="error">{escape(job.error.strip()[-MOST_OF_AN_ERROR:])}</pre>' if job.error else ""
     if error:
-        last = job.error.strip().splitlines()[-1] if job.error else ""
-        error = f'<details class="failure"><summary>{escape(last)}</summary>{error}</details>'
+        error = f'<details class="failure"><summary>{escape(short_form(job.error or ""))}</summary>{error}</details>'
     size = job.sums.num_bytes / job.sums.num_syncs if job.sums.num_syncs else 0
     return (
         f'<tr><th scope="row" title="{escape(job.what)}">'
-        f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}<div class="what">'
+        f'<span class="dot" style="background:var(--job-{index})"></span>{escape(job.name)}{_best(run, job)}'
+        f'<div class="what">'
         f"{escape(job.what)}</div>{error}</th>"
         f"<td>{logged or '<span class=muted>nothing logged</span>'}</td><td>{spark}</td>"
-        f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span></td>'
-        f'<td class="number">{escape(summary.turns_text(job))}</td>'
-        f'<td class="number">{escape(seconds_text(job.sums.compute_seconds))}</td>'
-        f'<td class="number">{escape(bytes_text(size) + " a turn" if size else "–")}</td>'
-        f'<td class="number">{_memory(job.memory)}</td></tr>'
+        f'<td><span class="status {escape(job.status.split()[0])}">{escape(job.status)}</span>{_diverged(job)}</td>'
+        f'<td class="number" data-name="turns">{escape(summary.turns_text(job))}</td>'
+        f'<td class="number" data-name="computing">{escape(seconds_text(job.sums.compute_seconds))}</td>'
+        f'<td class="number" data-name="gradients">{escape(bytes_text(size) + " a turn" if size else "–")}</td>'
+        f'<td class="number" data-name="memory">{_memory(job.memory)}</td></tr>'
     )
+
+
+def _best(run: RunDigest, job: JobDigest) -> str:
+    if run.ranking is None or run.ranking.best != job.name:
+        return ""
+    return f' <span class="best" title="{escape(summary.best_text(run))}">best {escape(run.ranking.metric)}</span>'
 
 
 def _memory(held: Mapping[str, Any] | None) -> str:
@@ -206,12 +224,16 @@ def _memory(held: Mapping[str, Any] | None) -> str:
     return f'<span title="{escape(told)}">{escape(bytes_text(sum(parts.values())))}</span>'
 
 
+def _diverged(job: JobDigest) -> str:
+    return f'<div class="diverged">{escape(job.diverged)}</div>' if job.diverged else ""
+
+
 def _logged(one: Logged) -> str:
     before = f"{escape(value_text(one.first))} → " if one.count > 1 else ""
     baseline = (
         f' <span class="muted">baseline {escape(value_text(one.baseline))}</span>' if one.baseline is not None else ""
     )
-    after = escape(value_text(one.last))
+    after = escape(one.diverged or value_text(one.last))
     return f'<div><span class="metric">{escape(one.name)}</span> {before}<b>{after}</b>{baseline}</div>'
 
 
@@ -231,7 +253,7 @@ def _spark(curve: Curve, index: int) -> str:
 
 
 def _notes(run: RunDigest) -> str:
-    notes = list(run.notices)
+    notes = [text for text in [elsewhere_text(run), *run.notices] if text]
     if not run.complete:
         notes.insert(0, "This run has no results yet: it is still going, or it was killed. All figures are so far.")
     if not notes:
@@ -262,14 +284,15 @@ def _split(run: RunDigest) -> str:
     total = run.wall_shares()
     rows = [_bar("The whole run", total, _SPLIT_LABELS, run.wall_seconds, "total")]
     life = max(run.wall_seconds, 1e-9)
+    names = shortened([job.name for job in run.jobs], LONGEST_BAR_NAME)
     for index, job in enumerate(run.jobs):
         sums = job.sums
         lived = max(0.0, sums.end - (sums.begin or 0.0))
         hidden = max(0.0, sums.hidden_seconds - sums.overlap_seconds)
         exposed = max(0.0, sums.sync_seconds - sums.hidden_seconds)
-        spans = {"compute": sums.compute_seconds, "hidden": hidden, "exposed": exposed}
+        spans = {"startup": sums.startup_seconds, "compute": sums.compute_seconds, "hidden": hidden, "exposed": exposed}
         spans["idle"] = max(0.0, lived - sum(spans.values()))
-        rows.append(_bar(job.name, spans, _JOB_SPLIT_LABELS, life, f"job-{index}"))
+        rows.append(_bar(names[job.name], spans, _JOB_SPLIT_LABELS, life, f"job-{index}"))
     return "".join(rows)
 
 
@@ -299,12 +322,15 @@ def _bound(run: RunDigest) -> str:
     ]
     longest = guess.longest_job
     if longest is not None and len(run.jobs) > 1:
-        rows.append((f"{longest} alone", guess.alone_seconds[longest], "limit", "no job ends sooner than alone"))
+        name = shortened([longest], LONGEST_BAR_NAME - 6)[longest]
+        rows.append((f"{name} alone", guess.alone_seconds[longest], "limit", "no job ends sooner than alone"))
     rows.append(("bound", run.bound_seconds, "bound", "the least that these costs allow"))
     if run.predicted_seconds is not None:
         rows.append(("predicted", run.predicted_seconds, "predicted", summary.difference_text(run)))
     note = f"efficiency {run.efficiency:.2f} = bound / measured" if run.efficiency is not None else ""
-    rows.append(("measured", run.wall_seconds, "measured", note))
+    if run.startup_seconds > 0.02 * run.wall_seconds:
+        note += f"; without {seconds_text(run.startup_seconds)} in which jobs started up"
+    rows.append(("measured", run.training_seconds, "measured", note))
     if len(run.jobs) > 1:
         rows.append(("one after another", guess.one_after_another_seconds, "alone", "estimated"))
     full = max(seconds for _, seconds, _, _ in rows) or 1.0

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from motet.observe.digest import JobDigest, RunDigest, digest
-from motet.observe.text import count_text, listing_text, seconds_text, share_text, value_text
+from motet.observe.ranking import Mode
+from motet.observe.text import count_text, fitted, listing_text, seconds_text, share_text, value_text
+from motet.tracebacks import short_form
 
 
-def summary_text(run_dir: Path) -> str:
-    """Return the summary of the run in ``run_dir``; UsageError if it holds none."""
-    return summarise(digest(run_dir))
+def summary_text(run_dir: Path, width: int | None = None, metric: str | None = None, mode: Mode | None = None) -> str:
+    """Return the summary of the run in ``run_dir``, its table not wider than ``width``; UsageError if it holds none.
+
+    ``metric``, ``mode``: see `motet.observe.digest.digest`.
+    """
+    return summarise(digest(run_dir, metric=metric, mode=mode), width)
 
 
-def summarise(run: RunDigest) -> str:
+def summarise(run: RunDigest, width: int | None = None) -> str:
     """Return the summary of ``run``: a headline, what held it back, and a line a job."""
     word, why = run.bottleneck()
     lines = [headline(run), "", f"  bottleneck   {word}: {why}"]
@@ -24,13 +30,33 @@ def summarise(run: RunDigest) -> str:
         lines.append(f"  sync hidden  {share_text(run.hidden_share)} of the time that gradients travelled")
     if run.predicted_seconds is not None:
         lines.append(f"  predicted    {seconds_text(run.predicted_seconds)}, {difference_text(run)}")
-    lines += ["", *_table(run.jobs)]
+    if run.ranking is not None:
+        lines.append(f"  best         {best_text(run)}")
+    lines += ["", *_table(by_rank(run), width)]
     for job in run.jobs:
         if job.error:
-            last = job.error.strip().splitlines()[-1]
-            lines.append(f"  {job.name} failed: {last}")
+            lines.append(f"  {job.name} failed: {short_form(job.error)}")
+        if job.diverged:
+            lines.append(f"  {job.name} diverged: {job.diverged}")
     lines += [f"  note: {text}" for text in run.notices]
     return "\n".join(lines)
+
+
+def by_rank(run: RunDigest) -> list[JobDigest]:
+    """Return the jobs, the best one first where they can be compared."""
+    if run.ranking is None:
+        return list(run.jobs)
+    place = {name: index for index, name in enumerate(run.ranking.names)}
+    return sorted(run.jobs, key=lambda job: place[job.name])
+
+
+def best_text(run: RunDigest) -> str:
+    """Say which job did best, and by what."""
+    assert run.ranking is not None
+    best, metric = run.ranking.best, run.ranking.metric
+    compared = sum(math.isfinite(value) for value in run.ranking.values.values())
+    word = "lowest" if run.ranking.mode == "min" else "highest"
+    return f"{best} ({metric} {value_text(run.ranking.values[best])}, the {word} of {compared})"
 
 
 def headline(run: RunDigest) -> str:
@@ -82,11 +108,11 @@ def logged_text(job: JobDigest, most: int = 2) -> str:
     for one in job.logged[:most]:
         change = f"{value_text(one.first)} → " if one.count > 1 else ""
         baseline = f" (baseline {value_text(one.baseline)})" if one.baseline is not None else ""
-        texts.append(f"{one.name} {change}{value_text(one.last)}{baseline}")
+        texts.append(f"{one.name} {change}{one.diverged or value_text(one.last)}{baseline}")
     return ", ".join(texts)
 
 
-def _table(jobs: Sequence[JobDigest]) -> list[str]:
+def _table(jobs: Sequence[JobDigest], width: int | None) -> list[str]:
     rows = [("job", "status", "turns", "compute", "sync", "hidden", "how well, before → after")]
     for job in jobs:
         sums = job.sums
@@ -102,11 +128,6 @@ def _table(jobs: Sequence[JobDigest]) -> list[str]:
                 logged_text(job) or (f"result {job.result}" if job.result else job.said or ""),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if 2 <= i <= 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines
+    inner = None if width is None else width - 2
+    lines = fitted(rows, left={0, 1, 6}, flexible=6, spare=(4, 5, 3, 6), width=inner)
+    return ["  " + line for line in lines]

@@ -28,6 +28,7 @@ from motet.events import (
     TurnEnded,
 )
 from motet.observe.account import Account
+from motet.run_dir import opener
 
 FORMAT_VERSION = 1
 BLOCK_TURNS = 64
@@ -124,7 +125,8 @@ class TraceRecorder:
         data = {**self._account.to_json(), "thinned": self._part.thinned(), "ended": ended}
         path = sums_path(self._part.path)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(data))
+        with open(partial, "w", encoding="utf-8", opener=opener) as file:
+            file.write(json.dumps(data))
         os.replace(partial, path)
 
 
@@ -144,7 +146,7 @@ class _Part:
         self._first_turn_thinned: int | None = None
         self._rest_begin = 0  # where in the file the thinned rest begins
         self._size = 0
-        self._file: IO[bytes] = path.open("w+b", buffering=0)
+        self._file: IO[bytes] = open(path, "w+b", buffering=0, opener=opener)  # noqa: SIM115 - closed by `close`
         header = {
             "format_version": FORMAT_VERSION,
             "worker": event.worker,

@@ -7,19 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from motet.bound import Work, bound_seconds, efficiency
 from motet.gradients.journey import Turnaround
 from motet.results import JobResult, Results, Status
 
 
 @dataclass
 class Ledger:
-    """One job's sums. ``link_seconds`` is its share of the network's busy time (`motet.clocks.Link`)."""
+    """One job's sums. ``link_seconds`` is its share of the network's busy time (`motet.clocks.Link`).
+
+    ``covered_seconds``: for how long its own backward passes would have covered it, had nothing queued before it.
+    """
 
     num_turns: int = 0
     compute_seconds: float = 0.0
     sync_seconds: float = 0.0
     hidden_seconds: float = 0.0
     link_seconds: float = 0.0
+    covered_seconds: float = 0.0
+    startup_seconds: float = 0.0
     num_bytes: int = 0
 
 
@@ -30,12 +36,13 @@ class Accounts:
         self.ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
         self.finished: dict[str, JobResult] = {}
 
-    def computed(self, job: str, seconds: float) -> None:
-        """Note that a job computed."""
+    def computed(self, job: str, seconds: float, startup_seconds: float = 0.0) -> None:
+        """Note that a job computed, after it had started up: that is no computing, and no order makes it shorter."""
         self.ledgers[job].compute_seconds += seconds
+        self.ledgers[job].startup_seconds += startup_seconds
 
-    def synced(self, job: str, figures: Turnaround) -> float:
-        """Note a turn's synchronization; return how many seconds of it were hidden."""
+    def synced(self, job: str, figures: Turnaround, turn_end: float | None = None) -> float:
+        """Note a turn's synchronization; return how many seconds of it were hidden. ``turn_end``: of this turn."""
         ledger = self.ledgers[job]
         travel = figures.completed - figures.launched
         hidden = min(max(figures.hidden_seconds, 0.0), travel)
@@ -43,6 +50,8 @@ class Accounts:
         ledger.sync_seconds += travel
         ledger.hidden_seconds += hidden
         ledger.link_seconds += figures.link_seconds
+        if turn_end is not None and figures.launches:
+            ledger.covered_seconds += min(max(turn_end - figures.launches[0][0], 0.0), travel)
         ledger.num_bytes += figures.num_bytes
         return hidden
 
@@ -54,6 +63,7 @@ class Accounts:
         result: Any,
         error: str | None,
         memory: Mapping[str, Any] | None = None,
+        nonfinite: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         """Note what came of a job."""
         ledger = self.ledgers[job]
@@ -66,21 +76,22 @@ class Accounts:
             result=result,
             error=error,
             memory=memory,
+            startup_seconds=ledger.startup_seconds,
+            nonfinite=nonfinite,
         )
 
     def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:
-        """Return what came of the run; the bound is that of the design, section 6, from this run's own costs."""
+        """Return what came of the run; the bound follows from this run's own costs (`motet.bound`)."""
         ledgers = [self.ledgers[name] for name in self.finished]
-        bound = max(
-            sum(ledger.compute_seconds for ledger in ledgers),
-            sum(ledger.link_seconds for ledger in ledgers),
-            0.0,
-        )
+        works = [Work(ledger.compute_seconds, ledger.link_seconds, ledger.covered_seconds) for ledger in ledgers]
+        bound = bound_seconds(works)
+        startup = sum(ledger.startup_seconds for ledger in ledgers)
         return Results(
             jobs={name: self.finished[name] for name in names if name in self.finished},
             num_workers=num_workers,
             wall_seconds=wall_seconds,
             bound_seconds=bound,
-            efficiency=min(1.0, bound / wall_seconds) if wall_seconds > 0 else None,
+            efficiency=efficiency(bound, wall_seconds - startup),
+            startup_seconds=startup,
             notices=notices,
         )

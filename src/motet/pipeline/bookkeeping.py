@@ -56,6 +56,8 @@ class Bookkeeping:
         self._observe = observe
         self._sums = DeviceSums()
         self._journal = Journal(self.clock, lambda moment: wait_device(lambda: self.clock.arrived(moment)))
+        self._training: set[str] = set()  # jobs that have come to a backward
+        self._turn_ends: dict[str, float] = {}
         self._given_up: dict[str, tuple[float, float]] = {}  # computing and busy seconds of turns given up
 
     def turn_begins(self) -> Begun:
@@ -70,10 +72,26 @@ class Bookkeeping:
         return Over(begun.begin, end, waited, self.link.busy_seconds(end.recorded) - begun.busy_seconds)
 
     def turn_ended(
-        self, slot: int, job: str, turn: int, over: Over, *, synchronizing: bool, ended: bool, travels: Sequence[Travel]
+        self,
+        slot: int,
+        job: str,
+        turn: int,
+        over: Over,
+        *,
+        synchronizing: bool,
+        ended: bool,
+        travels: Sequence[Travel],
+        first: Moment | None = None,
     ) -> None:
-        """Note what came of it: its gradients travel, or the job has ended, or it has only given up its turn."""
+        """Note what came of it: its gradients travel, or the job has ended, or it has only given up its turn.
+
+        Until the job's ``first`` backward begins it starts up: imports, building, its first forward. A job that ends
+        without any has computed all the time.
+        """
         self._sums.travels.extend(travels)
+        starts = job not in self._training and not ((ended or synchronizing) and first is None)
+        if first is not None:
+            self._training.add(job)
 
         def tell() -> None:
             begin, end = seconds_of(over.begin), seconds_of(over.end)
@@ -81,17 +99,36 @@ class Bookkeeping:
             if self.clock.on_device:
                 waited = self._sums.waited_seconds(begin, end)
                 busy = self._sums.busy_seconds(begin, end, self.clock)
-            self._accounts.computed(job, end - begin - waited)
+            startup = 0.0
+            if starts:
+                until = end if first is None else seconds_of(first)
+                startup = min(max(until - begin, 0.0), max(end - begin - waited, 0.0))
+            computed = end - begin - waited - startup
+            self._accounts.computed(job, computed, startup)
+            self._turn_ends[job] = end
             # What came before the turn was given up belongs to it as well.
             earlier = self._given_up.pop(job, (0.0, 0.0))
-            seconds, busy = earlier[0] + end - begin - waited, earlier[1] + busy
+            seconds, busy = earlier[0] + computed, earlier[1] + busy
             if synchronizing:
                 self._planning.computed(job, end - seconds, seconds, busy)
             elif not ended:
                 self._given_up[job] = seconds, busy
-            self._observe(TurnEnded(time=end, job=job, turn=turn, begin=begin, synchronizing=synchronizing))
+            self._observe(
+                TurnEnded(
+                    time=end,
+                    job=job,
+                    turn=turn,
+                    begin=begin,
+                    synchronizing=synchronizing,
+                    waited_seconds=waited,
+                    startup_seconds=startup,
+                )
+            )
 
-        self._journal.note(slot, (over.begin, over.end), tell)
+        moments = [over.begin, over.end]
+        if starts and first is not None:
+            moments.append(first)
+        self._journal.note(slot, moments, tell)
 
     def wait_begins(self) -> Moment:
         """Note that nothing is computed until gradients have landed."""
@@ -110,7 +147,7 @@ class Bookkeeping:
         def tell() -> None:
             if figures.travels:
                 self._in_device_time(figures, seconds_of(wait_begin))
-            hidden = self._accounts.synced(job, figures)
+            hidden = self._accounts.synced(job, figures, self._turn_ends.get(job))
             travel = figures.completed - figures.launched
             self._planning.synced(job, Sync(travel, figures.link_seconds, figures.num_bytes, tuple(figures.launches)))
             self._observe(
@@ -125,6 +162,7 @@ class Bookkeeping:
                     num_bytes=figures.num_bytes,
                     num_collectives=figures.num_collectives,
                     ready=figures.launches[0][0],
+                    link_seconds=figures.link_seconds,
                 )
             )
 

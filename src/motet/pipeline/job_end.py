@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.saving import Safety
+from motet.tracebacks import short_form
 from motet.turns import Outcome, RunningJob
 from motet.workers import Workers
 from motet.workers.agreement import STOP, Agreements, Ended
@@ -68,7 +70,30 @@ def agree_on_end(
         watch.take_back_failure()
         safety.take_back(job.name)
     if outcome.status == "failed" and agreements.stop >= STOP:
-        last = str(outcome.error).rstrip().rpartition("\n")[2]
-        notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({last}).")
+        met = short_form(outcome.error or "")
+        notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({met}).")
         job.outcome = outcome = Outcome("stopped")
     return outcome
+
+
+def failed_text(job: RunningJob) -> str:
+    """Say that ``job`` has failed, in short: its own stderr and its log have the traceback."""
+    assert job.outcome is not None
+    why = short_form(job.outcome.error or "")
+    return f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on: {why}"
+
+
+def leave_traces(error: BaseException, workers: Workers) -> None:
+    """Note in ``error``, which ends the run, how far jobs were, and let the other workers know of it."""
+    watch = workers.watch
+    if isinstance(error, WorkerFailedError):  # the one who failed has told
+        error.turns = dict(watch.launched)
+    elif isinstance(error, GangError):
+        error.turns = dict(watch.launched)
+        watch.tell_failure(f"worker {workers.worker}: {error}")
+    else:
+        told = f"worker {workers.worker}, {watch.whereabouts()}: {type(error).__name__}: {error}"
+        watch.tell_failure(told)
+        with contextlib.suppress(Exception):  # not every class of errors takes attributes
+            error.add_note(told)
+            error.turns = dict(watch.launched)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from motet.events import Event, JobStarted, MetricsLogged, ParametersSet
 from motet.handle import JobHandle
+from motet.nonfinite import Watch
 from motet.turns import RunningJob, Turns
 
 
@@ -24,11 +25,13 @@ class JobRequests:
         live: Mapping[str, RunningJob],
         observe: Callable[[Event], None],
         notice: Callable[[str, str], None],
+        finite: Watch,
     ) -> None:
         self._turns = turns
         self._live = live
         self._observe = observe
         self._notice = notice
+        self._finite = finite
 
     def handle_of(self, name: str, job_dir: Path | None) -> JobHandle:
         """Return the handle for the loop of the job ``name``."""
@@ -44,6 +47,7 @@ class JobRequests:
     def _log(self, name: str, values: dict[str, float]) -> None:
         if (job := self._running(name)) is not None:
             self._observe(MetricsLogged(time=time.perf_counter(), job=name, turn=job.turn, values=values))
+            self._finite.logged(name, job.turn, values)
 
     def _expect(self, name: str, turns: int) -> None:
         if (job := self._running(name)) is not None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from motet.buffers import BufferSync
-from motet.errors import GangError, WorkerFailedError
+from motet.errors import GangError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
 from motet.gradients.aggregation import Aggregation
@@ -25,12 +25,12 @@ from motet.job_seams import JobSeams
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
 from motet.memory.housing import AtOnce, Housing, OffloadWhat
-from motet.nonfinite import answer_to
+from motet.nonfinite import Watch, answer_to
 from motet.order import Cursor
 from motet.pipeline.accounts import Accounts
 from motet.pipeline.audience import Audience
 from motet.pipeline.bookkeeping import Bookkeeping
-from motet.pipeline.job_end import BYPASSES, NO_DDP, STARTS_AGAIN, agree_on_end
+from motet.pipeline.job_end import BYPASSES, NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
 from motet.pipeline.job_requests import JobRequests
 from motet.pipeline.job_source import JobSource
 from motet.planning import Change, Planning
@@ -101,7 +101,8 @@ class Pipeline:
         )
         self._spec: Job | None = None  # the next job, for which there is no room yet
         self._live: dict[str, RunningJob] = {}
-        self._requests = JobRequests(self._turns, self._live, self._observe, self._notice_once)
+        self._finite = Watch(self._observe, self._notice_once)
+        self._requests = JobRequests(self._turns, self._live, self._observe, self._notice_once, self._finite)
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
         self._files = SameFiles(workers, self._safety.on_same_file, self._safety.run_dir, self._notice_once)
@@ -130,10 +131,7 @@ class Pipeline:
                 self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
             except BaseException as error:
                 self._watch.tell_left(f"worker {self._workers.worker} has left the run: {error}")
-                if isinstance(error, GangError):
-                    error.turns = dict(self._watch.launched)
-                if not isinstance(error, WorkerFailedError):  # then the one who failed has told
-                    self._watch.tell_failure(f"worker {self._workers.worker}: {error}")
+                leave_traces(error, self._workers)
                 raise
             finally:
                 self._queue.close()
@@ -247,7 +245,7 @@ class Pipeline:
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         on_nan = self._safety.on_nan
-        models = [] if on_nan == "ignore" else self._seams.models_of(job.gradients.models_in_flight())
+        models = self._seams.models_of(job.gradients.models_in_flight())
         with job.gradients.on_stream():
             wait_begin = self._books.wait_begins()
         figures = job.gradients.wait_landed(self._waiter(job.name, job.num_synced))
@@ -256,7 +254,8 @@ class Pipeline:
         with job.gradients.on_stream():
             self._books.landed(self._slot, job.name, job.num_synced, wait_begin, figures)
         to_raise: BaseException | None = figures.error  # raised where plain DDP raises it, inside backward()
-        if models and to_raise is None:
+        self._finite.landed(job.name, job.num_synced, models)
+        if on_nan != "ignore" and to_raise is None:
             to_raise = answer_to(on_nan, job.name, job.num_synced, models)
         if to_raise is not None:
             if self._turns.current is not None:
@@ -307,9 +306,9 @@ class Pipeline:
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         elif not ended:
             self._agreements.note(job.name, turn, -1)
-        travels = job.gradients.travels if synchronizing else ()
+        travels, first = job.gradients.travels if synchronizing else (), job.gradients.first_backward
         self._books.turn_ended(
-            self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels
+            self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, travels=travels, first=first
         )
         with job.gradients.on_stream():
             self._housing.after_turn(job, self._next, self._live)
@@ -335,11 +334,10 @@ class Pipeline:
         if outcome.status == "finished" and job.gradients.num_ddp == 0:
             self._notice_once(job.name, NO_DDP)
         if outcome.error is not None:
-            self._tell(f"job '{job.name}' failed in turn {job.turn} on all workers, the others go on:\n{outcome.error}")
+            self._tell(failed_text(job))
         self._books.flush()
-        self._accounts.ended(
-            job.name, outcome.status, job.num_synced, outcome.result, outcome.error, self._housing.of(job.name)
-        )
+        held, nonfinite = self._housing.of(job.name), self._finite.ended(job.name)
+        self._accounts.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error, held, nonfinite)
         result = self._accounts.finished[job.name]
         self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))
         self._source.job_ended(job.name, result)

@@ -20,16 +20,24 @@ def turns_expected(frame: FrameType | None) -> int | None:
     None where no trainer is found, or where it does not know: an endless training, optimization by hand. A training
     may end sooner (early stopping).
     """
-    readers = {file: reader for name, reader in _READERS.items() if (file := _file_of(name[0])) is not None}
-    names = {(_file_of(module), function) for module, function in _READERS}
+    kind, owner = owner_on_stack(frame)
+    return None if owner is None else _whole(_READERS[kind], owner)
+
+
+def owner_on_stack(frame: FrameType | None) -> tuple[str, Any]:
+    """Return the framework whose training is on the stack, and what owns it there: Lightning's fit loop, a trainer.
+
+    ``('', None)`` where there is none.
+    """
+    kinds = {(file, function): kind for (module, function), kind in _OWNERS.items() if (file := _file_of(module))}
     for _ in range(_MOST_FRAMES):
-        if frame is None or not readers:
-            return None
+        if frame is None or not kinds:
+            break
         code = frame.f_code
-        if (code.co_filename, code.co_name) in names:
-            return _whole(readers[code.co_filename], frame.f_locals.get("self"))
+        if (code.co_filename, code.co_name) in kinds:
+            return kinds[code.co_filename, code.co_name], frame.f_locals.get("self")
         frame = frame.f_back
-    return None
+    return "", None
 
 
 def _file_of(module: str) -> str | None:
@@ -58,8 +66,9 @@ def _of_transformers(trainer: Any) -> Any:
 
 
 # Functions with few local variables: reading those of a frame keeps them alive until it returns.
-_READERS: dict[tuple[str, str], Callable[[Any], Any]] = {
-    ("lightning.pytorch.loops.fit_loop", "advance"): _of_lightning,
-    ("pytorch_lightning.loops.fit_loop", "advance"): _of_lightning,
-    ("transformers.trainer", "train"): _of_transformers,
+_OWNERS = {
+    ("lightning.pytorch.loops.fit_loop", "advance"): "lightning",
+    ("pytorch_lightning.loops.fit_loop", "advance"): "lightning",
+    ("transformers.trainer", "train"): "transformers",
 }
+_READERS: dict[str, Callable[[Any], Any]] = {"lightning": _of_lightning, "transformers": _of_transformers}

@@ -7,7 +7,10 @@ or when the job has ended. What Python programs keep in globals changes with the
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import os
+import sys
 import threading
 import traceback
 import weakref
@@ -23,7 +26,8 @@ from motet import handle, isolation
 from motet.errors import GangError
 from motet.gradients import JobGradients
 from motet.handle import JobHandle, JobPruned
-from motet.jobs import Script
+from motet.jobs import JobExit, Script
+from motet.turns.reported import Reported
 
 
 class JobStopped(BaseException):
@@ -59,6 +63,7 @@ class RunningJob:
         self.name = name
         self.gradients = gradients
         self.handle = job
+        self.reported = Reported(job.tell_log, lambda: job.logs_itself)
         self.num_synced = 0
         self.num_turns: int | None = None  # how many it will be, if the job has said
         self.outcome: Outcome | None = None
@@ -83,17 +88,22 @@ class RunningJob:
         try:
             self.prepare()
             result = self._result()
+            self.reported.flush()
             self.before_end()
             self.outcome = Outcome("finished", result=result)
         except JobStopped as stopped:
             self.outcome = stopped.outcome()
+            _print_error(self.outcome.error)
         except JobPruned:
             self.outcome = Outcome("pruned")
         except GangError:
             raise  # in the pipeline: it is the run that has ended, not this job
         except BaseException as error:
             # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
+            if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
+                error = error.__cause__
             self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
+            _print_error(self.outcome.error)
         finally:
             self._call = _ended
             isolation.end_runs(not_ours, failed=self.outcome is None or self.outcome.status == "failed")
@@ -112,6 +122,9 @@ class RunningJob:
         self.outcome, self.greenlet, self.saved = outcome or Outcome("stopped"), None, None
 
 
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+# What stands between a job's own first line and the pipeline.
+_OURS = tuple(os.path.join(_PACKAGE, part) for part in ("turns", "jobs", "job_seams.py"))
 _never_resumed: list[greenlet | None] = []
 
 
@@ -122,9 +135,24 @@ def _ended() -> None:
 def _tell(error: BaseException) -> str:
     """Return the traceback from the job's own first line on; our frames above it help nobody."""
     entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_code.co_filename == __file__ and entry.tb_next is not None:
+    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_OURS) and entry.tb_next is not None:
         entry = entry.tb_next
-    return "".join(traceback.format_exception(type(error), error, entry))
+    if not isinstance(error, SystemExit):
+        return "".join(traceback.format_exception(type(error), error, entry))
+    told = str(error.code)
+    if isinstance(error.code, int):  # then the reason was printed: argparse and others exit so
+        said = getattr(sys.stderr, "last_line", "")
+        told = f"exit status {int(error.code)}" + (f"; last on stderr: {said}" if said else "")
+    lines = ["Traceback (most recent call last):\n", *traceback.format_tb(entry)]
+    return "".join([*lines, f"SystemExit: {told}\n"])
+
+
+def _print_error(text: str | None) -> None:
+    """Print what ended the job on its stderr, as Python does at the end of a program: it goes to the log, too."""
+    if text is None:
+        return
+    with contextlib.suppress(Exception):  # a script may have put anything there
+        sys.stderr.write(text.rstrip() + "\n")
 
 
 class Turns:

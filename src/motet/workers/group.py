@@ -86,7 +86,7 @@ class Workers:
 
     def leave(self, *, orderly: bool = True) -> None:
         """Give back all groups. After an error (``orderly=False``) nothing is waited for."""
-        self.watch.close()
+        self.watch.close(done=orderly)
         if not orderly:
             return
         for group in (*self._lanes, self._control):

@@ -28,6 +28,7 @@ from typing import TypeVar
 from torch._C._distributed_c10d import Store
 
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
+from motet.run_dir import opener
 from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
 from motet.workers.stack import told_briefly
 
@@ -108,7 +109,8 @@ class Watch:
     def write_down_in(self, path: Path) -> None:
         """From now on keep the position in a small file, which the launcher reads if this process is killed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\n" * STATE_BYTES)
+        with open(path, "wb", opener=opener) as empty:
+            empty.write(b"\n" * STATE_BYTES)
         with path.open("r+b") as file:
             self._state = mmap.mmap(file.fileno(), STATE_BYTES)
 
@@ -116,6 +118,13 @@ class Watch:
         """Note what the main thread does from now on."""
         self._job, self._turn, self._phase, self._item = job, turn, phase, None
         self._moved()
+
+    def whereabouts(self) -> str:
+        """Say what the main thread does: ``in turn 9 of job 'a' (computing)``."""
+        if self._job is not None:
+            return f"in turn {self._turn} of job '{self._job}' ({self._phase})"
+        last = f"after turn {self._last[-1][1]} of job '{self._last[-1][0]}', " if self._last else ""
+        return f"{last}{self._phase}"
 
     @contextlib.contextmanager
     def waiting_for(self, item: Item) -> Iterator[None]:
@@ -361,9 +370,10 @@ class Watch:
             faulthandler.dump_traceback()
         os._exit(EXIT_STATUS)
 
-    def close(self) -> None:
+    def close(self, *, done: bool = True) -> None:
         """End the thread; the state file keeps the last line."""
-        self.at("done")
+        if done:  # otherwise the state tells what it was doing
+            self.at("done")
         self._closing.set()
         for thread in self._threads:
             thread.join(timeout=STORE_SECONDS + 1.0)

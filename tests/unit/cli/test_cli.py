@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from motet.cli import COMMANDS, main
-from motet.cli.run import parse
+from motet.cli.run import _how_to_go_on, parse, specs_of
 from motet.cli.table import results_table
 from motet.errors import UsageError
 from motet.launcher.launch import launch
-from motet.launcher.options import torchrun_options
 from motet.launcher.outcome import exit_status
+from motet.launcher.torchrun_options import torchrun_options
 from motet.results import JobResult, Results, Status
+from motet.run_dir import RunDir
 
 
 @pytest.fixture(autouse=True)
@@ -140,23 +141,28 @@ def test_exit_status(statuses: list[Status], expected: int) -> None:
     assert exit_status(Results(jobs, 1, 1.0)) == expected
 
 
+FAILED = 'Traceback (most recent call last):\n  File "a.py", line 7, in f\nValueError: no such\nlayer: 3\n'
+
+
 def test_the_table() -> None:
     jobs = {
         "gpt": job(result={"bits_per_byte": 2.345678, "steps": 40}),
-        "a-long-name": job("failed", error="Traceback\n...\nValueError: no such\nlayer: 3"),
+        "a-long-name": job("failed", error=FAILED),
         "tensor": job(result={"repr": "tensor(1.)", "file": "jobs/tensor/result.pt"}),
         "shown": job(result={"metric": "accuracy", "before": 0.0833333, "after": 0.99444}),
         "nothing": job(sync_seconds=0.0, hidden_seconds=0.0),
     }
-    table = results_table(Results(jobs, num_workers=2, wall_seconds=12.34, efficiency=0.974)).splitlines()
+    results = Results(jobs, num_workers=2, wall_seconds=12.34, efficiency=0.974)
+    table = results_table(results, lambda name: f"log of {name}").splitlines()
     assert table == [
         "job          status    turns  result                         compute   sync       hidden",
         "gpt          finished      5  bits_per_byte 2.346, steps 40    3.1 s  2.0 s  1.5 s (75%)",
-        "a-long-name  failed        5  layer: 3                         3.1 s  2.0 s  1.5 s (75%)",
+        "a-long-name  failed        5  a.py:7: ValueError: no such      3.1 s  2.0 s  1.5 s (75%)",
         "tensor       finished      5  jobs/tensor/result.pt            3.1 s  2.0 s  1.5 s (75%)",
         "shown        finished      5  accuracy 0.08333 -> 0.9944       3.1 s  2.0 s  1.5 s (75%)",
         "nothing      finished      5  -                                3.1 s  0.0 s        0.0 s",
         "2 workers, 12.3 s, efficiency 0.97",
+        "a-long-name failed: a.py:7: ValueError: no such (all of it: log of a-long-name)",
     ]
 
 
@@ -176,3 +182,36 @@ def test_launch_refuses_before_it_starts_anything(place: Path, monkeypatch: pyte
     with pytest.raises(UsageError, match="inside a worker"):
         launch({"a": print})
     assert not (place / "runs").exists()
+
+
+def test_results_are_a_mapping() -> None:
+    results = Results({"a": job(), "b": job("failed")}, num_workers=2, wall_seconds=1.0)
+    assert list(results) == ["a", "b"]
+    assert len(results) == 2
+    assert "b" in results
+    assert [(name, one.status) for name, one in results.items()] == [("a", "finished"), ("b", "failed")]
+    assert results.get("c") is None
+
+
+def test_what_resume_would_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    jobs = [{"name": "a", "kind": "script"}, {"name": "b", "kind": "script"}]
+    run_dir = RunDir.create("my run", {"jobs": jobs})
+    stopped = Results({"a": job("stopped"), "b": job("stopped")}, 2, 1.0)
+    told = _how_to_go_on(run_dir, stopped)
+    assert told == "motet: no job has saved a checkpoint: motet resume 'my run' would begin a, b anew\n"
+    (run_dir.checkpoints_dir / "a" / "turn-00000040").mkdir(parents=True)
+    assert _how_to_go_on(run_dir, stopped) == "motet: to go on: motet resume 'my run' (a after turn 40, b anew)\n"
+    assert _how_to_go_on(run_dir, Results({"a": job(), "b": job("failed")}, 2, 1.0)) == ""
+    python = RunDir.create("python", {"jobs": [{"name": "a", "kind": "python"}]})
+    assert _how_to_go_on(python, stopped) == "", "no command can go on with what a program defines"
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "train.py").touch()
+    (tmp_path / "jobs.yaml").write_text("jobs: {a: {script: ~/train.py}}")
+    options = parse(["~/jobs.yaml", "--run-dir=~/out"])
+    assert [spec.target for spec in specs_of(options)] == [str(tmp_path / "train.py")]
+    assert RunDir.create("~/runs", {}).path == RunDir.open("~/runs").path == tmp_path / "runs"
+    assert options.run_dir == str(tmp_path / "out")

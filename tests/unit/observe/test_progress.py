@@ -123,7 +123,7 @@ def test_the_last_frame_stays_and_tells_how_jobs_ended() -> None:
     lines = Screen(text).lines
     failed = next(line for line in lines if "lr0.0001-width64" in line and "17/120" in line)
     assert "failed" in failed
-    assert "motet: lr0.0001-width64 failed after 17 turns: ValueError: loss is <nan>" in lines
+    assert "motet: lr0.0001-width64 failed after 17 turns: train.py:41: ValueError: loss is <nan>" in lines
 
 
 def test_drawing_is_limited() -> None:
@@ -153,7 +153,7 @@ def test_plain_lines_of_many_jobs_are_short() -> None:
 def test_quiet_says_only_what_went_wrong() -> None:
     lines = show(streams(sixteen())[0], quiet=True, live=True).splitlines()
     assert lines == [
-        "motet: lr0.0001-width64 failed after 17 turns: ValueError: loss is <nan>",
+        "motet: lr0.0001-width64 failed after 17 turns: train.py:41: ValueError: loss is <nan>",
         "motet: metrics of worker 1 were not recorded",
     ]
 

@@ -67,7 +67,7 @@ def built(run_dir: Path) -> tuple[str, Page]:
 def test_the_first_screen_answers(tmp_path: Path) -> None:
     _, page = built(synthetic.record(tmp_path, THREE, prediction={"wall_seconds": 27.5}))
     text = " ".join(page.text.split())
-    assert "3 models trained at once on 2 workers" in text
+    assert "3 models trained on 2 workers, all at once" in text
     first = text[: text.index("Who computed when")]
     assert re.search(r"Took 24\.\d s All 3 jobs finished", first)
     assert re.search(r"Time saved ≈ 1\d\.\d s 1\.\d\d times as fast as one after another", first)

@@ -27,7 +27,7 @@ def test_summary_answers_the_first_questions(tmp_path: Path) -> None:
 
 def test_failures_are_named(tmp_path: Path) -> None:
     text = summary_text(synthetic.record(tmp_path, sixteen()))
-    assert "  lr0.0001-width64 failed: ValueError: loss is <nan>" in text
+    assert "  lr0.0001-width64 failed: train.py:41: ValueError: loss is <nan>" in text
     assert "note: metrics of worker 1 were not recorded" in text
 
 

@@ -9,6 +9,8 @@
   const dropped = new Set();
   let pointer = null;
   for (const [index, curve] of run.curves.entries()) metric.add(new Option(curve.name, index));
+  /* Where a job diverges, only a logarithmic axis shows the others as well. */
+  byId("log-scale").checked = Boolean(run.logarithmic) && run.curves[0].series.every((one) => one.points.every((point) => point[2] === null || point[2] > 0));
 
   /* Return what to draw: per job its points as {x, y, smooth}. */
   function series() {

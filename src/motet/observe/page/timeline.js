@@ -251,8 +251,12 @@
 
   function clipped(context, text, room) {
     if (context.measureText(text).width <= room) return text;
-    while (text && context.measureText(text + "…").width > room) text = text.slice(0, -1);
-    return text ? text + "…" : "";
+    /* The middle goes: names of a sweep begin alike and differ at their ends. */
+    for (let most = text.length - 1; most > 1; most--) {
+      const head = most < 18 ? 0 : Math.floor((most - 1) / 3), cut = text.slice(0, head) + "…" + text.slice(text.length - (most - 1 - head));
+      if (context.measureText(cut).width <= room) return cut;
+    }
+    return "";
   }
 
   let asked = false;

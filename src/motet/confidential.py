@@ -1,0 +1,73 @@
+"""What looks like a password or a token: it stays out of names and of the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+_SECRET = {
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "secrets",
+    "credential",
+    "credentials",
+    "apikey",
+    "auth",
+}
+_KEYS_OF = {"api", "access", "secret", "private", "auth", "wandb", "license"}  # so and so-key
+# Tokens of a tokenizer, not of a service.
+_TEXT = {"pad", "eos", "bos", "mask", "unk", "sep", "cls", "special", "image", "stop", "start", "end", "next", "per"}
+_VALUE = re.compile(
+    r"(?:hf_|sk-(?!learn)|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|AIza|eyJ)[\w-]{4,}|[^/\s]+://[^/\s:@]*:[^/\s@]+@"
+)
+_FLAG = re.compile(r"--?[^\W\d][^=]*")
+
+
+def is_secret(key: str, value: object = "") -> bool:
+    """Tell whether an option of this name, or a value like this one, is to be kept to oneself."""
+    words = [word.lower() for word in _WORDS.findall(key)]
+    if words and (_SECRET & set(words)):
+        return True
+    if words and words[-1] == "token" and (len(words) < 2 or words[-2] not in _TEXT):
+        return True
+    if words and words[-1] == "key" and len(words) > 1 and words[-2] in _KEYS_OF:
+        return True
+    return isinstance(value, str) and _VALUE.match(value) is not None
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """Return ``value``, made of what JSON knows, with every secret in it replaced."""
+    if isinstance(value, Mapping):
+        return {name: masked(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return masked_words(value)
+    if isinstance(value, str) and " " in value:  # arguments in one text
+        return " ".join(masked_words(value.split(" ")))
+    return HIDDEN if value not in (None, "", True, False) and is_secret(key, value) else value
+
+
+def masked_words(words: Iterable[Any]) -> list[Any]:
+    """Return the words of a command with the values of its secret options, and what else looks like one, replaced."""
+    found: list[Any] = []
+    hide = False
+    for word in words:
+        if not isinstance(word, str):
+            found.append(masked(word))
+            continue
+        flag, equals, value = word.partition("=")
+        is_flag = _FLAG.fullmatch(flag) is not None
+        if is_flag and equals and (" " in value or is_secret(flag, value)):
+            found.append(f"{flag}={HIDDEN}" if is_secret(flag, value) else f"{flag}={masked(value)}")
+        elif not is_flag and hide:
+            found.append(HIDDEN)
+        else:
+            found.append(masked(word))
+        hide = is_flag and not equals and is_secret(flag)
+    return found
