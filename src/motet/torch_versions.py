@@ -124,6 +124,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.autograd.profiler:_prepare_profiler",
         "torch.autograd.profiler_legacy:_disable_profiler_legacy",
         "torch.autograd.profiler_legacy:_enable_profiler_legacy",
+        "torch._C:PyTorchFileWriter",
+        "torch.jit:_script.RecursiveScriptModule.save",
         "torch.distributed.algorithms.join:Join",
         "torch.utils.data:_utils.signal_handling._error_if_any_worker_fails",
         "torch.utils.data:_utils.signal_handling._set_worker_signal_handlers",
@@ -208,6 +210,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.serialization:set_crc32_options",
         "torch.utils.serialization.config:save.storage_alignment",
     ),
+    "same_files/hook": ("threading:_active",),
     "isolation/torch_flags": (
         f"{_DDP}._active_ddp_module",
         "torch:_GLOBAL_DEVICE_CONTEXT",

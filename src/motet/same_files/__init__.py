@@ -9,4 +9,4 @@ from __future__ import annotations
 
 from motet.same_files.watch import OnSameFile, SameFiles, about_to_start, about_to_write, aside, check_on_same_file
 
-__all__ = ["OnSameFile", "SameFiles", "about_to_write", "aside", "check_on_same_file"]
+__all__ = ["OnSameFile", "SameFiles", "about_to_start", "about_to_write", "aside", "check_on_same_file"]

@@ -106,7 +106,7 @@ class FileEvents:
         return None if thread is None else self._threads.get(thread)
 
     def about_to_start(self, thread: threading.Thread) -> None:
-        """Take note of who starts a thread: there is an audit event for it from Python 3.13 on, and before that none."""
+        """Take note of who starts a thread: before Python 3.13 no audit event tells."""
         if (job := self.job()) is not None:
             self._threads[thread] = job
 
