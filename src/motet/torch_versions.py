@@ -281,6 +281,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     ),
     "cli/run": ("argparse:ArgumentParser._add_action",),
     "launcher/workers": ("torch.distributed.launcher.api:LaunchConfig.__init__(signals_to_handle)",),
+    "launcher/torchrun_options": ("argparse:ArgumentParser._actions", "torch.distributed.run:get_args_parser"),
     "launcher/options": (
         "argparse:ArgumentParser._actions",
         f"{_AGENT}.api:WorkerSpec.__init__(duplicate_stderr_filters)",
@@ -292,7 +293,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
         f"{_ELASTIC}.rendezvous.utils:parse_rendezvous_endpoint",
         "torch.distributed.run:config_from_args",
         "torch.distributed.run:determine_local_world_size",
-        "torch.distributed.run:get_args_parser",
         "torch.distributed.run:parse_min_max_nnodes",
     ),
 }

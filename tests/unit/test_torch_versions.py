@@ -28,7 +28,7 @@ SOURCE = Path(motet.__file__).parent
 # What depends on packages that are optional, and asks for each of their names where it uses it.
 OTHERS_INSIDE = ("integrations", "isolation/trackers.py", "isolation/frameworks.py")
 # Documented after all: `os._exit`. Read where it is written: `_sysconfigdata`, a module of Python's that demos read.
-NO_SECRETS = {"_cython_", "_exit", "_sysconfigdata", "_typeshed"}
+NO_SECRETS = {"_cython_", "_per_second", "_runtime", "_exit", "_sysconfigdata", "_typeshed"}
 OPTIONAL = {feature.path for feature in FEATURES}
 
 

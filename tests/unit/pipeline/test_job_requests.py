@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from motet.events import Event, MetricsLogged
+from motet.nonfinite import Watch
 from motet.pipeline.job_requests import JobRequests
 from motet.turns import JobStopped, RunningJob, Turns
 from motet.turns.process_seams import ProcessSeams
@@ -20,7 +21,9 @@ def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
     live: dict[str, Any] = {"a": SimpleNamespace(turn=4, num_turns=None)}
     events: list[Event] = []
     told: list[tuple[str, str]] = []
-    requests = JobRequests(SimpleNamespace(), live, events.append, lambda *words: told.append(words))  # type: ignore[arg-type]
+    turns: Any = SimpleNamespace()
+    finite = Watch(events.append, lambda *words: None)
+    requests = JobRequests(turns, live, events.append, lambda *words: told.append(words), finite)
     handle = requests.handle_of("a", None)
     handle.log(loss=1.0)
     assert [(type(event), event.turn) for event in events] == [(MetricsLogged, 4)]  # type: ignore[attr-defined]
@@ -44,7 +47,8 @@ def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
 )
 def test_a_job_that_is_ended_before_it_has_begun(thrown: BaseException, status: str, error: str | None) -> None:
     turns = Turns()
-    job = RunningJob("a", lambda: None, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    handle: Any = SimpleNamespace(tell_log=lambda values: None, logs_itself=False)
+    job = RunningJob("a", lambda: None, SimpleNamespace(), handle)  # type: ignore[arg-type]
     turns.admit(job)
     turns.take(job, throw=thrown)
     assert job.outcome is not None
