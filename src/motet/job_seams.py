@@ -68,7 +68,12 @@ class JobSeams(ProcessSeams):
         workers: Workers,
     ) -> None:
         super().__init__(turns, notice)
-        self._worlds = Worlds(workers, lambda: None if turns.current is None else turns.current.name)
+        self._worlds = Worlds(
+            workers,
+            lambda: None if turns.current is None else turns.current.name,
+            lambda: turns.current is not None and turns.current.gradients.depth > 0,
+        )
+        workers.watch.num_asked = lambda: self._worlds.num_asked
         self._buffers = buffers
         self._num_workers = workers.num_workers
         self._wait_in_place = wait_in_place

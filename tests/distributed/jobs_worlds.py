@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -213,3 +214,40 @@ def threads_in_another_order() -> dict[str, Any]:
         return value.tolist()
 
     return _results(run({"one": partial(job, "one", 1.0), "two": partial(job, "two", 100.0)}))
+
+
+def asks_in_a_callback() -> float:
+    """A hook whose callback asks for the number of workers, on a thread of the process group, at whatever moment."""
+    seed_everything()
+    model = DDP(torch.nn.Linear(500, 500))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def hook(state, bucket):  # type: ignore[no-untyped-def]  # DDP wants types themselves, or none
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda future: future.value()[0] / dist.get_world_size())
+
+    model.register_comm_hook(None, hook)
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randn(4, 500)).sum().backward()
+        optimizer.step()
+    return model.module.weight.detach().sum().item()
+
+
+def asks_late() -> bool:
+    """A function that is on its way to its process group while others' gradients arrive."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < 0.5:
+        sum(range(1000))
+    return dist.is_initialized()
+
+
+def callbacks_beside_another_job() -> dict[str, Any]:
+    """Let one job's callbacks run in the turn of a job that has no group yet."""
+    return _results(run({"calls_back": asks_in_a_callback, "late": asks_late}))
+
+
+def runs_one_after_another() -> list[dict[str, Any]]:
+    """Run twice where the program has made no group: each run makes its own."""
+    return [_results(run({"one": asks_in_a_callback})) for _ in range(3)]

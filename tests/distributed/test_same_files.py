@@ -21,13 +21,14 @@ def test_whoever_writes_is_seen(gangs: Gangs, tmp_path: Path, kind: str) -> None
         pytest.skip(f"{NEEDED[kind]} is not installed")
     [result] = gangs(1).run(f"{JOBS}run_both", kind, str(tmp_path))
     assert result["statuses"] == {"first": "finished", "second": "finished"}
-    first, *_, last = [notice for notice in result["told"] if "starts a thread" not in notice]
+    told = [notice for notice in result["told"] if "starts a thread" not in notice]
+    first, last = told[0], told[-1]
     assert first.startswith("job 'second' ")
     assert "which job 'first' of this run has written" in first
     assert str(tmp_path) in first
     assert "--job-cwd" in first
     assert last.startswith("jobs 'first' and 'second' have written the same files")
-    assert len(result["told"]) == 2, "a pair is told once, and all files together at the end"
+    assert len(told) == 2, "a pair is told once, and all files together at the end"
 
 
 @pytest.mark.parametrize("kind", SHARED)

@@ -57,6 +57,20 @@ def test_same_weights_as_alone_in_worlds_of_their_own(
     assert gangs(num_workers).run(f"{JOBS}:model_in_a_world_of_its_own", name) == [[]] * num_workers
 
 
+def test_what_a_group_calls_back_makes_no_group_for_another_job() -> None:
+    with Gang(2, joined=False, timeout_seconds=60) as gang:
+        found = gang.run(f"{JOBS}:callbacks_beside_another_job")
+    assert [worker["late"] for worker in found] == [False, False]
+    assert found[0]["calls_back"] == found[1]["calls_back"]
+
+
+def test_runs_one_after_another_make_their_own_groups() -> None:
+    with Gang(2, joined=False, timeout_seconds=60) as gang:
+        found = gang.run(f"{JOBS}:runs_one_after_another")
+    assert found[0] == found[1]
+    assert found[0][0] == found[0][1] == found[0][2]
+
+
 def test_nothing_grows_over_a_hundred_jobs(new_gang: Callable[[int], Gang]) -> None:
     for counts, before, after in new_gang(2).run(f"{JOBS}:many", 100):
         assert len(counts) == 100

@@ -296,5 +296,5 @@ def _initialize() -> None:
     # every attempt keeps the new ones apart.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, world_size = next(rendezvous("env://", rank, world_size, timeout=timedelta(minutes=10)))
-    store = PrefixStore(f"motet/attempt/{attempt}", store)
+    store = PrefixStore(f"motet/attempt/{attempt}/run/{_num_runs}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)

@@ -20,7 +20,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -96,6 +96,8 @@ class Watch:
         self._threads: list[threading.Thread] = []
         self.hear: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
         self.stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
+        self.num_asked: Callable[[], int] = lambda: 0  # how often loops have asked for torch's process groups
+        self._num_asked = 0
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
             self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
@@ -160,7 +162,7 @@ class Watch:
             item = Item("collective", self._job, self._turn)
         return Position(
             worker=self.worker,
-            epoch=self._epoch,
+            epoch=self._epoch + self.num_asked(),
             beat=self._beat,
             job=self._job,
             turn=self._turn,
@@ -249,10 +251,10 @@ class Watch:
     def _run(self) -> None:
         epoch, looked = self._epoch, time.monotonic()
         while not self._closing.wait(1.0):
-            now = time.monotonic()
+            moves, now = self._num_moves(), time.monotonic()
             stood = self._still_seconds + min(now - looked, LONGEST_LOOK_SECONDS)
-            self._still_seconds = stood if epoch == self._epoch else 0.0
-            epoch, looked, still = self._epoch, now, now - self._since
+            self._still_seconds = stood if epoch == moves else 0.0
+            epoch, looked, still = moves, now, now - self._since
             if still < self._suspicion_seconds or self.error is not None:
                 self._seen.clear()
                 continue
@@ -263,9 +265,16 @@ class Watch:
                     return
                 self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
 
+    def _num_moves(self) -> int:
+        """Return what changes whenever the main thread moves; a loop that makes collectives of its own moves, too."""
+        if (asked := self.num_asked()) != self._num_asked:
+            self._num_asked, self._since = asked, time.monotonic()
+        return self._epoch + asked
+
     def _listen(self) -> None:
         """What is done without the store: hear signals, and end a main thread that nothing else can."""
         while not self._closing.wait(1.0):
+            self._num_moves()
             now, epoch = time.monotonic(), self._epoch
             still = now - self._since
             if still < self._suspicion_seconds:
@@ -277,7 +286,7 @@ class Watch:
             elif self._is_blocked():
                 if (error := self.hear()) is not None:
                     self._give_up(error)
-                elif still > self._timeout_seconds + LAST_SECONDS:
+                elif still > self._longest([self.position()]) + LAST_SECONDS:
                     told = describe({self.worker: self.position(), **self._known})
                     self._give_up(
                         SyncTimeoutError(
@@ -312,7 +321,9 @@ class Watch:
             self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
         elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._words("left")):
             self._give_up(_failed(self.failures() or left))  # in its own code for so long, it will not come back
-        elif mine.item is not None and still > self._timeout_seconds + 2.0:  # a sliced wait has its own, sooner
+        elif (
+            mine.item is not None and still > self._longest(positions.values()) + 2.0
+        ):  # a sliced wait has its own, sooner
             self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
         elif len(stable) == self.num_workers and (shortest := self._all_still(positions)) is not None:
             self._give_up(
@@ -327,10 +338,13 @@ class Watch:
 
     def _all_still(self, positions: Mapping[int, Position]) -> float | None:
         """Return for how long no worker at all has moved, if that is longer than the timeout."""
-        begins = any(not (p.launched.get(p.job, 0) if p.job else p.launched) for p in positions.values())
-        longest = max(self._timeout_seconds, LONGEST_BEGIN_SECONDS if begins else 0.0) + 2.0
         shortest = min(position.still_seconds for position in positions.values())
-        return shortest if shortest > longest else None
+        return shortest if shortest > self._longest(positions.values()) + 2.0 else None
+
+    def _longest(self, positions: Iterable[Position]) -> float:
+        """Return for how long a worker may stand still: where any of them begins, for as long as imports take."""
+        begins = any(not (p.launched.get(p.job, 0) if p.job else p.launched) for p in positions)
+        return max(self._timeout_seconds, LONGEST_BEGIN_SECONDS if begins else 0.0)
 
     def _stands(self, position: Position) -> bool:
         """Whether a worker has renewed a position, without having moved, since it was first read."""

@@ -82,15 +82,21 @@ class World:
 
 
 class Worlds:
-    """The worlds of all jobs on this worker. ``present()`` names the job whose turn it is.
+    """The worlds of all jobs on this worker.
+
+    ``present()`` names the job whose turn it is, ``in_backward()`` tells whether it is inside of a backward.
 
     Jobs begin as the run found the process: where the program had made a group by then, a function finds that one.
     A script finds none, as when it is started. Nor does any job where Motet itself made the run's group.
     """
 
-    def __init__(self, workers: Workers, present: Callable[[], str | None]) -> None:
+    def __init__(
+        self, workers: Workers, present: Callable[[], str | None], in_backward: Callable[[], bool] = lambda: False
+    ) -> None:
         self._workers = workers
         self._present = present
+        self._in_backward = in_backward
+        self.num_asked = 0  # how often the main thread has looked up what torch knows
         self._worlds: dict[str, World] = {}
         self._entered: World | None = None
         self._main = threading.get_ident()
@@ -122,15 +128,25 @@ class Worlds:
 
     def values(self) -> dict[str, Any] | None:
         """Return what torch is to look up for whoever calls; None: what the process itself has."""
+        if threading.get_ident() == self._main:
+            self.num_asked += 1
         world = self.here()
         return None if world is None or world.inherits else world.values
 
     def _behind_python(self) -> World | None:
-        """Return the world of a thread that no job has started."""
+        """Return the world of a thread that no job has started.
+
+        Autograd has threads for devices, for which the main thread waits in a job's backward: they see that job's.
+        Others belong to a process group: what they call back may be another job's, and finds the run's own group,
+        which has the same workers.
+        """
         here, job = threading.get_ident(), self._present()
-        if job is None or any(t.ident == here and type(t).__name__ != "_DummyThread" for t in threading.enumerate()):
+        if job is None or not self._in_backward():
             return None
-        return self._worlds.get(job)  # autograd's, for a device: the main thread waits for it, in a job's backward
+        if any(t.ident == here and type(t).__name__ != "_DummyThread" for t in threading.enumerate()):
+            return None
+        world = self._worlds.get(job)
+        return None if world is None or world.values["default_pg"] is None else world
 
     @contextlib.contextmanager
     def _inside(self, world: World) -> Iterator[World]:

@@ -64,6 +64,25 @@ def test_a_gang_in_which_one_worker_moves_is_not(watches: Callable[..., list[End
         assert not slow.ended_by.wait(0.3), slow.error
 
 
+def test_a_loop_that_makes_collectives_of_its_own_moves(watches: Callable[..., list[Ending]]) -> None:
+    """Hand-written all-reduces in one long turn: each look may find the main thread inside of one."""
+    both = watches(timeout_seconds=0.5)
+    asked = 0
+
+    def num_asked() -> int:
+        return asked
+
+    for each in both:
+        each.num_asked, each.blocking = num_asked, True
+    begin = time.monotonic()
+    while time.monotonic() - begin < 9:
+        asked += 1
+        for each in both:
+            assert not each.ended_by.wait(0.05), each.error
+    for each in both:  # and now it stands
+        assert each.ended_by.wait(SOON)
+
+
 def test_a_job_that_begins_has_time_for_its_imports(watches: Callable[..., list[Ending]]) -> None:
     both = watches(timeout_seconds=0.5)
     for each in both:

@@ -53,6 +53,7 @@ def test_words_of_a_worker_that_leaves_hold_it_up_for_moments(silent: Silent) ->
 
 def test_the_timeout_needs_no_store(silent: Silent) -> None:
     watching = Watch(0, 2, silent, timeout_seconds=0.5, suspicion_seconds=0.1)  # type: ignore[arg-type]
+    watching.turn_ended("gpt", 7, 0)
     with watching.waiting_for(Item("gradients", "gpt", 7)):
         deadline = time.monotonic() + 10
         while watching.error is None and time.monotonic() < deadline:
