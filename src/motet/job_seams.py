@@ -46,9 +46,6 @@ _BUILTIN_HOOKS = {
 }
 
 
-# What a process finds there that torchrun started.
-
-
 class JobSeams(ProcessSeams):
     """Implements `motet.seams.Seams` for the job whose turn it is.
 

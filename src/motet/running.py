@@ -209,6 +209,7 @@ def _run(
         raise UsageError(f"buffers is 'overlapped' or 'blocking', not {buffers!r}")
     check_on_same_file(rules.on_same_file)
     check_seed(seed)
+    notice = check()
     begin = time.perf_counter()
     workers = Workers.join(timeout_seconds=timeout_seconds)
     orderly = begun = False
@@ -220,7 +221,7 @@ def _run(
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=verbose, streams=show.streams if show else None)
         tell = show.tell if show else output.tell
-        if (notice := check()) is not None:
+        if notice is not None:
             tell(notice)
         surroundings = JobSurroundings(workers.worker, seed)
 

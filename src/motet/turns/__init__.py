@@ -4,8 +4,10 @@
 
     greenlets                 begin a turn, end it: all jobs on the main thread, one at a time
     exit_hooks                what a job registers with ``atexit`` runs when the job ends
-    process_seams, profilers  what a job does with what the process has one of: threads, torch's profiler
-    expected                  how many turns a framework's training is going to take
+    process_seams, profilers  what a job does with what the process has one of: signals, its end, threads, operators,
+                              torch's profiler
+    loader_workers            DataLoader workers stay until their job is saved, and die for nobody else
+    expected, reported        how many turns a framework's training is going to take, and what it logs
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Agreements:
             gathered = [[*values[:2], _STOPPED, *values[3:]] for values in gathered]
         if len({tuple(values[:6]) for values in gathered}) == 1:
             return
-        told = "\n".join(f"  worker {worker}: {_tell(values)}" for worker, values in enumerate(gathered))
+        told = "\n".join(f"  worker {worker}: {_tell(values, ended.index)}" for worker, values in enumerate(gathered))
         failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == _FAILED]
         if 0 < len(failed) < len(gathered):
             errors = self._workers.watch.failures(within_seconds=1.0)
@@ -188,8 +188,9 @@ class Agreements:
         )
 
 
-def _tell(values: list[float]) -> str:
+def _tell(values: list[float], index: int) -> str:
     if values[0] != _ENDED:
         return f"has not ended it (it is at slot {values[1]:.0f})"
     buckets = f", with {values[5]:.0f} buckets under way" if values[5] else ""
-    return f"{_STATUSES[int(values[2])]} after {values[3]:.0f} synchronized turns{buckets}"
+    how = f"{_STATUSES[int(values[2])]} after {values[3]:.0f} synchronized turns{buckets}"
+    return how if values[1] == index else f"has ended another one, job number {values[1] + 1:.0f} of the run ({how})"

@@ -199,6 +199,12 @@ def test_a_job_that_has_not_ended_on_another_worker(time: Time) -> None:
         agreements.all_ended_alike(ENDED)
 
 
+def test_another_job_that_has_ended_on_another_worker(time: Time) -> None:
+    agreements, _ = made(lambda values: [[values[0], values[1] + 2.0, *values[2:]]])
+    with pytest.raises(DivergenceError, match="worker 1: has ended another one, job number 3 of the run"):
+        agreements.all_ended_alike(Ended("a", 0, "finished", num_synced=6, num_left=0))
+
+
 def test_a_job_that_failed_on_one_worker(time: Time) -> None:
     agreements, _ = made(lambda values: [[*values[:2], 1.0, *values[3:]]], {1: "worker 1, job 'a', turn 7: no memory"})
     with pytest.raises(WorkerFailedError) as error:
