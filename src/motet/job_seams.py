@@ -313,7 +313,8 @@ class JobSeams(ProcessSeams):
         super().start_thread(partial(self._worlds.start_thread, original), thread)
 
     def end_groups(self, job: RunningJob) -> None:
-        """End the groups that a job has left, once nothing of it travels any more."""
+        """End the groups that a job has left, once nothing of it travels any more; forget one left where it stood."""
+        self.forget(job)
         for group in job.groups:
             dist.destroy_process_group(group)
         self._worlds.end(job.name)
@@ -348,8 +349,7 @@ class JobSeams(ProcessSeams):
                 self._worlds.wait_for_threads(job)
                 return result
             finally:
-                self.run_exit_hooks(job)
-                self.job_ends()
+                self.end_of_process(job)
 
         return from_begin_to_end
 

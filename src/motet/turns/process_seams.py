@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import motet
-from motet.isolation import operators
+from motet.isolation import loggers, operators
 from motet.isolation.ownership import is_own_code
 from motet.turns.exit_hooks import ExitHooks
 from motet.turns.greenlets import RunningJob, Turns
@@ -79,9 +79,14 @@ class ProcessSeams:
             self._exit_hooks.unregister(job.name, function)
         original(function)
 
-    def run_exit_hooks(self, job: str) -> None:
-        """Call what a job registered to be called at the end of its process."""
-        self._exit_hooks.run(job)
+    def end_of_process(self, job: str) -> None:
+        """Do in a job's last turn what Python does at the end of a process: `atexit`'s hooks, then the log handlers."""
+        try:
+            self._exit_hooks.run(job)
+        finally:
+            loggers.shut_down()
+            if (running := self._turns.running_here()) is not None:
+                self.forget(running)
 
     def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Prepare, enable or disable torch's profiler, which one job has at a time."""
@@ -126,14 +131,14 @@ class ProcessSeams:
             return name
         return operators.namespace_of(self._owners.setdefault(job, object()), name, defines=defines)
 
-    def job_ends(self) -> None:
-        """End what the present job has left on, and forget what is kept for it."""
-        if (job := self._turns.running_here()) is not None:
-            for key in [key for key in self._handlers if key[0] == job.name]:
-                del self._handlers[key]  # and what they refer to: trainers, models
-            self._profilers.end(job)
-            if (owner := self._owners.pop(job, None)) is not None:
-                operators.forget(owner)
+    def forget(self, job: RunningJob) -> None:
+        """End what a job has left on, and forget what is kept for it; nothing to do the second time."""
+        for key in [key for key in self._handlers if key[0] == job.name]:
+            del self._handlers[key]  # and what they refer to: trainers, models
+        self._exit_hooks.forget(job.name)
+        self._profilers.end(job)
+        if (owner := self._owners.pop(job, None)) is not None:
+            operators.forget(owner)
 
 
 def _own_code_calls(between: tuple[str, ...]) -> bool:
