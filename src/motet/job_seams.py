@@ -29,8 +29,10 @@ from motet.seams import Call, instead_of
 from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
 from motet.turns.expected import turns_expected
+from motet.turns.forked import end_forked
 from motet.turns.process_seams import ProcessSeams
 from motet.workers import Workers
+from motet.workers.interruption import Interruption
 from motet.workers.worlds import Worlds
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
@@ -66,8 +68,12 @@ class JobSeams(ProcessSeams):
         notice: Callable[[str, str], None],
         unblocked: Callable[[], None],
         workers: Workers,
+        interruption: Interruption,
     ) -> None:
         super().__init__(turns, notice)
+        interruption.handler_in_child = self._handler_in_child
+        self._before_run = interruption.handler_before
+        self._process = os.getpid()
         self._worlds = Worlds(workers, lambda: None if turns.current is None else turns.current.name)
         self._buffers = buffers
         self._num_workers = workers.num_workers
@@ -346,12 +352,25 @@ class JobSeams(ProcessSeams):
         def from_begin_to_end() -> object:
             try:
                 result = call()
+                self._end_if_forked(job, None)
                 self._worlds.wait_for_threads(job)
                 return result
+            except BaseException as error:
+                self._end_if_forked(job, error)
+                raise
             finally:
                 self.end_of_process(job)
 
         return from_begin_to_end
+
+    def _handler_in_child(self, number: int) -> Any:
+        world = self._worlds.here()
+        return self._before_run(number) if world is None else self.handler_of(world.job, number)
+
+    def _end_if_forked(self, job: str, error: BaseException | None) -> None:
+        """End a process here that the job has forked, where the loop has ended: it must not go on as Motet."""
+        if os.getpid() != self._process:
+            end_forked(error, lambda: self.end_of_process(job))
 
     def refuse(self, what: str, instead: str) -> None:
         """Raise inside a job."""

@@ -356,7 +356,7 @@ def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
         (torch._C, "PyTorchFileWriter", functools.partial(seams.write_file, torch._C.PyTorchFileWriter)),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
         (loaders, "_error_if_any_worker_fails", loader_workers.leave_to_loaders),
-        (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin, _originals["signal"])),
+        (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin)),
         *(
             (module, name, functools.partial(seams.profile, vars(module)[name], vars(module)[disable]))
             for module, name, disable in _profiling()

@@ -55,7 +55,7 @@ class ProcessSeams:
         job = self._turns.running_here()
         if job is None or signalnum not in _STOPS:
             return original(signalnum, handler)
-        before = self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
+        before = self.handler_of(job.name, signalnum)
         self._handlers[job.name, int(signalnum)] = handler
         return before
 
@@ -64,7 +64,11 @@ class ProcessSeams:
         job = self._turns.running_here()
         if job is None or signalnum not in _STOPS:
             return original(signalnum)
-        return self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
+        return self.handler_of(job.name, signalnum)
+
+    def handler_of(self, job: str, signalnum: int) -> Any:
+        """Return the handler of a job's that is in no place here, but is in the processes that the job forks."""
+        return self._handlers.get((job, int(signalnum)), _STOPS[signalnum])
 
     def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
         """Remember what a job wants to be called at the end of its process."""

@@ -94,6 +94,7 @@ class Worlds:
         self._worlds: dict[str, World] = {}
         self._entered: World | None = None
         self._main = threading.get_ident()
+        self._process = os.getpid()
         self._local = threading.local()
         self._let_go: list[dist.ProcessGroup] = []
 
@@ -176,7 +177,7 @@ class Worlds:
     def init(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
         """Make a job's default group. Collective."""
         world = self.here()
-        if world is None:
+        if world is None or os.getpid() != self._process:  # forked by a job: its group is not one of the run's workers
             original(*args, **kwargs)
             return
         given = inspect.signature(original).bind(*args, **kwargs).arguments
@@ -237,7 +238,8 @@ class Worlds:
     def default_group(self, original: Call, /) -> Any:
         """Return the default group; a function that relies on one is given it now."""
         world = self.here()
-        if world is not None and world.made_when_needed and not world.inherits and world.values["default_pg"] is None:
+        needed = world is not None and world.made_when_needed and not world.inherits
+        if needed and world is not None and world.values["default_pg"] is None and os.getpid() == self._process:
             dist.init_process_group()
             world.made_silently = True
         return original()
