@@ -12,8 +12,13 @@ from collections.abc import Callable
 from motet.jobs import JobExit
 
 
-def end_forked(error: BaseException | None, at_exit: Callable[[], None]) -> None:
-    """End this process as Python would: ``error`` is what its program has raised. Does not return."""
+def end_forked(process: int, error: BaseException | None, at_exit: Callable[[], None]) -> None:
+    """End this process as Python would, if it is not ``process``: it must not go on as a worker.
+
+    ``error`` is what its program has raised.
+    """
+    if os.getpid() == process:
+        return
     status = 1
     try:
         if isinstance(error, JobExit) and error.__cause__ is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import multiprocessing.context
+import multiprocessing.process
 import os
 import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ _THREAD = (
 _STOPS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _MOTET = os.path.join(os.path.dirname(motet.__file__), "")
 _TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
+_SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
 _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
 
 
@@ -42,6 +46,7 @@ class ProcessSeams:
         self._profilers = Profilers(notice)
         self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
         self._exit_hooks = ExitHooks()
+        self._children: dict[str, list[BaseProcess]] = {}  # that its own code has started, by job
         self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
 
     def signal(self, original: Call, /, signalnum: int, handler: Any) -> Any:
@@ -106,6 +111,13 @@ class ProcessSeams:
             self._notice(job.name, _THREAD)
         original(thread)
 
+    def start_process(self, original: Call, process: BaseProcess, /) -> None:
+        """Start a process; that of a job's own code is waited for at the job's end, a library's the library ends."""
+        job = self._turns.running_here()
+        if job is not None and _own_code_calls(_SPAWNERS):
+            self._children.setdefault(job.name, []).append(process)
+        original(process)
+
     def open_library(self, original: Call, library: object, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
         """Open a library of operators, in a namespace of the job's own where another job has taken that name."""
         original(library, self._namespace(ns, defines=kind != "IMPL"), kind, *args, **kwargs)
@@ -140,6 +152,7 @@ class ProcessSeams:
         for key in [key for key in self._handlers if key[0] == job.name]:
             del self._handlers[key]  # and what they refer to: trainers, models
         self._exit_hooks.forget(job.name)
+        self._children.pop(job.name, None)
         self._profilers.end(job)
         if (owner := self._owners.pop(job, None)) is not None:
             operators.forget(owner)

@@ -7,6 +7,7 @@ A run that was asked to stop has 30 seconds. Jobs that save checkpoints may go o
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -66,6 +67,11 @@ class Interruption:
     def seconds_left(self) -> float:
         """How long this worker may still take to end in good order, once it was asked to stop."""
         return max(0.0, self._since + GRACE_SECONDS - time.monotonic())
+
+    @property
+    def seconds_to_end(self) -> float:
+        """How long a job may still take to end: of a stop, half of what is left, as checkpoints are written then."""
+        return self.seconds_left / 2 if self.requested else math.inf
 
     def explains(self, error: str) -> bool:
         """Whether the run is being stopped, so that a job's ``error`` is a part of that and no failure of the job.

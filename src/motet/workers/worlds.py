@@ -18,9 +18,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -48,9 +46,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "pg_coalesce_state": dict,
     "comms": list,
 }
-LOOK_EVERY_SECONDS = 0.01
 _c10d: Any = dist.distributed_c10d
-_TORCH_DISTRIBUTED = os.path.join("torch", "distributed", "")
 
 
 class World:
@@ -164,15 +160,9 @@ class Worlds:
             vars(thread).pop("run", None)
             raise
 
-    def wait_for_threads(self, job: str) -> None:
-        """Block until no thread of a job is inside ``torch.distributed``: a process would not end before, either.
-
-        A checkpoint that is being saved in the background, say. Its collectives need the job's groups. Threads that
-        do something else are not waited for: a pool's would never end, and daemons' end holds up no process.
-        """
-        world = self._worlds[job]
-        while any(not thread.daemon and _talks(thread) for thread in list(world.threads)):
-            time.sleep(LOOK_EVERY_SECONDS)
+    def threads(self, job: str) -> list[threading.Thread]:
+        """Return the threads that a job has started, and those that these have started."""
+        return list(self._worlds[job].threads)
 
     def init(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
         """Make a job's default group. Collective."""
@@ -296,13 +286,3 @@ def _share_device(world: World, shared: dist.ProcessGroup, config: str, asked: s
 def _set_defaults(backend: Any, init_method: Any) -> None:
     """Put back what `init_process_group` notes in torch's module for the whole process."""
     vars(_c10d).update(_backend=backend, _default_pg_init_method=init_method)
-
-
-def _talks(thread: threading.Thread) -> bool:
-    """Whether a thread is inside ``torch.distributed``."""
-    frame = sys._current_frames().get(thread.ident or 0) if thread.is_alive() else None
-    while frame is not None:
-        if _TORCH_DISTRIBUTED in frame.f_code.co_filename:
-            return True
-        frame = frame.f_back
-    return False
