@@ -19,7 +19,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.buffers import BufferSync
-from motet.errors import UnsupportedError
+from motet.errors import GangError, UnsupportedError
 from motet.gradients.buckets import DeferredDDP
 from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
@@ -29,8 +29,11 @@ from motet.seams import Call, instead_of
 from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
 from motet.turns.expected import turns_expected
+from motet.turns.forked import end_forked
+from motet.turns.left_running import alive, at_work, wait_for
 from motet.turns.process_seams import ProcessSeams
 from motet.workers import Workers
+from motet.workers.interruption import Interruption
 from motet.workers.worlds import Worlds
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
@@ -63,8 +66,13 @@ class JobSeams(ProcessSeams):
         notice: Callable[[str, str], None],
         unblocked: Callable[[], None],
         workers: Workers,
+        interruption: Interruption,
     ) -> None:
         super().__init__(turns, notice)
+        interruption.handler_in_child = self._handler_in_child
+        self._interruption, self._watch = interruption, workers.watch
+        self._before_run = interruption.handler_before
+        self._process = os.getpid()
         self._worlds = Worlds(
             workers,
             lambda: None if turns.current is None else turns.current.name,
@@ -315,7 +323,8 @@ class JobSeams(ProcessSeams):
         super().start_thread(partial(self._worlds.start_thread, original), thread)
 
     def end_groups(self, job: RunningJob) -> None:
-        """End the groups that a job has left, once nothing of it travels any more."""
+        """End the groups that a job has left, once nothing of it travels any more; forget one left where it stood."""
+        self.forget(job)
         for group in job.groups:
             dist.destroy_process_group(group)
         self._worlds.end(job.name)
@@ -343,17 +352,40 @@ class JobSeams(ProcessSeams):
         """
 
         self._worlds.begin(job, is_script=isinstance(call, Script))
+        leave = partial(self.end_of_process, job)
+        if isinstance(call, Script):
+            call.puts_back = False  # what still runs, and what is called at the end, finds the script's
 
         def from_begin_to_end() -> object:
             try:
                 result = call()
-                self._worlds.wait_for_threads(job)
+                end_forked(self._process, None, leave)
+                self._wait_for_what_runs(job)
                 return result
+            except GangError:
+                raise  # the run has ended: nobody answers a thread any more
+            except BaseException as error:
+                end_forked(self._process, error, leave)
+                self._wait_for_what_runs(job)
+                raise
             finally:
-                self.run_exit_hooks(job)
-                self.job_ends()
+                leave()
 
         return from_begin_to_end
+
+    def _wait_for_what_runs(self, job: str) -> None:
+        """Block until nothing runs any more that a process would wait for at its end, and that the job has started."""
+
+        def find() -> list[str]:
+            return [*at_work(self._worlds.threads(job)), *alive(self._children.get(job, ()))]
+
+        if (running := self._turns.current) is not None and find():
+            self._watch.at("waiting for what its loop has left running", job, running.turn)
+            wait_for(find, lambda: self._interruption.seconds_to_end, partial(self._notice, job))
+
+    def _handler_in_child(self, number: int) -> Any:
+        world = self._worlds.here()
+        return self._before_run(number) if world is None else self.handler_of(world.job, number)
 
     def refuse(self, what: str, instead: str) -> None:
         """Raise inside a job."""

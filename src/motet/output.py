@@ -318,10 +318,19 @@ class JobStream(io.TextIOWrapper):
         """What was last written, as a line: a job that exits with a status has said why there, as a rule."""
         return self._lines.last_line
 
+    def flush(self) -> None:
+        """Flush; fails only where the job has closed its stream and no other one gets what is written to it."""
+        if not self.closed or self._instead() in (None, self):
+            super().flush()
+
     def finish(self) -> None:
-        """Write the last line if it has no end: the job has ended. Late writers (threads, handlers) still can."""
-        self.flush()
-        self._lines.finish()
+        """Write the last line if it has no end: the job has ended. Late writers (threads, handlers) still can.
+
+        A job may have closed it, which did the same.
+        """
+        if not self.closed:
+            self.flush()
+            self._lines.finish()
 
 
 def _renew_in_child() -> None:

@@ -16,6 +16,7 @@ import signal
 import threading
 import types
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
@@ -101,6 +102,9 @@ class Seams(Protocol):
 
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
         """``threading.Thread.start``."""
+
+    def start_process(self, original: Call, process: BaseProcess, /) -> None:
+        """``multiprocessing.Process.start``."""
 
     def open_library(self, original: Call, library: Library, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
         """``torch.library.Library.__init__``."""
@@ -312,6 +316,7 @@ def _methods(seams: Seams) -> list[tuple[type, str, Call]]:
         through(seams.open_library, Library, "__init__"),
         through(seams.define_operator, CustomOpDef, "__init__"),
         through(seams.start_thread, threading.Thread, "start"),
+        through(seams.start_process, BaseProcess, "start"),
         through(seams.write_file, torch.jit._script.RecursiveScriptModule, "save"),
         refused("_register_fused_optim", ddp, "_register_fused_optim"),
         refused("Join", Join, "__init__"),
@@ -356,7 +361,7 @@ def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
         (torch._C, "PyTorchFileWriter", functools.partial(seams.write_file, torch._C.PyTorchFileWriter)),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
         (loaders, "_error_if_any_worker_fails", loader_workers.leave_to_loaders),
-        (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin, _originals["signal"])),
+        (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin)),
         *(
             (module, name, functools.partial(seams.profile, vars(module)[name], vars(module)[disable]))
             for module, name, disable in _profiling()

@@ -191,6 +191,11 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._get_default_store",
     ),
     "workers/watch": ("sys:_current_frames",),
+    "turns/left_running": (
+        "concurrent.futures.process:_ExecutorManagerThread.pending_work_items",
+        "concurrent.futures.thread:_threads_queues",
+        "concurrent.futures.thread:_worker",
+    ),
     "workers/worlds": (
         "threading:_DummyThread",
         "torch._C._distributed_c10d:_unregister_process_group",

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
+import logging
+import math
+import os
+import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
 
 import motet
+from motet.running import Rules
 from motet.testing import tiny_job
 from motet.turns.exit_hooks import ExitHooks
 
@@ -51,6 +61,99 @@ def test_hooks_run_when_the_job_ends() -> None:
         ("long", "long first"),
     ]
     assert atexit.register is register
+
+
+def test_a_hook_that_exits_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    called: list[str] = []
+
+    def job() -> int:
+        atexit.register(called.append, "the next")
+        atexit.register(sys.exit, 3)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        tiny_job(steps=2)
+        return 5
+
+    result = motet.run({"job": job})["job"]
+    assert (result.status, result.result, called) == ("finished", 5, ["the next"])
+    assert "Exception ignored in atexit callback" in capsys.readouterr().err
+
+
+def test_a_loop_that_swallows_the_stop_leaves_nothing_behind() -> None:
+    kept: list[weakref.ref[Kept]] = []
+
+    class Kept:
+        def __call__(self, *_: object) -> None: ...
+
+    def job() -> None:
+        kept.append(weakref.ref(handler := Kept()))
+        signal.signal(signal.SIGTERM, handler)
+        kept.append(weakref.ref(hook := Kept()))
+        atexit.register(hook)
+        del handler, hook
+        model = DistributedDataParallel(torch.nn.Linear(2, 1))
+        while True:
+            with contextlib.suppress(BaseException):
+                (model(torch.ones(1, 2)).sum() * math.nan).backward()
+
+    assert motet.run({"job": job}, rules=Rules(on_nan="stop-job"))["job"].status == "failed"
+    gc.collect()
+    assert [each() for each in kept] == [None, None]
+
+
+LOGS = """
+import logging, logging.handlers, sys, torch.distributed
+from motet.running import Rules
+from motet.testing import tiny_job
+
+torch.distributed.init_process_group("gloo")
+log = logging.getLogger("mine")
+log.propagate = False
+file = logging.FileHandler(sys.argv[1])
+log.addHandler(logging.handlers.MemoryHandler(1000, target=file))
+log.warning("begun")
+tiny_job(steps=2)
+log.warning("trained")
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "raise ValueError('no')", "sys.exit(3)"])
+def test_what_log_handlers_hold_is_written_and_they_are_closed(tmp_path: Path, ending: str) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(LOGS + ending)
+    places = {name: tmp_path / name for name in ("a", "b")}
+    before = set(os.listdir("/proc/self/fd"))
+    motet.run({name: motet.Script(script, [str(place)]) for name, place in places.items()})
+    assert [place.read_text() for place in places.values()] == ["begun\ntrained\n"] * 2
+    assert {os.path.realpath(f"/proc/self/fd/{number}") for number in set(os.listdir("/proc/self/fd")) - before} & {
+        str(place) for place in places.values()
+    } == set()
+
+
+def test_handlers_from_before_the_run_stay_open(tmp_path: Path) -> None:
+    log = logging.getLogger("of_the_program")
+    log.addHandler(handler := logging.FileHandler(tmp_path / "log"))
+
+    def job() -> None:
+        log.error("in the job")
+
+    try:
+        motet.run({"a": job, "b": job})
+        assert handler.stream is not None
+        assert not handler.stream.closed
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "log").read_text() == "in the job\n" * 2
+
+
+def test_a_job_may_close_its_streams() -> None:
+    def job() -> None:
+        tiny_job(steps=2)
+        sys.stdout.close()
+        sys.stderr.close()
+
+    results = motet.run({"closes": job, "not": lambda: tiny_job(steps=4)})
+    assert [result.status for result in results.jobs.values()] == ["finished", "finished"]
 
 
 def test_what_ends_a_thing_that_all_jobs_share_is_the_processs() -> None:

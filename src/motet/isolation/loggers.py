@@ -12,10 +12,12 @@ A process for each job would give each job loggers of its own. Here:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -54,6 +56,7 @@ class Logs:
     streams: list[Any] = field(default_factory=list)
     own: set[str] = field(default_factory=set)
     mark: tuple[int, str] = (0, "")
+    found: list[Any] = field(default_factory=list)  # of the handlers, those that the owner began with
 
 
 _present: Logs | None = None
@@ -122,6 +125,7 @@ def copy_logging(value: Logs) -> Logs:
         list(value.handlers),
         [attributes.get("stream") for attributes in _outer] if value is _present else list(value.streams),
         mark=value.mark,
+        found=list(value.handlers),
     )
 
 
@@ -132,6 +136,38 @@ def redirect(outer: tuple[TextIO | None, ...], stdout: TextIO, stderr: TextIO) -
             if stream is not None and attributes.get("stream") is stream:
                 attributes["stream"] = stderr if number % 2 else stdout
                 break
+
+
+def shut_down() -> None:
+    """Have the present owner's handlers write what they still hold, and close those that it has made.
+
+    As `logging.shutdown` does at the end of a process, the last first. What a library holds stays open for others.
+    """
+    if _present is None:
+        return
+    for reference in reversed(list(_logging._handlerList)):
+        if (handler := reference()) is None:
+            continue
+        with contextlib.suppress(OSError, ValueError), _locked(handler):  # its stream may be closed
+            if getattr(handler, "flushOnClose", True):
+                handler.flush()
+            if reference not in _present.found and not _is_a_librarys(handler):
+                handler.close()
+
+
+@contextlib.contextmanager
+def _locked(handler: logging.Handler) -> Iterator[None]:
+    handler.acquire()
+    try:
+        yield
+    finally:
+        handler.release()
+
+
+def _is_a_librarys(handler: logging.Handler) -> bool:
+    return handler in _library_handlers or any(
+        handler in logger.handlers for logger in _common if logger.name in _LOGGERS
+    )
 
 
 def _mark() -> tuple[int, str]:

@@ -31,6 +31,7 @@ class Script:
         self.path = Path(os.path.abspath(path))  # now: a job may change the working directory
         self.argv = tuple(argv)
         self.at_end: Callable[[], object] | None = None  # called while what belongs to the script can still be told
+        self.puts_back = True  # what it has set in sys; False where whoever runs it does that
 
     @property
     def anchor(self) -> Path:
@@ -63,7 +64,8 @@ class Script:
         finally:
             if self.at_end is not None:
                 self.at_end()
-            sys.argv, sys.path, sys.modules["__main__"] = outer_argv, outer_path, outer_main
+            if self.puts_back:
+                sys.argv, sys.path, sys.modules["__main__"] = outer_argv, outer_path, outer_main
 
     def _folders(self) -> list[str]:
         """Return what comes first in ``sys.path``."""

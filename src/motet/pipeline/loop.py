@@ -93,9 +93,8 @@ class Pipeline:
         self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
         self._last_synced = ("", 0)
         self._buffers = BufferSync(workers, blocking=blocking_buffers)
-        self._seams = JobSeams(
-            self._turns, self._buffers, self._land, self._drain, self._notice_once, self._unblocked, workers
-        )
+        calls = (self._land, self._drain, self._notice_once, self._unblocked)
+        self._seams = JobSeams(self._turns, self._buffers, *calls, workers, self._interruption)
         self._housing = Housing(
             workers, at_once, offload, self._books.clock, self._seams, self._observe, self._notice_once
         )

@@ -13,8 +13,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from motet.errors import GangError
 from motet.isolation.ownership import ONE_STATE, is_own_code, top_of
 from motet.isolation.scripts import is_script
+from motet.turns.greenlets import JobStopped
 
 Call = Callable[..., Any]
 
@@ -41,13 +43,22 @@ class ExitHooks:
         self._of[job] = [hook for hook in self._of.get(job, []) if hook[0] != function]
 
     def run(self, job: str) -> None:
-        """Call what ``job`` registered, the last first. One that fails is told, as Python does, and the next called."""
+        """Call what ``job`` registered, the last first. One that fails is told, as Python does, and the next called.
+
+        So is one that exits: how the job has ended is settled. What ends a job or the run from outside is raised.
+        """
         while hooks := self._of.get(job):
             function, args, kwargs = hooks.pop()
             try:
                 function(*args, **kwargs)
-            except Exception:
+            except (JobStopped, GangError):
+                raise
+            except BaseException:
                 sys.stderr.write(f"Exception ignored in atexit callback {function!r}:\n{traceback.format_exc()}")
+        self.forget(job)
+
+    def forget(self, job: str) -> None:
+        """Forget all of ``job``'s."""
         self._of.pop(job, None)
 
 

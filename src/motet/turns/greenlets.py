@@ -125,6 +125,7 @@ class RunningJob:
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 # What stands between a job's own first line and the pipeline.
 _OURS = tuple(os.path.join(_PACKAGE, part) for part in ("turns", "jobs", "job_seams.py"))
+_all_turns: weakref.WeakSet[Turns] = weakref.WeakSet()
 _never_resumed: list[greenlet | None] = []
 
 
@@ -161,7 +162,8 @@ class Turns:
     def __init__(self) -> None:
         self.current: RunningJob | None = None
         self._hub = getcurrent()
-        self._thread = threading.get_ident()
+        self._thread: int | None = threading.get_ident()
+        _all_turns.add(self)
         self._at_begin = isolation.take_all().copy()
         self._outside: isolation.Saved | None = None  # what belongs there between turns; None: it is there
         self._left: isolation.Saved | None = None  # of the latest turn's job: what is there still
@@ -179,7 +181,10 @@ class Turns:
         job.greenlet.gr_context = contextvars.copy_context()
 
     def running_here(self) -> RunningJob | None:
-        """Return the job whose code calls, or None outside of jobs and on other threads than the main one."""
+        """Return the job whose code calls, or None outside of jobs and on other threads than the main one.
+
+        None in a process that a job has forked: no turn ends there, and nothing of it is Motet's.
+        """
         return self.current if threading.get_ident() == self._thread else None
 
     def take(self, job: RunningJob, *, throw: BaseException | None = None) -> None:
@@ -231,3 +236,15 @@ class Turns:
             return False
         accelerator = torch.accelerator.current_accelerator()
         return accelerator is None or not torch.is_autocast_enabled(accelerator.type)
+
+    def leave_child_alone(self) -> None:
+        """In a process that was just forked: nobody has turns there."""
+        self._thread = None
+
+
+def _in_child() -> None:
+    for turns in list(_all_turns):
+        turns.leave_child_alone()
+
+
+os.register_at_fork(after_in_child=_in_child)

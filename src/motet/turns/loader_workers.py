@@ -16,13 +16,9 @@ from types import FrameType
 from typing import Any
 
 
-def begin(original: Callable[[], None], set_handler: Callable[..., object]) -> None:
-    """Set a worker's signal handlers; called in the new process, by the function that is all its life.
-
-    ``set_handler`` is `signal.signal` itself: what the fork has copied believes that it is in the job's turn.
-    """
+def begin(original: Callable[[], None]) -> None:
+    """Set a worker's signal handlers; called in the new process, by the function that is all its life."""
     original()
-    signal.set_wakeup_fd(-1)  # the run's own: what it writes there, the parent would take for its own signals
     parent, done = os.getppid(), sys._getframe(1).f_locals.get("done_event")
 
     def on_stop(number: int, frame: FrameType | None) -> None:
@@ -30,7 +26,7 @@ def begin(original: Callable[[], None], set_handler: Callable[..., object]) -> N
         if os.getppid() != parent or (done is not None and done.is_set()):
             os._exit(0)
 
-    set_handler(signal.SIGTERM, on_stop)  # not SIG_IGN: processes that it starts would inherit that
+    signal.signal(signal.SIGTERM, on_stop)  # not SIG_IGN: processes that it starts would inherit that
 
 
 def leave_to_loaders(*ignored: Any) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import multiprocessing.context
+import multiprocessing.process
 import os
 import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 
 import motet
-from motet.isolation import operators
+from motet.isolation import loggers, operators
 from motet.isolation.ownership import is_own_code
 from motet.turns.exit_hooks import ExitHooks
 from motet.turns.greenlets import RunningJob, Turns
@@ -30,6 +33,7 @@ _THREAD = (
 _STOPS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _MOTET = os.path.join(os.path.dirname(motet.__file__), "")
 _TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
+_SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
 _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
 
 
@@ -42,6 +46,7 @@ class ProcessSeams:
         self._profilers = Profilers(notice)
         self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
         self._exit_hooks = ExitHooks()
+        self._children: dict[str, list[BaseProcess]] = {}  # that its own code has started, by job
         self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
 
     def signal(self, original: Call, /, signalnum: int, handler: Any) -> Any:
@@ -55,7 +60,7 @@ class ProcessSeams:
         job = self._turns.running_here()
         if job is None or signalnum not in _STOPS:
             return original(signalnum, handler)
-        before = self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
+        before = self.handler_of(job.name, signalnum)
         self._handlers[job.name, int(signalnum)] = handler
         return before
 
@@ -64,7 +69,11 @@ class ProcessSeams:
         job = self._turns.running_here()
         if job is None or signalnum not in _STOPS:
             return original(signalnum)
-        return self._handlers.get((job.name, int(signalnum)), _STOPS[signalnum])
+        return self.handler_of(job.name, signalnum)
+
+    def handler_of(self, job: str, signalnum: int) -> Any:
+        """Return the handler of a job's that is in no place here, but is in the processes that the job forks."""
+        return self._handlers.get((job, int(signalnum)), _STOPS[signalnum])
 
     def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
         """Remember what a job wants to be called at the end of its process."""
@@ -79,9 +88,14 @@ class ProcessSeams:
             self._exit_hooks.unregister(job.name, function)
         original(function)
 
-    def run_exit_hooks(self, job: str) -> None:
-        """Call what a job registered to be called at the end of its process."""
-        self._exit_hooks.run(job)
+    def end_of_process(self, job: str) -> None:
+        """Do in a job's last turn what Python does at the end of a process: `atexit`'s hooks, then the log handlers."""
+        try:
+            self._exit_hooks.run(job)
+        finally:
+            loggers.shut_down()
+            if (running := self._turns.running_here()) is not None:
+                self.forget(running)
 
     def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Prepare, enable or disable torch's profiler, which one job has at a time."""
@@ -96,6 +110,13 @@ class ProcessSeams:
         if job is not None and _own_code_calls(_STARTERS):
             self._notice(job.name, _THREAD)
         original(thread)
+
+    def start_process(self, original: Call, process: BaseProcess, /) -> None:
+        """Start a process; that of a job's own code is waited for at the job's end, a library's the library ends."""
+        job = self._turns.running_here()
+        if job is not None and _own_code_calls(_SPAWNERS):
+            self._children.setdefault(job.name, []).append(process)
+        original(process)
 
     def open_library(self, original: Call, library: object, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
         """Open a library of operators, in a namespace of the job's own where another job has taken that name."""
@@ -126,14 +147,15 @@ class ProcessSeams:
             return name
         return operators.namespace_of(self._owners.setdefault(job, object()), name, defines=defines)
 
-    def job_ends(self) -> None:
-        """End what the present job has left on, and forget what is kept for it."""
-        if (job := self._turns.running_here()) is not None:
-            for key in [key for key in self._handlers if key[0] == job.name]:
-                del self._handlers[key]  # and what they refer to: trainers, models
-            self._profilers.end(job)
-            if (owner := self._owners.pop(job, None)) is not None:
-                operators.forget(owner)
+    def forget(self, job: RunningJob) -> None:
+        """End what a job has left on, and forget what is kept for it; nothing to do the second time."""
+        for key in [key for key in self._handlers if key[0] == job.name]:
+            del self._handlers[key]  # and what they refer to: trainers, models
+        self._exit_hooks.forget(job.name)
+        self._children.pop(job.name, None)
+        self._profilers.end(job)
+        if (owner := self._owners.pop(job, None)) is not None:
+            operators.forget(owner)
 
 
 def _own_code_calls(between: tuple[str, ...]) -> bool:

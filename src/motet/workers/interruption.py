@@ -7,13 +7,16 @@ A run that was asked to stop has 30 seconds. Jobs that save checkpoints may go o
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from motet.errors import GangError
 from motet.workers.agreement import GO_ON, STOP, STOP_NOW
@@ -25,6 +28,9 @@ ECHO_SECONDS = 2.0
 _ENDED_FROM_OUTSIDE = re.compile(
     r"DataLoader worker \(pid|SIGTERM|BrokenProcessPool|BrokenPipeError|Connection(Reset|Refused)Error|EOFError"
 )
+# Whoever forks a DataLoader worker: it goes on with the run's handlers until it sets its own (`motet.turns`).
+_LOADERS = os.path.join("torch", "utils", "data", "dataloader.py")
+_listening: Interruption | None = None
 
 
 class Interruption:
@@ -36,6 +42,8 @@ class Interruption:
     def __init__(self, stop_after_seconds: float | None = None) -> None:
         self.signal_name: str | None = None
         self.agreed = False  # the workers have settled that they stop
+        self.handler_in_child: Callable[[int], Any] = self.handler_before  # what a process finds that is forked now
+        self._before: dict[int, Any] = {}
         self._since = 0.0
         self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
         self._heard: set[int] = set()  # signals of which only `hear` has taken note
@@ -59,6 +67,11 @@ class Interruption:
     def seconds_left(self) -> float:
         """How long this worker may still take to end in good order, once it was asked to stop."""
         return max(0.0, self._since + GRACE_SECONDS - time.monotonic())
+
+    @property
+    def seconds_to_end(self) -> float:
+        """How long a job may still take to end: of a stop, half of what is left, as checkpoints are written then."""
+        return self.seconds_left / 2 if self.requested else math.inf
 
     def explains(self, error: str) -> bool:
         """Whether the run is being stopped, so that a job's ``error`` is a part of that and no failure of the job.
@@ -104,18 +117,34 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        global _listening
         self._unseen, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        _listening = self
         try:
             yield
         finally:
+            _listening = None
             signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
+            for number, handler in self._before.items():
                 signal.signal(number, handler)
             read, self._unseen = self._unseen, None
             os.close(read)
             os.close(written)
+
+    def handler_before(self, number: int) -> Any:
+        """Return what handled a signal before the run."""
+        return self._before.get(number)
+
+    def leave_child_alone(self) -> None:
+        """In a process that was just forked: what it is sent is its own affair, and nothing of it is read here."""
+        self._unseen = None
+        signal.set_wakeup_fd(-1)  # what it writes there, the parent would take for its own signals
+        if not _called_from(_LOADERS):
+            for number in self._before:
+                handler = self.handler_in_child(number)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._read_unseen()
@@ -139,3 +168,18 @@ class Interruption:
     def _note_request(self, by: str) -> None:
         if self.signal_name is None:
             self.signal_name, self._since = by, time.monotonic()
+
+
+def _called_from(file: str) -> bool:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not frame.f_code.co_filename.endswith(file):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _in_child() -> None:
+    if _listening is not None:
+        _listening.leave_child_alone()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -18,9 +18,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -48,9 +46,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "pg_coalesce_state": dict,
     "comms": list,
 }
-LOOK_EVERY_SECONDS = 0.01
 _c10d: Any = dist.distributed_c10d
-_TORCH_DISTRIBUTED = os.path.join("torch", "distributed", "")
 
 
 class World:
@@ -100,6 +96,7 @@ class Worlds:
         self._worlds: dict[str, World] = {}
         self._entered: World | None = None
         self._main = threading.get_ident()
+        self._process = os.getpid()
         self._local = threading.local()
         self._let_go: list[dist.ProcessGroup] = []
 
@@ -179,20 +176,14 @@ class Worlds:
             vars(thread).pop("run", None)
             raise
 
-    def wait_for_threads(self, job: str) -> None:
-        """Block until no thread of a job is inside ``torch.distributed``: a process would not end before, either.
-
-        A checkpoint that is being saved in the background, say. Its collectives need the job's groups. Threads that
-        do something else are not waited for: a pool's would never end, and daemons' end holds up no process.
-        """
-        world = self._worlds[job]
-        while any(not thread.daemon and _talks(thread) for thread in list(world.threads)):
-            time.sleep(LOOK_EVERY_SECONDS)
+    def threads(self, job: str) -> list[threading.Thread]:
+        """Return the threads that a job has started, and those that these have started."""
+        return list(self._worlds[job].threads)
 
     def init(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
         """Make a job's default group. Collective."""
         world = self.here()
-        if world is None:
+        if world is None or os.getpid() != self._process:  # forked by a job: its group is not one of the run's workers
             original(*args, **kwargs)
             return
         given = inspect.signature(original).bind(*args, **kwargs).arguments
@@ -253,7 +244,8 @@ class Worlds:
     def default_group(self, original: Call, /) -> Any:
         """Return the default group; a function that relies on one is given it now."""
         world = self.here()
-        if world is not None and world.made_when_needed and not world.inherits and world.values["default_pg"] is None:
+        needed = world is not None and world.made_when_needed and not world.inherits
+        if needed and world is not None and world.values["default_pg"] is None and os.getpid() == self._process:
             dist.init_process_group()
             world.made_silently = True
         return original()
@@ -310,13 +302,3 @@ def _share_device(world: World, shared: dist.ProcessGroup, config: str, asked: s
 def _set_defaults(backend: Any, init_method: Any) -> None:
     """Put back what `init_process_group` notes in torch's module for the whole process."""
     vars(_c10d).update(_backend=backend, _default_pg_init_method=init_method)
-
-
-def _talks(thread: threading.Thread) -> bool:
-    """Whether a thread is inside ``torch.distributed``."""
-    frame = sys._current_frames().get(thread.ident or 0) if thread.is_alive() else None
-    while frame is not None:
-        if _TORCH_DISTRIBUTED in frame.f_code.co_filename:
-            return True
-        frame = frame.f_back
-    return False

@@ -75,6 +75,6 @@ def test_a_jobs_signal_handlers_go_with_it() -> None:
         assert seams.getsignal(signal.getsignal, signal.SIGTERM) == trainer.on_signal
 
     loop()
-    seams.job_ends()
+    seams.forget(turns.running_here())
     gc.collect()
     assert kept[0]() is None

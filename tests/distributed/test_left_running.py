@@ -1,0 +1,51 @@
+"""A job's end is a process's end: what it has left running is waited for, however it ended, as Python does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import concurrent.futures, multiprocessing, os, pathlib, sys, threading, time
+import torch
+import torch.distributed as dist
+from motet.testing import tiny_job
+
+place, ending = pathlib.Path(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+tiny_job(steps=3)
+idle = concurrent.futures.ThreadPoolExecutor(1)
+idle.submit(int).result()
+
+def save(name):
+    time.sleep(0.5)
+    assert sys.argv[1] == str(place)
+    pathlib.Path(f"{place}-{name}-{rank}").write_text("whole")
+
+def talk():
+    for _ in range(3):
+        dist.all_reduce(torch.ones(1))
+        time.sleep(0.2 + 0.1 * rank)
+    threading.Thread(target=save, args=("thread",)).start()
+
+threading.Thread(target=talk).start()
+concurrent.futures.ThreadPoolExecutor(1).submit(save, "pool")
+multiprocessing.get_context("fork").Process(target=save, args=("process",)).start()
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+if ending == "fails":
+    raise SystemExit(3)
+"""
+
+
+def test_what_a_job_has_left_running_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    each = ["--each=ends well", "--each=fails fails"]
+    command = [sys.executable, "-m", "motet", "run", "--nproc-per-node=2", "train.py", *each, "--run-dir=out"]
+    ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=100)
+    assert ran.returncode in (0, 1), ran.stderr
+    assert "exit status 3" in ran.stderr
+    for job in ("ends", "fails"):
+        found = sorted(path.name for path in tmp_path.glob(f"{job}-*"))
+        assert found == sorted(f"{job}-{name}-{rank}" for name in ("thread", "pool", "process") for rank in (0, 1))
