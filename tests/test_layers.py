@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "motet"
 # From bottom to top; a module may import those of its own layer and of layers below it.
 LAYERS = [
     # the standard library alone
-    "errors suggest torch_versions confidential tracebacks divergence bound order simulate clockwork resting planning "
-    "plan events results run_dir",
+    "errors suggest torch_names torch_versions confidential tracebacks divergence bound order simulate clockwork "
+    "resting planning plan events results run_dir",
     "jobs resuming",
     "output isolation clocks device_time workers handle",
     "gradients checkpoints",

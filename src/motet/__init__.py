@@ -16,7 +16,7 @@ The layers, from top to bottom; a module imports from those below it only (``tes
     jobs, run_dir             what to train; where to keep what came of it
     plan, planning            what a plan says; when a run changes its order (pure)
     bound, order, simulate    the least that costs allow; costs -> order; an order replayed against costs (pure)
-    torch_versions            which versions it runs on; every inner name of torch's that it leans on
+    torch_versions, -_names   which versions it runs on; every inner name of torch's that it leans on
     events, results, errors   the words that all others speak (pure)
 """
 

@@ -1,8 +1,9 @@
 """Which versions of torch and Python Motet runs on, and every inner name of theirs that it leans on.
 
 Motet works at the seams of DDP and torch elastic, and puts back state for which torch has no public functions. What it
-needs there that no version promises is in two tables: `NEEDED`, without which it cannot run, and the features, which
-only some versions have. A path reads ``module:object.attribute``, with ``(parameter)`` for one that a function takes.
+needs there that no version promises is in two tables: `motet.torch_names.NEEDED`, without which it cannot run, and the
+features here, which only some versions have. A path reads ``module:object.attribute``, with ``(parameter)`` for one
+that a function takes.
 
 A new torch is checked by `missing` in a second (``tests/unit/test_torch_versions.py``). The test also finds names in
 the code that are in no table, so whoever uses another one enters it here.
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from motet.errors import UsageError
+from motet.torch_names import NEEDED, NEEDED_WITH_CUDA, NEEDED_WITHOUT_CONTEXTS
 
 OLDEST, NEWEST = (2, 11), (2, 15)  # of those that the suite passes on: docs/reference/tested-with.md
 OLDEST_PYTHON = (3, 11)
@@ -101,218 +103,6 @@ FEATURES = (
 )
 # Dynamo of these looks into a process group's methods where a whole DDP model is compiled, and fails at what it finds.
 DYNAMO_ENTERS_GROUPS = ((2, 12),)
-
-_DDP = "torch.nn.parallel:DistributedDataParallel"
-_ELASTIC = "torch.distributed.elastic"
-_AGENT = f"{_ELASTIC}.agent.server"
-# By the module that needs them; all of them are in torch 2.11 and in Python 3.11.
-NEEDED: dict[str, tuple[str, ...]] = {
-    "seams": (
-        f"{_DDP}.__setstate__",
-        f"{_DDP}._ddp_init_helper",
-        f"{_DDP}._register_builtin_comm_hook",
-        f"{_DDP}._register_fused_optim",
-        f"{_DDP}._sync_buffers",
-        "torch.distributed:distributed_c10d._get_default_group",
-        "torch.distributed:distributed_c10d._process_group_name",
-        "torch.distributed:distributed_c10d._world",
-        "torch._library.custom_ops:CustomOpDef",
-        "torch._library.custom_ops:_maybe_get_opdef",
-        "torch._library.utils:parse_namespace",
-        "torch.autograd.profiler:_disable_profiler",
-        "torch.autograd.profiler:_enable_profiler",
-        "torch.autograd.profiler:_prepare_profiler",
-        "torch.autograd.profiler_legacy:_disable_profiler_legacy",
-        "torch.autograd.profiler_legacy:_enable_profiler_legacy",
-        "torch._C:PyTorchFileWriter",
-        "torch.jit:_script.RecursiveScriptModule.save",
-        "torch.distributed.algorithms.join:Join",
-        "torch.utils.data:_utils.signal_handling._error_if_any_worker_fails",
-        "torch.utils.data:_utils.signal_handling._set_worker_signal_handlers",
-        "torch.distributed.fsdp:FullyShardedDataParallel",
-        "torch.distributed.fsdp:fully_shard",
-        "torch.distributed.tensor:distribute_module",
-        "torch.distributed.tensor:distribute_tensor",
-        "torch.distributed.tensor.parallel:parallelize_module",
-        "torch.multiprocessing:start_processes",
-    ),
-    "job_seams": (
-        f"{_DDP}._check_comm_hook",
-        f"{_DDP}._comm_hooks",
-        f"{_DDP}._ddp_init_helper(expect_sparse_gradient)",
-        f"{_DDP}._register_builtin_comm_hook(comm_hook_type)",
-        f"{_DDP}.find_unused_parameters",
-        f"{_DDP}.gradient_as_bucket_view",
-        f"{_DDP}.process_group",
-        f"{_DDP}.reducer",
-        f"{_DDP}.register_comm_hook(hook)",
-        f"{_DDP}.static_graph",
-        "sys:_getframe",
-        "torch._C._distributed_c10d:BuiltinCommHookType.ALLREDUCE",
-        "torch._C._distributed_c10d:BuiltinCommHookType.FP16_COMPRESS",
-        "torch._C._distributed_c10d:GradBucket",
-        "torch._C._distributed_c10d:_register_comm_hook",
-        "torch._dynamo:disable",
-        "torch._dynamo.config:compiled_autograd",
-        "torch._dynamo.config:optimize_ddp",
-        "torch.distributed.algorithms.ddp_comm_hooks:default_hooks.allreduce_hook",
-        "torch.distributed.algorithms.ddp_comm_hooks:default_hooks.fp16_compress_hook",
-        "torch.distributed.optim.apply_optimizer_in_backward:_apply_optimizer_in_backward._in_backward_optimizers",
-    ),
-    "buffers": (
-        f"{_DDP}._assign_modules_buffers",
-        f"{_DDP}.modules_buffers",
-        f"{_DDP}.will_sync_module_buffers",
-        "torch:Tensor._version",
-        "torch:_foreach_copy_",
-        "torch.autograd.grad_mode:_unsafe_preserve_version_counter",
-    ),
-    "gradients/buckets": (
-        f"{_DDP}._has_rebuilt_buckets",
-        "torch._C._distributed_c10d:Reducer._get_zeros_like_grad_buckets",
-        "torch._prims_common:is_non_overlapping_and_dense_or_false",
-    ),
-    "gradients/reducer_group": (
-        "torch._C._distributed_c10d:_create_work_from_future",
-        "torch.distributed:BackendConfig.get_device_backend_map",
-        "torch.distributed:ProcessGroup._device_types",
-        "torch.distributed:ProcessGroup._get_backend",
-        "torch.distributed:ProcessGroup._register_backend",
-        "torch.distributed:ProcessGroup._set_default_backend",
-    ),
-    "gradients/aggregation": (
-        "torch._C._distributed_c10d:PrefixStore",
-        "torch._C._distributed_c10d:Store",
-        "torch.distributed:ProcessGroupGloo",
-        "torch.distributed.rendezvous:rendezvous",
-    ),
-    "workers/group": (
-        "torch._C._distributed_c10d:HashStore",
-        "torch.distributed:distributed_c10d._get_default_store",
-    ),
-    "workers/watch": ("sys:_current_frames",),
-    "turns/left_running": (
-        "concurrent.futures.process:_ExecutorManagerThread.pending_work_items",
-        "concurrent.futures.thread:_threads_queues",
-        "concurrent.futures.thread:_worker",
-    ),
-    "workers/worlds": (
-        "threading:_DummyThread",
-        "torch._C._distributed_c10d:_unregister_process_group",
-        "torch.distributed:distributed_c10d._backend",
-        "torch.distributed:distributed_c10d._default_pg_init_method",
-        "torch.distributed:distributed_c10d._world.default_pg",
-        "torch.distributed:distributed_c10d._world.group_count",
-        "torch.distributed:distributed_c10d._world.pg_map",
-        "torch.distributed:distributed_c10d._world.pg_names",
-    ),
-    "nonfinite": ("torch:_foreach_norm",),
-    "memory/footprint": ("torch:Tensor._indices", "torch:UntypedStorage._cdata"),
-    "checkpoints/payload": ("torch.nn:Module.state_dict._metadata",),
-    "checkpoints/objects": ("torch._dynamo.eval_frame:OptimizedModule._orig_mod",),
-    "checkpoints/files": (
-        "torch.serialization:get_crc32_options",
-        "torch.serialization:set_crc32_options",
-        "torch.utils.serialization.config:save.storage_alignment",
-    ),
-    "same_files/hook": ("threading:_active",),
-    "isolation/torch_flags": (
-        f"{_DDP}._active_ddp_module",
-        "torch:_GLOBAL_DEVICE_CONTEXT",
-        "torch._C:_InferenceMode",
-        "torch._C:_autograd._pop_saved_tensors_default_hooks",
-        "torch._C:_autograd._push_saved_tensors_default_hooks",
-        "torch._C:_autograd._top_saved_tensors_default_hooks",
-        "torch._C:_get_deterministic_algorithms",
-        "torch._C:_get_deterministic_algorithms_warn_only",
-        "torch._C:_get_cublas_allow_tf32",
-        "torch._C:_get_cudnn_allow_tf32",
-        "torch._C:_get_dispatch_stack_at",
-        "torch._C:_get_float32_matmul_precision",
-        "torch._C:_get_fp32_precision_getter",
-        "torch._C:_get_function_stack_at",
-        "torch._C:_len_torch_dispatch_stack",
-        "torch._C:_len_torch_function_stack",
-        "torch._C:_pop_torch_dispatch_stack",
-        "torch._C:_pop_torch_function_stack",
-        "torch._C:_push_on_torch_dispatch_stack",
-        "torch._C:_push_on_torch_function_stack",
-        "torch._C:_set_cublas_allow_tf32",
-        "torch._C:_set_cudnn_allow_tf32",
-        "torch._C:_set_deterministic_algorithms",
-        "torch._C:_set_float32_matmul_precision",
-        "torch._C:_set_fp32_precision_setter",
-        "torch._C:autocast_decrement_nesting",
-        "torch._C:autocast_increment_nesting",
-        "torch._C:is_anomaly_check_nan_enabled",
-        "torch._C:set_autocast_enabled",
-        "torch._tensor_str:PRINT_OPTS",
-        "torch.accelerator:current_accelerator",
-        "torch.utils._device:CURRENT_DEVICE",
-    ),
-    "isolation/random_generators": (
-        "_random:Random",
-        "random:_inst",
-        "torch:Generator.graphsafe_get_state",
-        "torch:Generator.graphsafe_set_state",
-        "torch.cuda:_lazy_seed_tracker.call_order",
-    ),
-    "isolation/loggers": (
-        "logging:Logger._cache",
-        "logging:Manager._fixupChildren",
-        "logging:Manager._fixupParents",
-        "logging:_handlerList",
-        "logging:_logRecordFactory",
-        "logging:_loggerClass",
-    ),
-    "isolation/operators": ("torch._C:_dispatch_get_all_op_names",),
-    "isolation/profiler": (
-        "torch._C._autograd:_profiler_enabled",
-        "torch._C._autograd:_profiler_type",
-        "torch._C._profiler:ActiveProfilerType",
-    ),
-    "launcher/agent": (
-        f"{_AGENT}.local_elastic_agent:LocalElasticAgent._monitor_workers",
-        f"{_AGENT}.local_elastic_agent:LocalElasticAgent._pcontext",
-        f"{_AGENT}.local_elastic_agent:LocalElasticAgent._restart_workers",
-        f"{_AGENT}.local_elastic_agent:LocalElasticAgent._shutdown(death_sig)",
-        f"{_AGENT}.local_elastic_agent:LocalElasticAgent._start_workers",
-        f"{_ELASTIC}.multiprocessing:SignalException",
-        f"{_ELASTIC}.multiprocessing.api:SubprocessContext.close(timeout)",
-        f"{_ELASTIC}.multiprocessing.api:SubprocessContext.subprocess_handlers",
-        f"{_ELASTIC}.rendezvous:RendezvousInfo",
-        f"{_ELASTIC}.rendezvous:RendezvousStoreInfo",
-        "torch.distributed:TCPStore.__init__(master_listen_fd)",
-    ),
-    "cli/run": ("argparse:ArgumentParser._add_action",),
-    "launcher/workers": ("torch.distributed.launcher.api:LaunchConfig.__init__(signals_to_handle)",),
-    "launcher/torchrun_options": ("argparse:ArgumentParser._actions", "torch.distributed.run:get_args_parser"),
-    "launcher/options": (
-        "argparse:ArgumentParser._actions",
-        f"{_AGENT}.api:WorkerSpec.__init__(duplicate_stderr_filters)",
-        f"{_AGENT}.api:WorkerSpec.__init__(duplicate_stdout_filters)",
-        f"{_AGENT}.api:WorkerSpec.__init__(event_log_handler)",
-        f"{_AGENT}.api:WorkerSpec.__init__(numa_options)",
-        f"{_AGENT}.api:WorkerSpec.__init__(virtual_local_rank)",
-        f"{_ELASTIC}.rendezvous.registry:get_rendezvous_handler",
-        f"{_ELASTIC}.rendezvous.utils:parse_rendezvous_endpoint",
-        "torch.distributed.run:config_from_args",
-        "torch.distributed.run:determine_local_world_size",
-        "torch.distributed.run:parse_min_max_nnodes",
-    ),
-}
-# Of torch's settings, where they are not kept by context.
-NEEDED_WITHOUT_CONTEXTS = (
-    "torch.utils._config_module:_UNSET_SENTINEL",
-    "torch.utils._config_module:ConfigModule._is_dirty",
-    "torch.utils._config_module:install_config_module._config",
-)
-# Only in builds for CUDA, and asked for only where CUDA is in use.
-NEEDED_WITH_CUDA = (
-    "torch._C:_cuda_getCurrentStream",
-    "torch._C:_cuda_getDevice",
-    "torch._C:_cuda_setStream",
-)
 
 
 def found(path: str) -> bool:
