@@ -43,11 +43,9 @@ def _maker() -> Callable[[], argparse.ArgumentParser]:
 def _definition(module: str, name: str) -> Any:
     """Return what ``name`` is in a module of torch's: a function or a class, made without importing the module."""
     tree = ast.parse(_source(module))
-    body, names = [], {"__name__": module}
-    definition = next(
-        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
-    )
-    used = {node.id for node in ast.walk(definition) if isinstance(node, ast.Name)}
+    body: list[ast.stmt] = []
+    names: dict[str, Any] = {"__name__": module}
+    definitions, used = _with_what_it_uses(tree, name)
     for node in tree.body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -58,9 +56,20 @@ def _definition(module: str, name: str) -> Any:
             for alias in node.names:
                 if (alias.asname or alias.name) in used:
                     names[alias.asname or alias.name] = _definition(node.module or "", alias.name)
-    code = compile(ast.Module([*body, definition], type_ignores=[]), f"<{module}>", "exec")
+    code = compile(ast.Module([*body, *definitions], type_ignores=[]), f"<{module}>", "exec")
     exec(code, names)
     return names[name]
+
+
+def _with_what_it_uses(tree: ast.Module, name: str) -> tuple[list[ast.stmt], set[str]]:
+    """Return a definition with those of the same module that it uses, in their order, and all names in these."""
+    known = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    wanted, used = [name], set[str]()
+    for each in wanted:  # grows meanwhile
+        found = {node.id for node in ast.walk(known[each]) if isinstance(node, ast.Name)}
+        wanted += [one for one in found if one in known and one not in wanted]
+        used |= found
+    return [node for each, node in known.items() if each in wanted], used
 
 
 def _source(module: str) -> str:
