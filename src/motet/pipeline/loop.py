@@ -200,6 +200,7 @@ class Pipeline:
             job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
             job.num_turns = spec.turns
             job.prepare = partial(self._start_job, spec)
+            job.belongs_to_stop = self._interruption.explains
             self._saving.attach(job)
             self._housing.admitted(job)
             if spec.name in self._safety.starting_again:

@@ -72,6 +72,7 @@ class RunningJob:
         self.compile_region = -1
         self.num_backwards = 0  # with those that did not synchronize
         self.prepare: Callable[[], None] = lambda: None
+        self.belongs_to_stop: Callable[[str], bool] = lambda error: False  # whether an error is a part of a stop
         self.before_end: Callable[[], None] = lambda: None  # called in the job's greenlet when its loop has returned
         self.saved: isolation.Saved | None = None
         self.greenlet: greenlet | None = None
@@ -102,8 +103,10 @@ class RunningJob:
             # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
-            self.outcome = Outcome("failed", kind=type(error).__name__, error=_tell(error))
-            _print_error(self.outcome.error)
+            text = _tell(error)
+            self.outcome = Outcome("failed", kind=type(error).__name__, error=text)
+            if not self.belongs_to_stop(text):
+                _print_error(text)
         finally:
             self._call = _ended
             isolation.end_runs(not_ours, failed=self.outcome is None or self.outcome.status == "failed")
