@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISO
 from motet.turns import RunningJob, Turns
 from motet.turns.expected import turns_expected
 from motet.turns.forked import end_forked
-from motet.turns.left_running import alive, at_work, wait_for
+from motet.turns.left_running import FAILED_SECONDS, alive, at_work, wait_for
 from motet.turns.process_seams import ProcessSeams
 from motet.workers import Workers
 from motet.workers.interruption import Interruption
@@ -81,6 +82,7 @@ class JobSeams(ProcessSeams):
         workers.watch.num_asked = lambda: self._worlds.num_asked
         self._buffers = buffers
         self._num_workers = workers.num_workers
+        self._timeout_seconds = workers.timeout_seconds
         self._wait_in_place = wait_in_place
         self._drain = drain
         self._unblocked = unblocked
@@ -360,28 +362,38 @@ class JobSeams(ProcessSeams):
             try:
                 result = call()
                 end_forked(self._process, None, leave)
-                self._wait_for_what_runs(job)
+                self._wait_for_what_runs(job, self._timeout_seconds / 2)
                 return result
             except GangError:
                 raise  # the run has ended: nobody answers a thread any more
             except BaseException as error:
                 end_forked(self._process, error, leave)
-                self._wait_for_what_runs(job)
+                self._wait_for_what_runs(job, min(FAILED_SECONDS, self._timeout_seconds / 2))
                 raise
             finally:
                 leave()
 
         return from_begin_to_end
 
-    def _wait_for_what_runs(self, job: str) -> None:
-        """Block until nothing runs any more that a process would wait for at its end, and that the job has started."""
+    def _wait_for_what_runs(self, job: str, most_seconds: float) -> None:
+        """Block until nothing runs any more that a process would wait for at its end, and that the job has started.
+
+        Not for ever, as a process would: a thread that hangs must not take the other jobs along.
+        """
+        deadline = time.monotonic() + most_seconds
 
         def find() -> list[str]:
             return [*at_work(self._worlds.threads(job)), *alive(self._children.get(job, ()))]
 
         if (running := self._turns.current) is not None and find():
             self._watch.at("waiting for what its loop has left running", job, running.turn)
-            wait_for(find, lambda: self._interruption.seconds_to_end, partial(self._notice, job))
+
+            def seconds_left() -> float:
+                if self._watch.error is not None:  # the run has ended: nobody answers a thread any more
+                    return 0.0
+                return min(self._interruption.seconds_to_end, deadline - time.monotonic())
+
+            wait_for(find, seconds_left, partial(self._notice, job))
 
     def _handler_in_child(self, number: int) -> Any:
         world = self._worlds.here()

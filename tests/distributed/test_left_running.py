@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,33 @@ def test_what_a_job_has_left_running_is_waited_for(tmp_path: Path) -> None:
     for job in ("ends", "fails"):
         found = sorted(path.name for path in tmp_path.glob(f"{job}-*"))
         assert found == sorted(f"{job}-{name}-{rank}" for name in ("thread", "pool", "process") for rank in (0, 1))
+
+
+STUCK = """
+import queue, sys, threading
+import torch.distributed as dist
+from motet.testing import tiny_job
+
+dist.init_process_group("gloo")
+if sys.argv[1] != "goes_on":
+    batches = queue.Queue(1)
+    threading.Thread(target=lambda: [batches.put(number) for number in range(9)], name="producer").start()
+tiny_job(steps=40 if sys.argv[1] == "goes_on" else 3)
+if sys.argv[1] == "fails":
+    raise SystemExit(3)
+"""
+
+
+def test_a_thread_that_hangs_takes_no_other_job_along(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(STUCK)
+    each = [f"--each={name}" for name in ("ends", "fails", "goes_on")]
+    command = [sys.executable, "-m", "motet", "run", "--nproc-per-node=2", "train.py", *each, "--run-dir=out"]
+    ran = subprocess.run(
+        [*command, "--timeout=10"], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=90
+    )
+    assert ran.returncode == 1, ran.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    statuses = {name: (job["status"], job["turns"]) for name, job in results["jobs"].items()}
+    assert statuses == {"ends": ("finished", 3), "fails": ("failed", 3), "goes_on": ("finished", 40)}
+    given_up = [notice for notice in results["notices"] if "waited for no longer: producer" in notice]
+    assert len(given_up) == 2, results["notices"]
