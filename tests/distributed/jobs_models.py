@@ -129,9 +129,6 @@ def only_sparse() -> Record:
     return record.ended(ddp, optimizer)
 
 
-SMALLER_BUCKETS = 0.0002  # MiB: no more than one branch in each
-
-
 class Branches(nn.Module):
     """A trunk and three branches, of which a step uses those that it is told to."""
 
@@ -162,12 +159,6 @@ def train_branches(ddp: DDP, used: list[list[int]], clear: bool = True) -> Recor
 def unused_everywhere() -> Record:
     """Parameters that no worker uses in a step keep no gradient, or the one they had."""
     ddp = DDP(Branches(), find_unused_parameters=True, bucket_cap_mb=SMALL_BUCKETS)
-    return train_branches(ddp, [[0], [0, 1], [2], [1], [0, 1, 2], [1]])
-
-
-def unused_bucket() -> Record:
-    """A bucket of whose parameters none is used."""
-    ddp = DDP(Branches(), find_unused_parameters=True, bucket_cap_mb=SMALLER_BUCKETS)
     return train_branches(ddp, [[0], [0, 1], [2], [1], [0, 1, 2], [1]])
 
 

@@ -50,7 +50,6 @@ LOOPS = {
     "jobs_models:sparse_accumulated": Expected(),
     "jobs_models:only_sparse": Expected(0),
     "jobs_models:unused_everywhere": Expected(),
-    "jobs_models:unused_bucket": Expected(),
     "jobs_models:unused_kept": Expected(),
     "jobs_models:unused_on_some": Expected(),
     "jobs_models:unused_on_some_kept": Expected(),
