@@ -17,8 +17,8 @@ LAYERS = [
     "jobs resuming",
     "output isolation clocks device_time workers handle",
     "gradients checkpoints",
-    "buffers seams turns job_seams job_output job_surroundings same_files memory nonfinite saving pipeline running "
-    "profiling",
+    "buffers seams turns world_seams job_seams job_output job_surroundings same_files memory nonfinite saving pipeline "
+    "running profiling",
     "observe integrations",
     "entry launcher",
     "cli",

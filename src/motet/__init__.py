@@ -7,7 +7,8 @@ The layers, from top to bottom; a module imports from those below it only (``tes
     running, profiling        ``motet.run``: the parts put together; what ``motet plan`` measures
     pipeline                  the loop that every worker goes through alike
     saving, memory            when jobs are saved; what they hold, and room for the next one
-    job_seams, seams          what happens where torch is patched; the only place where it is
+    job_seams, world_seams    what happens where torch is patched: to DDP; to process groups and at a job's end
+    seams                     the only place where it is patched
     same_files                who writes which file, and whether another job has written it
     turns, buffers            a job as a greenlet; its buffers, travelling while others compute
     gradients, checkpoints    how gradients travel; save and restore a job, atomically

@@ -6,8 +6,6 @@ import inspect
 import itertools
 import os
 import sys
-import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,22 +18,18 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.buffers import BufferSync
-from motet.errors import GangError, UnsupportedError
+from motet.errors import UnsupportedError
 from motet.gradients.buckets import DeferredDDP
 from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
-from motet.jobs import Script
-from motet.same_files import about_to_start, about_to_write
-from motet.seams import Call, instead_of
+from motet.same_files import about_to_write
+from motet.seams import Call
 from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
 from motet.turns import RunningJob, Turns
 from motet.turns.expected import turns_expected
-from motet.turns.forked import end_forked
-from motet.turns.left_running import FAILED_SECONDS, alive, at_work, wait_for
-from motet.turns.process_seams import ProcessSeams
 from motet.workers import Workers
 from motet.workers.interruption import Interruption
-from motet.workers.worlds import Worlds
+from motet.world_seams import WorldSeams
 
 _DDP_ALONE = "Run this job alone with torchrun, or leave the option out."
 _REFUSED_OPTIONS = {
@@ -50,7 +44,7 @@ _BUILTIN_HOOKS = {
 }
 
 
-class JobSeams(ProcessSeams):
+class JobSeams(WorldSeams):
     """Implements `motet.seams.Seams` for the job whose turn it is.
 
     ``wait_in_place`` blocks until the current job's gradients have landed, without ending its turn; ``drain`` until
@@ -69,20 +63,9 @@ class JobSeams(ProcessSeams):
         workers: Workers,
         interruption: Interruption,
     ) -> None:
-        super().__init__(turns, notice)
-        interruption.handler_in_child = self._handler_in_child
-        self._interruption, self._watch = interruption, workers.watch
-        self._before_run = interruption.handler_before
-        self._process = os.getpid()
-        self._worlds = Worlds(
-            workers,
-            lambda: None if turns.current is None else turns.current.name,
-            lambda: turns.current is not None and turns.current.gradients.depth > 0,
-        )
-        workers.watch.num_asked = lambda: self._worlds.num_asked
+        super().__init__(turns, notice, workers, interruption)
         self._buffers = buffers
         self._num_workers = workers.num_workers
-        self._timeout_seconds = workers.timeout_seconds
         self._wait_in_place = wait_in_place
         self._drain = drain
         self._unblocked = unblocked
@@ -287,50 +270,6 @@ class JobSeams(ProcessSeams):
             original(ddp, *args, **kwargs)
             self._buffers.synchronized(job, ddp, model)
 
-    def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
-        """Make the job's default group, one of its own."""
-        self._worlds.init(original, *args, **kwargs)
-
-    def destroy_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:
-        """End a group of the job's, or its world; those of the run and of other jobs stay."""
-        job, group = self._turns.running_here(), args[0] if args else kwargs.get("group")
-        if job is not None and group in job.groups:
-            job.groups.remove(group)
-        self._worlds.destroy(original, *args, **kwargs)
-
-    def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
-        """Make a group for the job's own collectives; it ends with the job."""
-        if _called_by("deepspeed"):  # every engine makes groups, before anything is trained
-            self.refuse("DeepSpeed", instead_of("DeepSpeed"))
-        job, group = self._turns.running_here(), original(*args, **kwargs)
-        if job is not None and isinstance(group, dist.ProcessGroup) and self.world_values() is None:
-            job.groups.append(group)
-        return group
-
-    def default_group(self, original: Call, /) -> Any:
-        """Return the default group of whoever calls."""
-        return self._worlds.default_group(original)
-
-    def group_name(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
-        """Name a group so that no other job has one of the same name."""
-        return self._worlds.group_name(original, *args, **kwargs)
-
-    def world_values(self) -> dict[str, Any] | None:
-        """Return what torch knows of process groups for whoever calls, if that is a job with a world of its own."""
-        return self._worlds.values()
-
-    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
-        """Start a thread in the world of whoever starts it; the user is told what else it shares."""
-        about_to_start(thread)
-        super().start_thread(partial(self._worlds.start_thread, original), thread)
-
-    def end_groups(self, job: RunningJob) -> None:
-        """End the groups that a job has left, once nothing of it travels any more; forget one left where it stood."""
-        self.forget(job)
-        for group in job.groups:
-            dist.destroy_process_group(group)
-        self._worlds.end(job.name)
-
     def compile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Compile with compiled code of the job's own, so that other jobs do not change what is compiled."""
         job = self._turns.running_here()
@@ -346,71 +285,3 @@ class JobSeams(ProcessSeams):
             return original(*args, **kwargs, isolate_recompiles=True)
         finally:
             eval_frame._next_isolate_recompiles_id = ids
-
-    def whole(self, job: str, call: Callable[[], object]) -> Callable[[], object]:
-        """Return what calls ``call`` as the whole of a process: in a world of its own, with what runs at its end.
-
-        What the job registered with `atexit` is called however it ended.
-        """
-
-        self._worlds.begin(job, is_script=isinstance(call, Script))
-        leave = partial(self.end_of_process, job)
-        if isinstance(call, Script):
-            call.puts_back = False  # what still runs, and what is called at the end, finds the script's
-
-        def from_begin_to_end() -> object:
-            try:
-                result = call()
-                end_forked(self._process, None, leave)
-                self._wait_for_what_runs(job, self._timeout_seconds / 2)
-                return result
-            except GangError:
-                raise  # the run has ended: nobody answers a thread any more
-            except BaseException as error:
-                end_forked(self._process, error, leave)
-                self._wait_for_what_runs(job, min(FAILED_SECONDS, self._timeout_seconds / 2))
-                raise
-            finally:
-                leave()
-
-        return from_begin_to_end
-
-    def _wait_for_what_runs(self, job: str, most_seconds: float) -> None:
-        """Block until nothing runs any more that a process would wait for at its end, and that the job has started.
-
-        Not for ever, as a process would: a thread that hangs must not take the other jobs along.
-        """
-        deadline = time.monotonic() + most_seconds
-
-        def find() -> list[str]:
-            return [*at_work(self._worlds.threads(job)), *alive(self._children.get(job, ()))]
-
-        if (running := self._turns.current) is not None and find():
-            self._watch.at("waiting for what its loop has left running", job, running.turn)
-
-            def seconds_left() -> float:
-                if self._watch.error is not None:  # the run has ended: nobody answers a thread any more
-                    return 0.0
-                return min(self._interruption.seconds_to_end, deadline - time.monotonic())
-
-            wait_for(find, seconds_left, partial(self._notice, job))
-
-    def _handler_in_child(self, number: int) -> Any:
-        world = self._worlds.here()
-        return self._before_run(number) if world is None else self.handler_of(world.job, number)
-
-    def refuse(self, what: str, instead: str) -> None:
-        """Raise inside a job."""
-        job = self._turns.running_here()
-        if job is not None:
-            raise UnsupportedError(f"job '{job.name}': {what} cannot be pipelined. {instead}")
-
-
-def _called_by(package: str) -> bool:
-    """Tell whether a package's code is on the stack."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
