@@ -127,7 +127,7 @@ class RunningJob:
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 # What stands between a job's own first line and the pipeline.
-_OURS = tuple(os.path.join(_PACKAGE, part) for part in ("turns", "jobs", "job_seams.py"))
+_OURS = tuple(os.path.join(_PACKAGE, part) for part in ("turns", "jobs", "job_seams.py", "world_seams.py"))
 _all_turns: weakref.WeakSet[Turns] = weakref.WeakSet()
 _never_resumed: list[greenlet | None] = []
 
