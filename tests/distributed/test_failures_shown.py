@@ -144,7 +144,9 @@ def test_what_is_known_of_a_worker_that_ends_is_kept(tmp_path: Path, how: str, t
     (tmp_path / "train.py").write_text(ENDS)
     jobs = {"ends": {"script": "train.py", "args": [how]}, "other": {"script": "train.py", "args": ["well"]}}
     (tmp_path / "jobs.yaml").write_text(json.dumps({"jobs": jobs}))
-    status, _, err = Place(tmp_path).motet("run", "--nproc-per-node=2", "--run-dir=run", "jobs.yaml")
+    # In an order of costs one job may come round more often than the other.
+    words = ("run", "--nproc-per-node=2", "--order=round-robin", "--run-dir=run", "jobs.yaml")
+    status, _, err = Place(tmp_path).motet(*words)
     assert status == 4, err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert told in err
@@ -152,4 +154,4 @@ def test_what_is_known_of_a_worker_that_ends_is_kept(tmp_path: Path, how: str, t
     if how == "bug":
         assert "RuntimeError: a planned bug" in results["notices"][0]
     assert 6 <= results["jobs"]["ends"]["turns"] <= 10
-    assert 5 <= results["jobs"]["other"]["turns"] <= 12  # all it has: the order may let it come round more often
+    assert 5 <= results["jobs"]["other"]["turns"] <= 10
