@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import ctypes
 import gc
+import glob
 import io
 import json
 import os
@@ -24,7 +25,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from motet.errors import (
@@ -41,7 +41,8 @@ from motet.jobs import Job, JobSpec, check_cwd, fill_in
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
 from motet.results import Results
-from motet.run_dir import RunDir, write_whole
+from motet.resuming import begin_or_go_on, changes_of
+from motet.run_dir import RunDir, shown_path, write_whole
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -63,19 +64,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("run_dir", help="the run directory, begun by the launcher")
     parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
     parser.add_argument("--description", help="begin the run together with other machines, as this file describes it")
+    parser.add_argument("--fresh", action="store_true", help="begin anew where the directory holds this run already")
+    parser.add_argument("--seed", type=int, help="the seed that the run must have to go on")
     parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
     parser.add_argument("--together", action="store_true", help="go on with the run together with other machines")
     parser.add_argument("--changes", default="{}", help="JSON: what this start of the run has unlike its description")
     options = parser.parse_args(argv)
     _die_with_the_launcher()
 
-    def find() -> tuple[RunDir, bool]:
+    def find() -> tuple[RunDir, bool, Mapping[str, Any]]:
+        changes = json.loads(options.changes)
         if options.together:
-            return begin_together(lambda: RunDir.open(options.run_dir))
+            return begin_together(lambda: (RunDir.open(options.run_dir), changes))
         if options.description is None:
-            return RunDir.open(options.run_dir), worker() == 0
+            return RunDir.open(options.run_dir), worker() == 0, changes
         description = json.loads(Path(options.description).read_text(encoding="utf-8"))
-        found = begin_together(lambda: _begin(options.run_dir, description))
+        place = Path(options.run_dir)
+        found = begin_together(lambda: begin_or_find(place, description, fresh=options.fresh, seed=options.seed))
         if os.environ.get("LOCAL_RANK") == "0":
             write_whole(Path(options.begun), str(found[0].path))
         if found[1]:
@@ -85,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     def calls() -> Mapping[str, Callable[[], object]]:
         return unpack(Path(options.parcel).read_bytes()) if options.parcel else {}
 
-    end(work(find, calls, changes=json.loads(options.changes), launched=True)[0])
+    end(work(find, calls, launched=True)[0])
 
 
 def worker() -> int:
@@ -94,21 +99,20 @@ def worker() -> int:
 
 
 def work(
-    find: Callable[[], tuple[RunDir, bool]],
+    find: Callable[[], tuple[RunDir, bool, Mapping[str, Any]]],
     calls: Callable[[], Mapping[str, Callable[[], object]]] = dict,
     *,
-    changes: Mapping[str, Any] = MappingProxyType({}),
     launched: bool,
 ) -> tuple[int, Results | None, RunDir | None]:
-    """Take part in the run in the directory that ``find`` gives; it also tells whether this worker writes results.
+    """Take part in the run in the directory that ``find`` gives.
 
-    ``changes`` go over the description of the run. Returns the exit status of this process and, where the run came to
-    an outcome, the results and the directory. An error is told once: by the launcher if this worker was ``launched``
-    by one, otherwise here.
+    ``find`` also tells whether this worker writes results, and what this start has unlike the run's description.
+    Returns the exit status of this process and, where the run came to an outcome, the results and the directory. An
+    error is told once: by the launcher if this worker was ``launched`` by one, otherwise here.
     """
     run_dir: RunDir | None = None
     try:
-        run_dir, writes = find()
+        run_dir, writes, changes = find()
         run_dir.error_path(worker()).unlink(missing_ok=True)
         description = {**run_dir.description, **changes}
         trackers = _trackers(run_dir, description)
@@ -281,8 +285,10 @@ def _above(progress: Progress, stream: TextIO) -> TextIO:
     return progress.as_stream() if stream.isatty() and sys.stderr.isatty() else stream
 
 
-def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
-    """Let worker 0 ``begin`` the run and all others join it; returns whether this worker writes results.
+def begin_together(
+    begin: Callable[[], tuple[RunDir, Mapping[str, Any]]],
+) -> tuple[RunDir, bool, Mapping[str, Any]]:
+    """Let worker 0 ``begin`` the run, or go on with it, and all others join it; returns what `work` takes.
 
     What worker 0 meets is everybody's error. Worker 0 holds the run for as long as its process lives. Blocks until it
     has begun. Needs the torchrun environment. Where no file system is shared, other machines get a copy of the run
@@ -296,19 +302,20 @@ def begin_together(begin: Callable[[], RunDir]) -> tuple[RunDir, bool]:
     key = f"motet/begin/{attempt}"
     if rank == 0:
         try:
-            run_dir = begin()
+            run_dir, changes = begin()
             hold = run_dir.held()
             hold.__enter__()
             _held.append(hold)
         except BaseException as error:  # whatever it is: the others wait for a word
             store.set(key, json.dumps({"error": pack_error(error)}))
             raise
-        store.set(key, json.dumps({"path": str(run_dir.path), "description": dict(run_dir.description)}))
-        return run_dir, True
+        begun = {"path": str(run_dir.path), "description": dict(run_dir.description), "changes": dict(changes)}
+        store.set(key, json.dumps(begun))
+        return run_dir, True, changes
     word = _wait_for_word(store, key)
     if "error" in word:
         raise unpack_error(word["error"])
-    return RunDir.join(word["path"], word["description"])
+    return *RunDir.join(word["path"], word["description"]), word["changes"]
 
 
 def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
@@ -325,22 +332,28 @@ def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
     return word
 
 
-def _begin(place: str, description: Mapping[str, Any]) -> RunDir:
-    """Begin the run, or find again what was begun before torch elastic started the workers again."""
-    return begin_or_find(Path(place), description)
+def begin_or_find(
+    place: Path | None, description: Mapping[str, Any], *, fresh: bool = False, seed: int | None = None
+) -> tuple[RunDir, Mapping[str, Any]]:
+    """Begin a run in ``place``, or go on with it; return what this start has unlike the description of the run.
 
-
-def begin_or_find(place: Path | None, description: Mapping[str, Any]) -> RunDir:
-    """Begin a run in ``place``; workers that were started again find the run that the first attempt began."""
+    Workers that were started again find the run that the first attempt began, also where that was a fresh one.
+    """
+    changes = changes_of(description)
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
-        candidates = [place] if place is not None else sorted(Path("runs").glob("*/"), reverse=True)
+        beside = [place, *place.parent.glob(f"{glob.escape(place.name)}-*/")] if place is not None else []
+        candidates = beside or sorted(Path("runs").glob("*/"), reverse=True)
         for candidate in candidates:
             if (candidate / "run.json").exists():
                 found = RunDir.open(candidate)
                 if found.description.get("launch") == launch:
-                    return found
-    return RunDir.create(place, {**description, "launch": launch})
+                    return found, changes
+    run_dir, goes_on = begin_or_go_on(place, {**description, "launch": launch}, fresh=fresh, seed=seed)
+    if not description.get("quiet"):
+        what = "this run has begun before, and goes on" if goes_on else "begins"
+        sys.stderr.write(f"motet: run directory {shown_path(run_dir.path)}: {what}\n")
+    return run_dir, changes if goes_on else {}
 
 
 def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:

@@ -25,6 +25,8 @@ from motet.suggest import did_you_mean
 
 FORMAT = 1
 DEFAULT_MAX_JOB_FAILURES = 1
+# What a run keeps of its first start, whatever later ones say.
+_OF_THE_RUN = {"jobs", "seed", "command", "directory", "versions", "commit", "unix_time", "prediction", "launch"}
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,70 @@ def attempts(run_dir: RunDir, name: str) -> list[Attempt]:
             if isinstance(attempt.unix_time, float | int) and isinstance(attempt.start, str):
                 found.append(attempt)
     return sorted(found, key=lambda attempt: attempt.unix_time)
+
+
+def begin_or_go_on(
+    place: Path | str | None, description: Mapping[str, Any], *, fresh: bool = False, seed: int | None = None
+) -> tuple[RunDir, bool]:
+    """Begin a run in ``place``, or find there the very run that is described; return whether it is to go on.
+
+    The very run: the same jobs by content, and the same ``seed`` where one is asked for. With ``fresh`` it begins anew,
+    in a directory beside one that holds a run. Raises `UsageError` where the directory holds another run.
+    """
+    if (found := check_place(place, description, fresh=fresh, seed=seed)) is not None:
+        return found, True
+    if place is not None and fresh and Path(place, "run.json").exists():
+        place = beside(Path(place))
+    return RunDir.create(place, description), False
+
+
+def check_place(
+    place: Path | str | None, description: Mapping[str, Any], *, fresh: bool = False, seed: int | None = None
+) -> RunDir | None:
+    """Return the run in ``place`` that is to go on, or None if one is to begin; raises as `begin_or_go_on` does."""
+    if place is None or fresh or not Path(place, "run.json").exists():
+        return None
+    remedy = "give a new one with --run-dir, or begin beside it with --fresh"
+    try:
+        found = RunDir.open(place)
+        job_names(found)
+    except CheckpointError as error:
+        raise UsageError(f"the run directory {place} holds another run, or its remains: {error}; {remedy}") from None
+    if (unlike := difference(found.description, description, seed)) is not None:
+        raise UsageError(f"the run directory {place} holds another run: {unlike}; {remedy}")
+    return found
+
+
+def beside(place: Path) -> Path:
+    """Return a path next to ``place`` at which there is nothing yet: ``place-2``, ``place-3``, …"""
+    number = 2
+    while (free := place.with_name(f"{place.name}-{number}")).exists():
+        number += 1
+    return free
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any], seed: int | None = None) -> str | None:
+    """Return what tells two described runs apart, or None if they are the same run: the same jobs by content."""
+    theirs, ours = ({data["name"]: data for data in run["jobs"]} for run in (there, here))
+    if theirs.keys() != ours.keys():
+        return f"it has the jobs {', '.join(theirs)}, and this command {', '.join(ours)}"
+    if there.get("directory") != here.get("directory"):
+        return f"it was started in {there.get('directory')}, and this command in {here.get('directory')}"
+    for name, job in ours.items():
+        # What a Python function does cannot be compared, nor is it the place in a file that makes a job.
+        keys = ("kind", "cwd") if job["kind"] == "python" else sorted((job.keys() | theirs[name].keys()) - {"where"})
+        for key in keys:
+            if job.get(key) != theirs[name].get(key):
+                was, is_now = (json.dumps(data.get(key), default=str) for data in (theirs[name], job))
+                return f"its job {name!r} has {key} {was:.200}, and here {is_now:.200}"
+    if seed is not None and there.get("seed") != seed:
+        return f"its seed is {there.get('seed')}, and here {seed}"
+    return None
+
+
+def changes_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run that goes on takes over from the description of this start of it."""
+    return {"stop_at_unix_time": None, **{k: value for k, value in description.items() if k not in _OF_THE_RUN}}
 
 
 def retry(run_dir: RunDir, names: Sequence[str]) -> list[str]:

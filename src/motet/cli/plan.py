@@ -15,7 +15,8 @@ from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.run import add_each, run_workers, specs_of, with_each_attached
+from motet.cli.run import add_each, specs_of, with_each_attached
+from motet.cli.start import run_workers
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
@@ -138,12 +139,12 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
 def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
 
-    def begin() -> RunDir:
+    def begin() -> tuple[RunDir, dict[str, Any]]:
         options = parse(argv)
         if options.profile is not None:
             raise UsageError("--profile FILE starts no workers: run motet plan without torchrun")
         description = describe(options, argv)
-        return RunDir.create(Path(tempfile.mkdtemp(prefix="motet-plan-"), "run"), description)
+        return RunDir.create(Path(tempfile.mkdtemp(prefix="motet-plan-"), "run"), description), {}
 
     status, results, run_dir = entry.work(lambda: entry.begin_together(begin), launched=False)
     if results is not None and run_dir is not None and entry.worker() == 0:

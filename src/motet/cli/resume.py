@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from motet import entry, resuming
-from motet.cli import Parser, run
-from motet.cli.run import run_workers
+from motet.cli import Parser, run, start
 from motet.cli.safety import add_safety_options, safety_of
-from motet.cli.table import results_table, terminal_width
 from motet.errors import CheckpointError, UsageError
-from motet.jobs import JobSpec, check_specs
-from motet.launcher.outcome import conclude, exit_status, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
-from motet.results import Results
 from motet.run_dir import RunDir
 
 _DESCRIPTION = """
@@ -43,9 +36,9 @@ def main(argv: Sequence[str]) -> int:
     changes = _changes(options)
     _go_where_it_began(run_dir)
     if not on_one_machine(options):
-        return _resume(options, run_dir, changes)
+        return start.go_on(options, run_dir, changes, only=options.only, retry_failed=options.retry_failed)
     with run_dir.held():
-        return _resume(options, run_dir, changes)
+        return start.go_on(options, run_dir, changes, only=options.only, retry_failed=options.retry_failed)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -127,74 +120,18 @@ def _go_where_it_began(run_dir: RunDir) -> None:
             raise UsageError(f"the run was started in {directory}, where its jobs find their files: {error}") from None
 
 
-def _resume(options: argparse.Namespace, run_dir: RunDir, changes: Mapping[str, Any]) -> int:
-    names = resuming.job_names(run_dir)
-    standing = _standing(options, run_dir, names, changes)
-    if not (left := [name for name in names if name not in standing.ended]):
-        jobs = {name: standing.ended[name] for name in names}
-        results = Results(jobs, num_workers=0, wall_seconds=0.0)
-        told = "nothing to do: all jobs that were asked for have ended"
-        hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
-        run.say(options, told + hint)
-        sys.stdout.write(results_table(results, width=terminal_width()))
-        return exit_status(results)
-    specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
-    check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
-    for name in left:
-        _say_where(options, run_dir, name)
-    arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
-    from motet.launcher.options import on_one_machine
-
-    if not on_one_machine(options):
-        arguments.append("--together")
-    outcome = run_workers(
-        options,
-        arguments,
-        say=lambda text: run.say(options, text),
-        explain=lambda: what_workers_told(run_dir),
-    )
-    refused, writes = entry.REFUSED in outcome.exits.values(), 0 in outcome.exits
-    if refused and not what_workers_told(run_dir):
-        return entry.REFUSED  # before it was theirs: worker 0 has said why
-    return run.report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
-
-
-def _standing(
-    options: argparse.Namespace, run_dir: RunDir, names: Sequence[str], changes: Mapping[str, Any]
-) -> resuming.Standing:
-    """Return where the run stands, after what failed is made to count no more, if that was asked for."""
-    failures = {**run_dir.description, **changes}.get("max_job_failures", resuming.DEFAULT_MAX_JOB_FAILURES)
-    resuming.look(run_dir, names, only=options.only)  # first of all: is everything whole that is asked for?
-    if options.retry_failed:
-        for name in resuming.retry(run_dir, options.only or names):
-            run.say(options, f"job '{name}' had failed and is tried again")
-    return resuming.look(run_dir, names, max_job_failures=failures, only=options.only)
-
-
-def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
-    """Say where a job goes on; raise `CheckpointError` if it has checkpoints and none of them is whole."""
-    from motet.checkpoints import Checkpoints
-
-    checkpoints = Checkpoints(run_dir.checkpoints_dir, name, worker=0, num_workers=1)
-    found = checkpoints.latest()
-    for problem in checkpoints.problems:
-        run.say(options, f"job '{name}': {problem}")
-    if found is not None:
-        run.say(options, f"job '{name}' goes on after turn {found.turn}")
-
-
 def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
     options = parse(argv)
 
-    def find() -> RunDir:
+    def find() -> tuple[RunDir, dict[str, Any]]:
         run_dir = RunDir.open(Path(options.run_dir))
         _check(run_dir)
         if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-            _standing(options, run_dir, resuming.job_names(run_dir), _changes(options))
-        return run_dir
+            start.standing_of(options, run_dir, _changes(options), only=options.only, retry_failed=options.retry_failed)
+        return run_dir, _changes(options)
 
-    status, results, found = entry.work(lambda: entry.begin_together(find), changes=_changes(options), launched=False)
+    status, results, found = entry.work(lambda: entry.begin_together(find), launched=False)
     if results is not None and found is not None and entry.worker() == 0:
-        run.report(found, found.read_results(), None)
+        start.report(found, found.read_results(), None)
     entry.end(status)

@@ -5,29 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.report import build_quietly, closing_words
 from motet.cli.safety import add_safety_options, safety_of
-from motet.cli.table import results_table, terminal_width
-from motet.errors import MotetError, UsageError
+from motet.cli.start import go_on, report, run_workers, say
+from motet.errors import UsageError
 from motet.integrations.trackers import NAMES, check_trackers
 from motet.jobs import COMPRESS, JobSpec, check_specs, found_from, in_cwd, load_jobs_file, specs_from_each
 from motet.launcher.launch import BUFFERS, describe_run
-from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_told
+from motet.launcher.outcome import conclude, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
 from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
-from motet.results import Results
-from motet.resuming import saved_turn
+from motet.resuming import begin_or_go_on, changes_of, check_place
 from motet.run_dir import RunDir, shown_path
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
@@ -62,7 +59,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_each(parser)
     parser.add_argument(
-        "--run-dir", metavar="DIR", type=expanduser, help="where to keep logs and results (default: runs/<time>)"
+        "--run-dir",
+        metavar="DIR",
+        type=expanduser,
+        help="where to keep logs and results (default: runs/<time>); "
+        "a run that is there already goes on, if it is this one",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin anew, in DIR-2, where the run directory DIR holds a run"
     )
     parser.add_argument(
         "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
@@ -160,8 +164,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
         seed=options.seed,
         command=["motet", "run", *argv],
     )
-    if options.run_dir is not None and Path(options.run_dir, "run.json").exists():
-        raise UsageError(f"the run directory {options.run_dir} holds another run; give a new one with --run-dir")
+    check_place(options.run_dir, description, fresh=options.fresh, seed=options.seed)
     check_trackers(options.tracker or [])
     from motet.launcher.options import check_torchrun_options
 
@@ -214,7 +217,11 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 
 
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
-    run_dir = RunDir.create(options.run_dir, description)
+    run_dir, goes_on = begin_or_go_on(options.run_dir, description, fresh=options.fresh, seed=options.seed)
+    if goes_on:
+        say(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
+        with run_dir.held():
+            return go_on(options, run_dir, changes_of(description))
     say(options, f"run directory {shown_path(run_dir.path)}; starting workers")
     with run_dir.held():
         outcome = run_workers(
@@ -233,6 +240,10 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         file, begun = Path(private, "description"), Path(private, "begun")
         file.write_text(json.dumps(description), encoding="utf-8")
         arguments = [candidate, f"--description={file}", f"--begun={begun}"]
+        if options.fresh:
+            arguments.append("--fresh")
+        if options.seed is not None:
+            arguments.append(f"--seed={options.seed}")
         say(options, f"starting workers; waiting for {options.nnodes} machines")
         outcome = run_workers(options, arguments, say=lambda text: say(options, text))
         path = begun.read_text(encoding="utf-8") if begun.exists() else None
@@ -249,71 +260,19 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
 def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
 
-    def begin() -> RunDir:
+    def begin() -> tuple[RunDir, Mapping[str, Any]]:
         options = parse(argv)
         defaults = {action.dest: action.default for action in torchrun_options()}
         if given := [name for name, default in defaults.items() if getattr(options, name) != default]:
             flag = "--" + given[0].replace("_", "-")
             raise UsageError(f"the workers are torchrun's already: give {flag} to torchrun, before -m motet run")
         place = Path(options.run_dir) if options.run_dir is not None else None
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
-            options.run_dir = None  # it holds this very run, from the attempt before
-        return entry.begin_or_find(place, describe(options, argv))
+        return entry.begin_or_find(place, describe(options, argv), fresh=options.fresh, seed=options.seed)
 
     status, results, run_dir = entry.work(lambda: entry.begin_together(begin), launched=False)
     if results is not None and run_dir is not None and entry.worker() == 0:
         report(run_dir, run_dir.read_results(), None)
     entry.end(status)
-
-
-def run_workers(*arguments: Any, **options: Any) -> Outcome:
-    """Do what `motet.launcher.workers.run_workers` does, and import torch elastic no sooner."""
-    from motet.launcher import workers
-
-    return workers.run_workers(*arguments, **options)
-
-
-def report(
-    run_dir: RunDir, results: Results, error: MotetError | None, *, refused: bool = False, writes: bool = True
-) -> int:
-    """Print the table on stdout, errors on stderr; return the exit status of the command.
-
-    Trace and report are built where this machine ``writes``: of several that share the directory, worker 0's.
-    """
-    if refused:
-        sys.stderr.write(f"motet: {error}\n")
-        return entry.REFUSED
-    table = results_table(results, run_dir.shown_log, terminal_width())
-    sys.stdout.write(f"{table}results: {shown_path(run_dir.path / 'results.json')}\n")
-    if writes and (page := build_quietly(run_dir.path)) is not None:
-        sys.stdout.write(f"report: {shown_path(page)}\n{closing_words(run_dir.path)}")
-    sys.stdout.flush()
-    status = exit_status(results)
-    if error is not None:
-        sys.stderr.write(f"motet: {error}\n")
-        status = entry.GANG_FAILED
-    sys.stderr.write(_how_to_go_on(run_dir, results))
-    return status
-
-
-def _how_to_go_on(run_dir: RunDir, results: Results) -> str:
-    """Return what `motet resume` would do: which jobs go on from what was saved, which begin anew."""
-    stopped = [name for name, job in results.items() if job.status == "stopped"]
-    if not stopped or any(data.get("kind") == "python" for data in run_dir.description.get("jobs", ())):
-        return ""
-    command = f"motet resume {shlex.quote(shown_path(run_dir.path))}"
-    saved = {name: turn for name in stopped if (turn := saved_turn(run_dir, name))}
-    if not saved:
-        return f"motet: no job has saved a checkpoint: {command} would begin {', '.join(stopped)} anew\n"
-    told = [f"{name} after turn {saved[name]}" if name in saved else f"{name} anew" for name in stopped]
-    return f"motet: to go on: {command} ({', '.join(told)})\n"
-
-
-def say(options: argparse.Namespace, text: str) -> None:
-    """Say something on stderr, unless the command is to be quiet."""
-    if not options.quiet:
-        sys.stderr.write(f"motet: {text}\n")
-        sys.stderr.flush()
 
 
 def _default_run_dir() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pickle
 import secrets
@@ -28,6 +29,7 @@ from motet.launcher.outcome import conclude
 from motet.launcher.parcel import pack
 from motet.order import parse_order
 from motet.results import Results
+from motet.resuming import begin_or_go_on, changes_of
 from motet.run_dir import RunDir
 from motet.torch_versions import check
 
@@ -50,6 +52,7 @@ def launch(
     job_cwd: str | None = None,
     seed: int | None = None,
     on_same_file: Literal["warn", "stop-job", "error"] = "warn",
+    resume: bool = False,
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -60,7 +63,8 @@ def launch(
     ``trackers`` and ``buffers``: as ``motet run --tracker`` and ``--buffers`` take them. ``job_cwd``: the folder that
     each job works in, such as ``"{job_dir}"`` or ``"runs/{name}"``. ``seed`` makes the run repeatable; without it the
     jobs' random numbers differ from run to run. ``on_same_file``: what becomes of a job that writes a file which
-    another job has written.
+    another job has written. ``resume``: if ``run_dir`` holds this run already (jobs of the same names,
+    specs of the same content), it goes on: jobs that have ended are not run again.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -99,23 +103,28 @@ def launch(
     job_cwd = found_from(job_cwd, os.getcwd(), "motet.launch(job_cwd=...)")
     specs = in_cwd(specs, job_cwd)
     python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": job_cwd}
-    directory = RunDir.create(
-        run_dir,
-        {"trackers": list(trackers), "status_file": inline, "buffers": buffers, "on_same_file": on_same_file}
-        | describe_run(
-            [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
-            order=list(parsed.turns) if parsed else None,
-            at_once=at_once,
-            verbose=verbose,
-            quiet=quiet or inline,
-            seed=seed,
-        ),
+    description = {"trackers": list(trackers), "status_file": inline, "buffers": buffers, "on_same_file": on_same_file}
+    description |= describe_run(
+        [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
+        order=list(parsed.turns) if parsed else None,
+        at_once=at_once,
+        verbose=verbose,
+        quiet=quiet or inline,
+        seed=seed,
     )
+    changes: dict[str, Any] = {}
+    if resume:
+        directory, goes_on = begin_or_go_on(run_dir, description, seed=seed)
+        changes = changes_of(description) if goes_on else {}
+    else:
+        directory = RunDir.create(run_dir, description)
     with directory.held():
         with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
             path = Path(private, "parcel")
             path.write_bytes(parcel)
-            outcome = run_workers(options, [str(directory.path), f"--parcel={path}"], say=_say)
+            outcome = run_workers(
+                options, [str(directory.path), f"--parcel={path}", f"--changes={json.dumps(changes)}"], say=_say
+            )
         results, error = conclude(outcome, directory)
         if inline:
             show_report(directory.path)

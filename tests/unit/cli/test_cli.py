@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from motet.cli import COMMANDS, main
-from motet.cli.run import _how_to_go_on, parse, specs_of
+from motet.cli.run import parse, specs_of
+from motet.cli.start import _how_to_go_on
 from motet.cli.table import results_table
 from motet.errors import UsageError
 from motet.launcher.launch import launch
