@@ -11,6 +11,7 @@ from motet.testing import Gang
 
 # Minutes each: `make test-all` runs them, `make test` does not.
 _SLOW = (
+    "clusters/",
     "distributed/test_aggregation.py",
     "distributed/test_bit_identity_compiled.py",
     "distributed/test_checkpoints.py",
@@ -27,6 +28,7 @@ _SLOW = (
     "distributed/test_resume",
     "distributed/test_seams_undone.py",
     "distributed/test_seeds_and_places.py",
+    "distributed/test_start_or_go_on.py",
     "distributed/test_stops.py",
     "integrations/",
     "test_docs.py",

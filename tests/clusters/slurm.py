@@ -134,12 +134,17 @@ class Slurm:
             time.sleep(0.3)
         return self.printed(job)
 
-    def wait_for_text(self, job: int, text: str, seconds: float = 120.0) -> None:
-        """Wait until a job has printed something."""
+    def wait_for_text(self, job: int, text: str, times: int = 1, seconds: float = 120.0) -> None:
+        """Wait until a job has printed something, so many times."""
         deadline = time.monotonic() + seconds
-        while text not in self.printed(job):
+        while self.printed(job).count(text) < times:
             assert time.monotonic() < deadline, (self.state(job), self.printed(job))
             time.sleep(0.1)
+
+    def start_again(self, job: int) -> None:
+        """Wait until a requeued job is pending, and have it start now: SLURM would let it wait for two minutes."""
+        self.wait_until(job, "PENDING")
+        self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def printed(self, job: int) -> str:
         """Return what a job has printed so far (``--output=out.%j.txt``)."""
