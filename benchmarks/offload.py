@@ -27,10 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import motet
+from motet.config import RunConfig
 from motet.memory.offload import HostTransfers
 from motet.order import Cost, round_robin
 from motet.resting import Resting
+from motet.results import JobResult
+from motet.running import run_jobs
 from motet.simulate import Assumptions, replay
 
 JOBS = ("a", "b", "c", "d")
@@ -76,10 +78,10 @@ def train(turn_seconds: float, steps: int) -> None:
         optimizer.step()
 
 
-def measure(turn_seconds: float, steps: int, rate: float) -> tuple[float, dict[str, motet.JobResult]]:
+def measure(turn_seconds: float, steps: int, rate: float) -> tuple[float, dict[str, JobResult]]:
     """Run the jobs; return the seconds of the run, and what came of the jobs."""
     jobs = {name: partial(train, turn_seconds, steps) for name in JOBS}
-    results = motet.run(jobs, order="round-robin", offload=PacedTransfers(rate))
+    results = run_jobs(jobs, RunConfig(order="round-robin"), transfers=PacedTransfers(rate))
     assert all(job.status == "finished" for job in results.jobs.values())
     return results.wall_seconds, dict(results.jobs)
 

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "motet"
 LAYERS = [
     # the standard library alone
     "errors suggest torch_names torch_versions confidential tracebacks divergence bound order simulate clockwork "
-    "resting planning plan events results run_dir",
+    "resting planning plan events results run_dir config option_kinds",
     "jobs resuming",
     "output isolation clocks device_time workers handle",
     "gradients checkpoints",

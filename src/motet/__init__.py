@@ -15,6 +15,7 @@ The layers, from top to bottom; a module imports from those below it only (``tes
     workers                   this worker among the others: groups, agreement, who waits for whom
     isolation, output         what each job must find as it left it; where its lines go
     jobs, run_dir             what to train; where to keep what came of it
+    config, option_kinds      every option of a run, written once (pure)
     plan, planning            what a plan says; when a run changes its order (pure)
     bound, order, simulate    the least that costs allow; costs -> order; an order replayed against costs (pure)
     torch_versions, -_names   which versions it runs on; every inner name of torch's that it leans on
@@ -27,6 +28,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from motet.config import RunConfig
     from motet.errors import GangError, MotetError, UnsupportedError, UsageError
     from motet.events import Observer
     from motet.handle import JobHandle, JobPruned, current_job
@@ -46,6 +48,7 @@ _HOMES = {
     "MotetError": "errors",
     "Observer": "events",
     "Results": "results",
+    "RunConfig": "config",
     "Script": "jobs",
     "UnsupportedError": "errors",
     "UsageError": "errors",
@@ -64,6 +67,7 @@ __all__ = [
     "MotetError",
     "Observer",
     "Results",
+    "RunConfig",
     "Script",
     "UnsupportedError",
     "UsageError",

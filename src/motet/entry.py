@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from motet.config import DEFAULTS, RunConfig
 from motet.errors import (
     MotetError,
     SyncTimeoutError,
@@ -41,7 +42,7 @@ from motet.jobs import Job, JobSpec, check_cwd, fill_in
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
 from motet.results import Results
-from motet.resuming import begin_or_go_on, changes_of
+from motet.resuming import begin_or_go_on, options_of_start
 from motet.run_dir import RunDir, shown_path, write_whole
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from motet.workers import Workers
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
-DEFAULT_TIMEOUT_SECONDS = 1800.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _held: list[object] = []
 
@@ -68,16 +68,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--seed", type=int, help="the seed that the run must have to go on")
     parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
     parser.add_argument("--together", action="store_true", help="go on with the run together with other machines")
-    parser.add_argument("--changes", default="{}", help="JSON: what this start of the run has unlike its description")
+    parser.add_argument("--config", help="JSON: the options of this start of the run, in place of those in run.json")
+    parser.add_argument("--status-file", action="store_true", help="write how far jobs are into a file, for a notebook")
     options = parser.parse_args(argv)
     _die_with_the_launcher()
 
-    def find() -> tuple[RunDir, bool, Mapping[str, Any]]:
-        changes = json.loads(options.changes)
+    def find() -> tuple[RunDir, bool, RunConfig]:
         if options.together:
-            return begin_together(lambda: (RunDir.open(options.run_dir), changes))
+            return begin_together(open_here)
         if options.description is None:
-            return RunDir.open(options.run_dir), worker() == 0, changes
+            run_dir, config = open_here()
+            return run_dir, worker() == 0, config
         description = json.loads(Path(options.description).read_text(encoding="utf-8"))
         place = Path(options.run_dir)
         found = begin_together(lambda: begin_or_find(place, description, fresh=options.fresh, seed=options.seed))
@@ -87,10 +88,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             Path(f"{options.begun}-here").touch()
         return found
 
+    def open_here() -> tuple[RunDir, RunConfig]:
+        run_dir = RunDir.open(options.run_dir)
+        content = run_dir.description if options.config is None else json.loads(options.config)
+        return run_dir, RunConfig.from_json(content, run_dir.path / "run.json")
+
     def calls() -> Mapping[str, Callable[[], object]]:
         return unpack(Path(options.parcel).read_bytes()) if options.parcel else {}
 
-    end(work(find, calls, launched=True)[0])
+    end(work(find, calls, launched=True, status_file=options.status_file)[0])
 
 
 def worker() -> int:
@@ -99,24 +105,24 @@ def worker() -> int:
 
 
 def work(
-    find: Callable[[], tuple[RunDir, bool, Mapping[str, Any]]],
+    find: Callable[[], tuple[RunDir, bool, RunConfig]],
     calls: Callable[[], Mapping[str, Callable[[], object]]] = dict,
     *,
     launched: bool,
+    status_file: bool = False,
 ) -> tuple[int, Results | None, RunDir | None]:
     """Take part in the run in the directory that ``find`` gives.
 
-    ``find`` also tells whether this worker writes results, and what this start has unlike the run's description.
+    ``find`` also tells whether this worker writes results, and the options of this start of the run.
     Returns the exit status of this process and, where the run came to an outcome, the results and the directory. An
     error is told once: by the launcher if this worker was ``launched`` by one, otherwise here.
     """
     run_dir: RunDir | None = None
     try:
-        run_dir, writes, changes = find()
+        run_dir, writes, config = find()
         run_dir.error_path(worker()).unlink(missing_ok=True)
-        description = {**run_dir.description, **changes}
-        trackers = _trackers(run_dir, description)
-        results = _run(run_dir, description, calls(), trackers)
+        trackers = _trackers(run_dir, config)
+        results = _run(run_dir, config, calls(), trackers, status_file=status_file)
         if writes:
             _write_results(run_dir, results)
             _attach_report(run_dir, trackers)
@@ -153,13 +159,13 @@ def _write_results(run_dir: RunDir, results: Results) -> None:
         sys.stderr.write(f"motet: results.json could not be written: {error}\n")
 
 
-def _trackers(run_dir: RunDir, description: Mapping[str, Any]) -> list[Tracker]:
+def _trackers(run_dir: RunDir, config: RunConfig) -> list[Tracker]:
     """Return the trackers that were asked for by name."""
-    if not description.get("trackers"):
+    if not config.trackers:
         return []
     from motet.integrations.trackers import named_tracker
 
-    return [named_tracker(name, run_dir.path, description["id"]) for name in description["trackers"]]
+    return [named_tracker(name, run_dir.path, run_dir.description["id"]) for name in config.trackers]
 
 
 def _attach_report(run_dir: RunDir, trackers: Sequence[Tracker]) -> None:
@@ -178,70 +184,53 @@ def _attach_report(run_dir: RunDir, trackers: Sequence[Tracker]) -> None:
 
 def _run(
     run_dir: RunDir,
-    description: Mapping[str, Any],
+    config: RunConfig,
     calls: Mapping[str, Callable[[], object]],
     trackers: Sequence[Tracker],
+    *,
+    status_file: bool,
 ) -> Results:
     """Build the jobs and let the pipeline run them."""
-    if worker() == 0 and not description.get("quiet"):
+    description, quiet = run_dir.description, config.quiet or status_file
+    if worker() == 0 and not quiet:
         _say_phase("the workers have started and import torch")
     from motet.gradients.aggregation import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
-    from motet.running import NO_RULES, Rules, Show, run
+    from motet.running import Show, run_jobs
 
-    sync = description.get("sync", "all-reduce")
-    aggregators = description.get("aggregators")
-    if aggregators == "dedicated":
+    aggregation = None
+    if config.aggregators == "dedicated":
         store, aside = set_one_aside()
         if aside:
             return _aggregate_only(store)
-        sync, aggregators = partial(_served, store), None
-    stop_at = description.get("stop_at_unix_time")
-    rules = Rules(
-        stop_after_seconds=None if stop_at is None else max(0.0, stop_at - time.time()),
-        on_nan=description.get("on_nan", NO_RULES.on_nan),
-        on_same_file=description.get("on_same_file", NO_RULES.on_same_file),
-        max_job_failures=description.get("max_job_failures", NO_RULES.max_job_failures),
-        only=description.get("only"),
-    )
-    if worker() == 0 and not description.get("quiet"):
+        aggregation = partial(_served, store)
+    if worker() == 0 and not quiet:
         _say_phase("the workers join each other")
-    jobs = []
-    for data in description["jobs"]:
-        if data["name"] in calls:
-            name, cwd = data["name"], check_cwd(data.get("cwd"), f"job {data['name']!r}")
-            cwd = cwd and fill_in(cwd, name, run_dir.job_dir(name))
-            jobs.append(Job(name, calls[name], data.get("turns"), data.get("compress"), cwd))
-        elif data["kind"] == "python":
-            raise UsageError(
-                f"job {data['name']!r} is Python code of a program: start it again with motet.launch there"
-            )
-        else:
-            jobs.append(JobSpec.from_json(data).filled(run_dir.job_dir(data["name"])).job())
+    jobs = [_job(run_dir, data, calls) for data in description["jobs"]]
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
-    progress = Progress(
-        quiet=bool(description.get("quiet")), logs=run_dir.shown_log, verbose=bool(description.get("verbose"))
-    )
-    status = [StatusFile(run_dir.path)] if description.get("status_file") else []
-    show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None)
-    return run(
+    progress = Progress(quiet=quiet, logs=run_dir.shown_log, verbose=config.verbose)
+    status = [StatusFile(run_dir.path)] if status_file else []
+    return run_jobs(
         jobs,
-        order=description.get("order"),
-        at_once=description.get("at_once"),
+        config,
         run_dir=run_dir,
-        verbose=bool(description.get("verbose")),
         observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path), *status, *trackers],
-        timeout_seconds=description.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS),
-        rules=rules,
-        sync=sync,
-        aggregators=aggregators,
-        compress=description.get("compress"),
-        offload=description.get("offload", "nothing"),
-        buffers=description.get("buffers", "overlapped"),
-        seed=description.get("seed"),
-        show=show,
+        show=Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None),
+        aggregation=aggregation,
     )
+
+
+def _job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> Job:
+    """Return a job of the run: what its program gave for it, or what ``run.json`` says."""
+    name = data["name"]
+    if name in calls:
+        cwd = check_cwd(data.get("cwd"), f"job {name!r}")
+        cwd = cwd and fill_in(cwd, name, run_dir.job_dir(name))
+        return Job(name, calls[name], data.get("turns"), data.get("compress"), cwd)
+    if data["kind"] == "python":
+        raise UsageError(f"job {name!r} is Python code of a program: start it again with motet.launch there")
+    return JobSpec.from_json(data).filled(run_dir.job_dir(name)).job()
 
 
 def _say_phase(text: str) -> None:
@@ -286,8 +275,8 @@ def _above(progress: Progress, stream: TextIO) -> TextIO:
 
 
 def begin_together(
-    begin: Callable[[], tuple[RunDir, Mapping[str, Any]]],
-) -> tuple[RunDir, bool, Mapping[str, Any]]:
+    begin: Callable[[], tuple[RunDir, RunConfig]],
+) -> tuple[RunDir, bool, RunConfig]:
     """Let worker 0 ``begin`` the run, or go on with it, and all others join it; returns what `work` takes.
 
     What worker 0 meets is everybody's error. Worker 0 holds the run for as long as its process lives. Blocks until it
@@ -302,29 +291,29 @@ def begin_together(
     key = f"motet/begin/{attempt}"
     if rank == 0:
         try:
-            run_dir, changes = begin()
+            run_dir, config = begin()
             hold = run_dir.held()
             hold.__enter__()
             _held.append(hold)
         except BaseException as error:  # whatever it is: the others wait for a word
             store.set(key, json.dumps({"error": pack_error(error)}))
             raise
-        begun = {"path": str(run_dir.path), "description": dict(run_dir.description), "changes": dict(changes)}
+        begun = {"path": str(run_dir.path), "description": dict(run_dir.description), "config": config.to_json()}
         store.set(key, json.dumps(begun))
-        return run_dir, True, changes
+        return run_dir, True, config
     word = _wait_for_word(store, key)
     if "error" in word:
         raise unpack_error(word["error"])
-    return *RunDir.join(word["path"], word["description"]), word["changes"]
+    return *RunDir.join(word["path"], word["description"]), RunConfig.from_json(word["config"])
 
 
 def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
     """Return what worker 0 leaves under ``key``; looks for it now and then, so that signals are heard meanwhile."""
-    deadline = time.monotonic() + DEFAULT_TIMEOUT_SECONDS
+    deadline = time.monotonic() + DEFAULTS.timeout_seconds
     try:
         while not store.check([key]):
             if time.monotonic() > deadline:
-                raise SyncTimeoutError(f"Worker 0 has not begun the run within {DEFAULT_TIMEOUT_SECONDS:.0f} s.")
+                raise SyncTimeoutError(f"Worker 0 has not begun the run within {DEFAULTS.timeout_seconds:.0f} s.")
             time.sleep(0.02)
         word: dict[str, Any] = json.loads(store.get(key))
     except RuntimeError as error:
@@ -334,12 +323,11 @@ def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
 
 def begin_or_find(
     place: Path | None, description: Mapping[str, Any], *, fresh: bool = False, seed: int | None = None
-) -> tuple[RunDir, Mapping[str, Any]]:
-    """Begin a run in ``place``, or go on with it; return what this start has unlike the description of the run.
+) -> tuple[RunDir, RunConfig]:
+    """Begin a run in ``place``, or go on with it; return the options of this start, too.
 
     Workers that were started again find the run that the first attempt began, also where that was a fresh one.
     """
-    changes = changes_of(description)
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         beside = [place, *place.parent.glob(f"{glob.escape(place.name)}-*/")] if place is not None else []
@@ -348,12 +336,13 @@ def begin_or_find(
             if (candidate / "run.json").exists():
                 found = RunDir.open(candidate)
                 if found.description.get("launch") == launch:
-                    return found, changes
+                    return found, options_of_start(found, description)
     run_dir, goes_on = begin_or_go_on(place, {**description, "launch": launch}, fresh=fresh, seed=seed)
-    if not description.get("quiet"):
+    config = options_of_start(run_dir, description)
+    if not config.quiet:
         what = "this run has begun before, and goes on" if goes_on else "begins"
         sys.stderr.write(f"motet: run directory {shown_path(run_dir.path)}: {what}\n")
-    return run_dir, changes if goes_on else {}
+    return run_dir, config
 
 
 def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:

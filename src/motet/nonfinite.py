@@ -11,24 +11,16 @@ import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.config import OnNan
 from motet.divergence import GRADIENTS, State, word_of
-from motet.errors import NonFiniteError, UsageError
+from motet.errors import NonFiniteError
 from motet.events import Diverged, Event
 from motet.turns import JobStopped
-
-OnNan = Literal["ignore", "stop-job", "raise"]
-
-
-def check_on_nan(value: str) -> None:
-    """Raise `UsageError` unless ``value`` says what to do."""
-    if value not in get_args(OnNan):
-        raise UsageError(f"on_nan (--on-nan) takes {', '.join(get_args(OnNan))}; it was given {value!r}")
 
 
 def answer_to(on_nan: OnNan, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> BaseException | None:

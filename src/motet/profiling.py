@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from motet.config import DEFAULTS, RunConfig
 from motet.errors import UsageError
 from motet.jobs import Job
 from motet.order import Cost, Order
@@ -210,18 +211,18 @@ def profile(
     num_turns: int = NUM_TURNS,
     run_dir: RunDir | None = None,
     show: Show | None = None,
-    timeout_seconds: float = 1800.0,
+    config: RunConfig = DEFAULTS,
 ) -> tuple[Profile | None, Results]:
     """Let each job take a few turns, then stop them all; return what they cost, the same on every worker.
 
     Collective, as `motet.run`; the jobs are really run, and what they do besides training is done. Without a profile
     where a job failed: see the results. Raises `UsageError` where a job never synchronized.
     """
-    workers = Workers.join(timeout_seconds=timeout_seconds)
+    workers = Workers.join(timeout_seconds=config.timeout_seconds)
     orderly = False
     try:
         planning = Profiling([job.name for job in jobs], num_turns)
-        results = run_planned(jobs, planning, run_dir=run_dir, show=show, timeout_seconds=timeout_seconds)
+        results = run_planned(jobs, planning, config, run_dir=run_dir, show=show)
         if any(job.status == "failed" for job in results.jobs.values()):
             found = None
         else:

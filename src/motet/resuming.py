@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from motet.config import RunConfig
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec
 from motet.results import JobResult, Status
@@ -24,9 +25,6 @@ from motet.run_dir import RunDir, write_whole
 from motet.suggest import did_you_mean
 
 FORMAT = 1
-DEFAULT_MAX_JOB_FAILURES = 1
-# What a run keeps of its first start, whatever later ones say.
-_OF_THE_RUN = {"jobs", "seed", "command", "directory", "versions", "commit", "unix_time", "prediction", "launch"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def look(
     run_dir: RunDir,
     names: Sequence[str],
     *,
-    max_job_failures: int = DEFAULT_MAX_JOB_FAILURES,
+    max_job_failures: int,
     only: Collection[str] | None = None,
 ) -> Standing:
     """Return where the run stands; with ``only``, other jobs than these count as stopped.
@@ -223,9 +221,10 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any], seed: int | No
     return None
 
 
-def changes_of(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run that goes on takes over from the description of this start of it."""
-    return {"stop_at_unix_time": None, **{k: value for k, value in description.items() if k not in _OF_THE_RUN}}
+def options_of_start(run_dir: RunDir, description: Mapping[str, Any]) -> RunConfig:
+    """Return the options of this start, as its ``description`` has them; the seed is that of the first start."""
+    begun = RunConfig.from_json(run_dir.description, run_dir.path / "run.json")
+    return dataclasses.replace(RunConfig.from_json(description), seed=begun.seed)
 
 
 def retry(run_dir: RunDir, names: Sequence[str]) -> list[str]:

@@ -23,9 +23,7 @@ from torch.optim import Optimizer
 
 from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
 from motet.errors import CheckpointError, GangError, UsageError
-from motet.nonfinite import OnNan
 from motet.results import JobResult
-from motet.same_files import OnSameFile
 from motet.turns import JobStopped, RunningJob
 from motet.workers import Workers
 
@@ -37,7 +35,7 @@ Notice = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Safety:
-    """What a run does so that nothing is lost, and when it ends before its jobs do.
+    """What a run does so that nothing is lost.
 
     ``checkpoints``: where they go. ``keep_result`` keeps what came of a job, for a later start of the run;
     ``charge`` and ``take_back`` are called with a job that failed on this worker, and when it has turned out to have
@@ -49,9 +47,6 @@ class Safety:
     charge: Callable[[str, int, str], None] = lambda job, turn, error: None
     take_back: Callable[[str], None] = lambda job: None
     starting_again: Collection[str] = ()
-    stop_after_seconds: float | None = None
-    on_nan: OnNan = "ignore"
-    on_same_file: OnSameFile = "warn"
     run_dir: Path | None = None
 
 

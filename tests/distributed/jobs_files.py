@@ -26,7 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 import motet
 from motet.errors import GangError
 from motet.events import Notice
-from motet.running import Rules
 
 Write = Callable[[Path, str], object]
 
@@ -349,8 +348,9 @@ def run_both(kind: str, place: str, on_same_file: str = "warn") -> dict[str, Any
         database.execute("create table known (word text)")
     write = {**CLASHES, **SHARED}[kind]
     jobs = {name: partial(write, folder, name) for name in ("first", "second")}
-    rules = Rules(on_same_file=on_same_file)  # type: ignore[arg-type]
-    results = motet.run(jobs, run_dir=folder / "run", rules=rules, observers=[WritesDown(folder / "progress")])
+    results = motet.run(
+        jobs, run_dir=folder / "run", on_same_file=on_same_file, observers=[WritesDown(folder / "progress")]
+    )
     told = [text for text in results.notices if "built no" not in text]
     return {"told": told, "statuses": {name: job.status for name, job in results.jobs.items()}}
 
@@ -380,7 +380,6 @@ def train_both(place: str, on_same_file: str, writer: int, steps: int = 200) -> 
 
         _train(steps, save)
 
-    rules = Rules(on_same_file=on_same_file)  # type: ignore[arg-type]
     jobs = {name: partial(job, name) for name in ("first", "second")}
     seen: list[str] = []
 
@@ -392,7 +391,7 @@ def train_both(place: str, on_same_file: str, writer: int, steps: int = 200) -> 
     error = None
     results = None
     try:
-        results = motet.run(jobs, run_dir=folder / "run", rules=rules, observers=[Listens()])
+        results = motet.run(jobs, run_dir=folder / "run", on_same_file=on_same_file, observers=[Listens()])
     except GangError as raised:
         error = f"{type(raised).__name__}: {raised}"
     kept = (folder / "best.txt").read_text()

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.buffers import BufferSync
+from motet.config import RunConfig
 from motet.events import Event, JobStarted, MemoryMeasured
 from motet.gradients import JobGradients
 from motet.memory.footprint import HostMemory
 from motet.memory.offload import HostTransfers, Offload
-from motet.running import run
+from motet.running import run, run_jobs
 from motet.workers import Workers
 
 
@@ -72,7 +73,7 @@ def large_jobs_rest() -> dict[str, Any]:
 
     seed_everything()
     with mock.patch.object(Offload, "put_away", counted):
-        results = run(jobs, offload=HostTransfers())
+        results = run_jobs(jobs, RunConfig(), transfers=HostTransfers())
     errors = [f"{name}: {job.error}" for name, job in results.jobs.items() if job.error]
     found = errors + [line for name in jobs for line in differences(results[name].result, expected[name], name)]
     return {"differences": found, "moved": moved}
@@ -109,7 +110,7 @@ def idle_jobs_rest() -> dict[str, Any]:
         return moved[-1]
 
     with mock.patch.object(Offload, "put_away", counted):
-        results = run(jobs, offload=transfers)
+        results = run_jobs(jobs, RunConfig(), transfers=transfers)
     found = [line for name in jobs for line in differences(results[name].result, expected[name], name)]
     errors = [job.error for job in results.jobs.values() if job.error]
     return {"differences": found, "errors": errors, "moved": moved, "places": transfers.num_moved}
@@ -119,7 +120,7 @@ def loops_rest(names: dict[str, str]) -> list[str]:
     """Run loops of the other tests with state that rests; return what differs from running alone."""
     expected = {job: alone(name) for job, name in names.items()}
     seed_everything()
-    results = run({job: find(name) for job, name in names.items()}, offload=HostTransfers())
+    results = run_jobs({job: find(name) for job, name in names.items()}, RunConfig(), transfers=HostTransfers())
     errors = [f"{name}: {job.error}" for name, job in results.jobs.items() if job.error]
     return errors + [line for job in names for line in differences(results[job].result, expected[job], job)]
 
@@ -222,7 +223,7 @@ def default_device_elsewhere() -> list[str]:
         for name, job in jobs.items():
             expected[name] = run_alone(job)
             torch.set_default_device("meta")  # left so, as a program does that names its device once
-        results = run(jobs, offload=HostTransfers())
+        results = run_jobs(jobs, RunConfig(), transfers=HostTransfers())
     finally:
         torch.set_default_device(None)  # type: ignore[arg-type]
     errors = [f"{name}: {job.error}" for name, job in results.jobs.items() if job.error]
@@ -270,7 +271,7 @@ def device_seconds(
             optimizer.step()
 
     jobs = {name: partial(loop, widths[name], computes[name], turns[name]) for name in widths}
-    results = run(jobs, order=order, offload=Linked(world, rate))
+    results = run_jobs(jobs, RunConfig(order=order), transfers=Linked(world, rate))
     errors = [job.error for job in results.jobs.values() if job.error]
     assert not errors, errors[0]
     moved = {name: job.memory["offload_bytes"] for name, job in results.jobs.items() if job.memory is not None}

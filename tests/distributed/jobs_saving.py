@@ -21,7 +21,7 @@ import motet
 from motet import handle
 from motet.checkpoints import DataPosition, payloads_of, restore, restore_random_generators, snapshot
 from motet.results import Results
-from motet.running import Rules, run
+from motet.running import run
 from motet.workers import agreement
 
 NUM_STEPS = 24
@@ -317,8 +317,7 @@ def nan_at(place: str, step: int, on_nan: str, catches: bool = False) -> dict[st
             model.zero_grad()
         return number
 
-    rules = Rules(on_nan=on_nan)  # type: ignore[arg-type]
-    return told(together(place, {"nan": loop, "beside": beside}, rules=rules)) | {"caught": caught}
+    return told(together(place, {"nan": loop, "beside": beside}, on_nan=on_nan)) | {"caught": caught}
 
 
 def never_at_a_save_point(place: str, patience_seconds: float) -> dict[str, Any]:
@@ -342,8 +341,7 @@ def never_at_a_save_point(place: str, patience_seconds: float) -> dict[str, Any]
 
 def limited(place: str, seconds: float) -> dict[str, Any]:
     """Run a job that would go on for hours, for so many seconds."""
-    rules = Rules(stop_after_seconds=seconds)
-    return told(together(place, {"saves": partial(by_steps, Plan(), num_steps=10**6)}, rules=rules))
+    return told(together(place, {"saves": partial(by_steps, Plan(), num_steps=10**6)}, stop_after_seconds=seconds))
 
 
 def fails_while_stopping(place: str, alone: bool) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_one_worker_alone_aggregates_for_itself(gangs: Callable[[int], Gang]) ->
     [
         ({"sync": "aggregate", "aggregators": [2]}, "UsageError: aggregators must be workers of this run, 0 to 1"),
         ({"aggregators": [0]}, "UsageError: aggregators go with"),
-        ({"sync": "ring"}, "UsageError: sync is"),
+        ({"sync": "ring"}, "UsageError: sync (--sync) takes"),
     ],
 )
 def test_wrong_options_are_refused(gangs: Callable[[int], Gang], options: dict[str, Any], message: str) -> None:

@@ -19,7 +19,6 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import motet
-from motet.running import Rules
 from motet.testing import tiny_job
 from motet.turns.exit_hooks import ExitHooks
 
@@ -95,14 +94,13 @@ def test_a_loop_that_swallows_the_stop_leaves_nothing_behind() -> None:
             with contextlib.suppress(BaseException):
                 (model(torch.ones(1, 2)).sum() * math.nan).backward()
 
-    assert motet.run({"job": job}, rules=Rules(on_nan="stop-job"))["job"].status == "failed"
+    assert motet.run({"job": job}, on_nan="stop-job")["job"].status == "failed"
     gc.collect()
     assert [each() for each in kept] == [None, None]
 
 
 LOGS = """
 import logging, logging.handlers, sys, torch.distributed
-from motet.running import Rules
 from motet.testing import tiny_job
 
 torch.distributed.init_process_group("gloo")

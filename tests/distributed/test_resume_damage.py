@@ -179,7 +179,7 @@ def test_the_whole_one_is_gone_on_with(stage: None, whole: Path) -> None:
         main(["resume", str(whole), "--only", "half"])
     run_dir, changes = started.value.args[0]
     assert run_dir == str(whole)
-    assert json.loads(changes.removeprefix("--changes="))["only"] == ["half"]
+    assert json.loads(changes.removeprefix("--config="))["only"] == ["half"]
 
 
 @pytest.mark.parametrize(

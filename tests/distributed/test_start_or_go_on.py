@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from tests.distributed.command import FAULTY, Place
 
+from motet.config import RunConfig
 from motet.errors import UsageError
-from motet.resuming import begin_or_go_on, changes_of, difference
+from motet.resuming import begin_or_go_on, difference, options_of_start
 from motet.run_dir import RunDir
 from motet.testing import Gang
 
@@ -70,9 +71,10 @@ def test_another_run_is_refused_and_fresh_begins_beside_it(place: Place) -> None
     assert place.results() == first
 
 
-def test_what_this_start_says_counts_but_not_what_makes_the_run() -> None:
-    changes = changes_of(HERE | {"at_once": 1, "timeout_seconds": 60.0})
-    assert changes == {"stop_at_unix_time": None, "at_once": 1, "timeout_seconds": 60.0}
+def test_what_this_start_says_counts_but_not_what_makes_the_run(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "out", HERE | RunConfig(seed=1, at_once=2, stop_after_seconds=60.0).to_json())
+    options = options_of_start(run_dir, HERE | RunConfig(seed=2, at_once=1, timeout_seconds=60.0).to_json())
+    assert options == RunConfig(seed=1, at_once=1, timeout_seconds=60.0)
 
 
 def test_workers_of_torchrun_go_on_alike(place: Place) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.distributed.command import FAULTY, Place
 
-from motet.cli.safety import parse_duration
+from motet.cli.run import parse
 from motet.errors import GangError, UsageError
 from motet.launcher.agent import STOP_SECONDS
 from motet.testing import Gang
@@ -237,10 +237,11 @@ def test_a_signal_is_heard_once() -> None:
     [("90", 90.0), ("90s", 90.0), ("1.5m", 90.0), ("2h", 7200.0), ("1h30m", 5400.0), ("1d", 86400.0)],
 )
 def test_times(text: str, seconds: float) -> None:
-    assert parse_duration(text, "--stop-after") == seconds
+    options = parse(["j.yaml", f"--stop-after={text}"])
+    assert options.config.stop_after_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "2 h", "-1", "0", "0s", "1h30", "soon", "1e3", "2w", "nan", "inf"])
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--stop-after"):
-        parse_duration(text, "--stop-after")
+        parse(["j.yaml", f"--stop-after={text}"])

@@ -17,6 +17,7 @@ from motet import entry
 from motet.cli import Parser
 from motet.cli.run import add_each, specs_of, with_each_attached
 from motet.cli.start import run_workers
+from motet.config import RunConfig
 from motet.errors import UsageError
 from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
@@ -128,7 +129,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     specs = specs_of(options)
     if options.order is not None:
         parse_order(options.order, [spec.name for spec in specs])
-    description = describe_run([spec.to_json() for spec in specs], quiet=True, command=["motet", "plan", *argv])
+    description = describe_run([spec.to_json() for spec in specs], RunConfig(quiet=True), ["motet", "plan", *argv])
     from motet.launcher.options import check_torchrun_options
 
     check_torchrun_options(options)
@@ -139,12 +140,13 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
 def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
 
-    def begin() -> tuple[RunDir, dict[str, Any]]:
+    def begin() -> tuple[RunDir, RunConfig]:
         options = parse(argv)
         if options.profile is not None:
             raise UsageError("--profile FILE starts no workers: run motet plan without torchrun")
         description = describe(options, argv)
-        return RunDir.create(Path(tempfile.mkdtemp(prefix="motet-plan-"), "run"), description), {}
+        run_dir = RunDir.create(Path(tempfile.mkdtemp(prefix="motet-plan-"), "run"), description)
+        return run_dir, RunConfig.from_json(description)
 
     status, results, run_dir = entry.work(lambda: entry.begin_together(begin), launched=False)
     if results is not None and run_dir is not None and entry.worker() == 0:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from motet import entry, resuming
 from motet.cli import Parser, run, start
-from motet.cli.safety import add_safety_options, safety_of
+from motet.cli.config_options import add_config_options, given_options
+from motet.config import RunConfig
 from motet.errors import CheckpointError, UsageError
 from motet.launcher.torchrun_options import torchrun_options
 from motet.run_dir import RunDir
@@ -33,12 +34,12 @@ def main(argv: Sequence[str]) -> int:
     from motet.launcher.options import check_torchrun_options, on_one_machine
 
     check_torchrun_options(options)
-    changes = _changes(options)
+    config = _configure(options, _begun(run_dir))
     _go_where_it_began(run_dir)
     if not on_one_machine(options):
-        return start.go_on(options, run_dir, changes, only=options.only, retry_failed=options.retry_failed)
+        return start.go_on(options, run_dir, config, retry_failed=options.retry_failed)
     with run_dir.held():
-        return start.go_on(options, run_dir, changes, only=options.only, retry_failed=options.retry_failed)
+        return start.go_on(options, run_dir, config, retry_failed=options.retry_failed)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -46,16 +47,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=os.path.expanduser, help="the directory of the run")
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
-    parser.add_argument("--only", action="append", metavar="JOB", help="go on with this job; the others wait")
-    parser.add_argument("--verbose", action="store_true", help="show what all workers print, and changes of the order")
-    parser.add_argument("--quiet", action="store_true", help="only errors and the results")
-    add_safety_options(parser)
+    add_config_options(parser, "resume")
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # as in `motet run`
     options = parser.parse_args(list(argv))
-    if options.verbose and options.quiet:
-        raise UsageError("--verbose and --quiet contradict each other")
+    RunConfig(**given_options(options, "resume"))  # refuses what no run could be asked
     return options
 
 
@@ -67,22 +64,15 @@ def _check(run_dir: RunDir) -> None:
             f"job {python[0]!r} is Python code of a program: run that program again, with resume=True in "
             f"motet.launch(..., run_dir={str(run_dir.path)!r})"
         )
-    place = run_dir.path / "run.json"
-    kinds: dict[str, tuple[type, ...]] = {
-        "directory": (str,),
-        "order": (list, type(None)),
-        "at_once": (int, str, type(None)),
-        "offload": (str,),
-        "buffers": (str,),
-        "timeout_seconds": (int, float),
-        "max_job_failures": (int,),
-        "on_nan": (str,),
-        "on_same_file": (str,),
-        "seed": (int,),
-    }
-    for key, allowed in kinds.items():
-        if key in run_dir.description and not isinstance(run_dir.description[key], allowed):
-            raise CheckpointError(f"{place} is damaged: its {key!r} is {run_dir.description[key]!r:.80}")
+    directory = run_dir.description.get("directory")
+    if directory is not None and not isinstance(directory, str):
+        raise CheckpointError(f"{run_dir.path / 'run.json'} is damaged: its directory is {directory!r:.80}")
+    _begun(run_dir)
+
+
+def _begun(run_dir: RunDir) -> RunConfig:
+    """Return the options that the run was begun with."""
+    return RunConfig.from_json(run_dir.description, run_dir.path / "run.json")
 
 
 def _as_before(options: argparse.Namespace, run_dir: RunDir) -> None:
@@ -100,14 +90,12 @@ def _as_before(options: argparse.Namespace, run_dir: RunDir) -> None:
             setattr(options, name, getattr(before, name))
 
 
-def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what this start has unlike the description of the run."""
-    changes: dict[str, Any] = {"stop_at_unix_time": None, **safety_of(options)}
-    if options.only:
-        changes["only"] = options.only
-    if options.verbose or options.quiet:
-        changes |= {"verbose": options.verbose, "quiet": options.quiet}
-    return changes
+def _configure(options: argparse.Namespace, begun: RunConfig) -> RunConfig:
+    """Return the options of this start: those that the run was begun with, and over them what is given now."""
+    given = given_options(options, "resume")
+    if "verbose" in given or "quiet" in given:
+        given = {"verbose": False, "quiet": False, **given}
+    return replace(begun, **{"stop_after_seconds": None, "only": None, **given})
 
 
 def _go_where_it_began(run_dir: RunDir) -> None:
@@ -124,12 +112,13 @@ def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
     options = parse(argv)
 
-    def find() -> tuple[RunDir, dict[str, Any]]:
+    def find() -> tuple[RunDir, RunConfig]:
         run_dir = RunDir.open(Path(options.run_dir))
         _check(run_dir)
+        config = _configure(options, _begun(run_dir))
         if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-            start.standing_of(options, run_dir, _changes(options), only=options.only, retry_failed=options.retry_failed)
-        return run_dir, _changes(options)
+            start.standing_of(options, run_dir, config, retry_failed=options.retry_failed)
+        return run_dir, config
 
     status, results, found = entry.work(lambda: entry.begin_together(find), launched=False)
     if results is not None and found is not None and entry.worker() == 0:

@@ -7,24 +7,25 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from motet import entry
 from motet.cli import Parser
-from motet.cli.safety import add_safety_options, safety_of
+from motet.cli.config_options import add_config_options, given_options
 from motet.cli.start import go_on, report, run_workers, say
+from motet.config import RunConfig
 from motet.errors import UsageError
-from motet.integrations.trackers import NAMES, check_trackers
-from motet.jobs import COMPRESS, JobSpec, check_specs, found_from, in_cwd, load_jobs_file, specs_from_each
-from motet.launcher.launch import BUFFERS, describe_run
+from motet.integrations.trackers import check_trackers
+from motet.jobs import JobSpec, check_specs, found_from, in_cwd, load_jobs_file, specs_from_each
+from motet.launcher.launch import describe_run
 from motet.launcher.outcome import conclude, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
-from motet.order import parse_order
 from motet.plan import saved_order, saved_prediction
-from motet.resuming import begin_or_go_on, changes_of, check_place
+from motet.resuming import begin_or_go_on, check_place, options_of_start
 from motet.run_dir import RunDir, shown_path
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
@@ -69,57 +70,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--fresh", action="store_true", help="begin anew, in DIR-2, where the run directory DIR holds a run"
     )
     parser.add_argument(
-        "--order", metavar="A,B,A,C", help="one round of turns, or round-robin (default: Motet chooses)"
-    )
-    parser.add_argument(
         "--plan", metavar="FILE", type=expanduser, help="keep to the order of a plan that motet plan --save wrote"
     )
-    parser.add_argument(
-        "--sync", choices=("all-reduce", "aggregate"), default="all-reduce", help="how gradients are averaged"
-    )
-    parser.add_argument(
-        "--aggregators",
-        metavar="0,2",
-        help="with --sync aggregate: the workers that sum (default: each in turn); or "
-        "dedicated: the last worker sums, and does nothing else",
-    )
-    parser.add_argument(
-        "--compress", choices=COMPRESS, help="bf16: gradients travel as bfloat16, at half the bytes and less precision"
-    )
-    parser.add_argument(
-        "--at-once",
-        type=_number_or_auto,
-        metavar="N",
-        help="at most N jobs in flight, or auto: as many as fit in memory; the others wait",
-    )
-    parser.add_argument(
-        "--offload",
-        choices=("nothing", "idle"),
-        default="nothing",
-        help="idle: what a job holds on a device rests in the host's memory while others compute",
-    )
-    parser.add_argument(
-        "--buffers",
-        choices=BUFFERS,
-        default=BUFFERS[0],
-        help="blocking: BatchNorm statistics and other buffers are broadcast before each forward, as under plain DDP",
-    )
-    parser.add_argument("--job-cwd", metavar="DIR", help="each job works in this folder: {job_dir}, or runs/{name}")
-    parser.add_argument("--seed", type=int, metavar="N", help="the jobs' random numbers follow from it (default: new)")
-    parser.add_argument("--verbose", action="store_true", help="show what all workers print, not worker 0 alone")
-    parser.add_argument("--quiet", action="store_true", help="only errors and the results")
-    parser.add_argument(
-        "--tracker", action="append", metavar="NAME", help=f"write a run for each job to {', '.join(NAMES)}; repeatable"
-    )
-    parser.add_argument("--metric", metavar="NAME", help="compare jobs by this value (default: a loss that all log)")
-    parser.add_argument("--mode", choices=("min", "max"), help="whether less or more of it is better")
-    add_safety_options(parser)
+    add_config_options(parser, "run")
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # what argparse's own `parents=` does
     options = parser.parse_args(with_each_attached(argv))
-    if options.verbose and options.quiet:
-        raise UsageError("--verbose and --quiet contradict each other")
+    options.config = RunConfig(**given_options(options, "run"))
     if options.order is not None and options.plan is not None:
         raise UsageError("--order and --plan contradict each other: a plan has an order")
     return options
@@ -149,23 +107,14 @@ def with_each_attached(argv: Sequence[str]) -> list[str]:
 
 def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """Return the description of the run, with everything in it checked. Imports the jobs, in a child process."""
-    specs = in_cwd(specs_of(options), found_from(options.job_cwd, os.getcwd(), "--job-cwd"))
+    config: RunConfig = options.config
+    specs = in_cwd(specs_of(options), found_from(config.job_cwd, os.getcwd(), "--job-cwd"))
     names = [spec.name for spec in specs]
-    order = parse_order(options.order, names).turns if options.order is not None else None
     if options.plan is not None:
-        order = saved_order(options.plan, names).turns
-    safety = safety_of(options)
-    description = describe_run(
-        [spec.to_json() for spec in specs],
-        order=order,
-        at_once=options.at_once,
-        verbose=options.verbose,
-        quiet=options.quiet,
-        seed=options.seed,
-        command=["motet", "run", *argv],
-    )
-    check_place(options.run_dir, description, fresh=options.fresh, seed=options.seed)
-    check_trackers(options.tracker or [])
+        config = replace(config, order=saved_order(options.plan, names).turns)
+    description = describe_run([spec.to_json() for spec in specs], config.for_jobs(names), ["motet", "run", *argv])
+    check_place(options.run_dir, description, fresh=options.fresh, seed=config.seed)
+    check_trackers(config.trackers)
     from motet.launcher.options import check_torchrun_options
 
     check_torchrun_options(options)
@@ -173,31 +122,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     check_specs(specs)
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
-    others = {"compress": options.compress, "offload": options.offload, "trackers": options.tracker or []}
-    others["buffers"] = options.buffers
-    return {**description, **safety, **_sync_of(options), **others}
-
-
-def _number_or_auto(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a number, or auto, not {text!r}") from None
-
-
-def _sync_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return how gradients are averaged, as a part of the description."""
-    if options.sync == "all-reduce":
-        if options.aggregators is not None:
-            raise UsageError("--aggregators goes with --sync aggregate; an all-reduce has none")
-        return {}
-    given = options.aggregators
-    if given is None or given == "dedicated":
-        return {"sync": "aggregate", "aggregators": given}
-    try:
-        return {"sync": "aggregate", "aggregators": [int(word) for word in given.split(",")]}
-    except ValueError:
-        raise UsageError(f"--aggregators takes numbers of workers, as in 0,2, or dedicated; not {given!r}") from None
+    return description
 
 
 def specs_of(options: argparse.Namespace) -> list[JobSpec]:
@@ -221,7 +146,7 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     if goes_on:
         say(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
         with run_dir.held():
-            return go_on(options, run_dir, changes_of(description))
+            return go_on(options, run_dir, options_of_start(run_dir, description))
     say(options, f"run directory {shown_path(run_dir.path)}; starting workers")
     with run_dir.held():
         outcome = run_workers(
@@ -260,7 +185,7 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
 def _work_in_place(argv: Sequence[str]) -> None:
     """Be a worker of the gang that torchrun started, and end this process."""
 
-    def begin() -> tuple[RunDir, Mapping[str, Any]]:
+    def begin() -> tuple[RunDir, RunConfig]:
         options = parse(argv)
         defaults = {action.dest: action.default for action in torchrun_options()}
         if given := [name for name, default in defaults.items() if getattr(options, name) != default]:

@@ -6,12 +6,12 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from motet import entry, resuming
 from motet.cli.report import build_quietly, closing_words
 from motet.cli.table import results_table, terminal_width
+from motet.config import RunConfig
 from motet.errors import MotetError
 from motet.jobs import JobSpec, check_specs
 from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_told
@@ -73,14 +73,13 @@ def say(options: argparse.Namespace, text: str) -> None:
 def go_on(
     options: argparse.Namespace,
     run_dir: RunDir,
-    changes: Mapping[str, Any],
+    config: RunConfig,
     *,
-    only: Sequence[str] | None = None,
     retry_failed: bool = False,
 ) -> int:
-    """Go on with a run, or with ``only`` some of its jobs; return the exit status of the command."""
+    """Go on with a run, this time with the options ``config``; return the exit status of the command."""
     names = resuming.job_names(run_dir)
-    standing = standing_of(options, run_dir, changes, only=only, retry_failed=retry_failed)
+    standing = standing_of(options, run_dir, config, retry_failed=retry_failed)
     if not (left := [name for name in names if name not in standing.ended]):
         jobs = {name: standing.ended[name] for name in names}
         results = Results(jobs, num_workers=0, wall_seconds=0.0)
@@ -93,7 +92,7 @@ def go_on(
     check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
     for name in left:
         _say_where(options, run_dir, name)
-    arguments = [str(run_dir.path), f"--changes={json.dumps(changes)}"]
+    arguments = [str(run_dir.path), f"--config={json.dumps(config.to_json())}"]
     from motet.launcher.options import on_one_machine
 
     if not on_one_machine(options):
@@ -113,15 +112,14 @@ def go_on(
 def standing_of(
     options: argparse.Namespace,
     run_dir: RunDir,
-    changes: Mapping[str, Any],
+    config: RunConfig,
     *,
-    only: Sequence[str] | None,
     retry_failed: bool,
 ) -> resuming.Standing:
     """Return where the run stands, after what failed is made to count no more, if that was asked for."""
     names = resuming.job_names(run_dir)
-    failures = {**run_dir.description, **changes}.get("max_job_failures", resuming.DEFAULT_MAX_JOB_FAILURES)
-    resuming.look(run_dir, names, only=only)  # first of all: is everything whole that is asked for?
+    failures, only = config.max_job_failures, config.only
+    resuming.look(run_dir, names, max_job_failures=failures, only=only)  # is everything whole that is asked for?
     if retry_failed:
         for name in resuming.retry(run_dir, only or names):
             say(options, f"job '{name}' had failed and is tried again")

@@ -21,6 +21,7 @@ except ImportError as error:
 
     raise missing("optuna", "optuna", error) from None
 
+from motet.config import RunConfig
 from motet.errors import UsageError
 from motet.events import Observer
 from motet.integrations.optuna_trials import Callback, Limits, Trials
@@ -70,6 +71,7 @@ def optimize(
         raise UsageError(f"n_trials and total_trials take a number of trials, not {wrong[0]!r}")
     if not isinstance(at_once, int) or at_once < 1:
         raise UsageError(f"at_once takes a number of trials, at least 1; it was given {at_once!r}")
+    config = RunConfig(at_once=at_once, verbose=verbose)
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
     trials: list[Trials] = []
 
@@ -88,7 +90,7 @@ def optimize(
         return trials[0]
 
     try:
-        results = run_source(make_source, at_once=at_once, run_dir=run_dir, observers=observers, verbose=verbose)
+        results = run_source(make_source, config, run_dir=run_dir, observers=observers)
     finally:
         for source in trials:
             source.close()

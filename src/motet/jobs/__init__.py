@@ -10,13 +10,12 @@ from motet.jobs.check import check_specs
 from motet.jobs.each import specs_from_each
 from motet.jobs.file import load_jobs_file
 from motet.jobs.names import check_name
-from motet.jobs.place import check_cwd, check_seed, fill_in, found_from, in_cwd
+from motet.jobs.place import check_cwd, fill_in, found_from, in_cwd
 from motet.jobs.script import JobExit, Script
-from motet.jobs.spec import COMPRESS, Compress, Job, JobSpec, check_compress
+from motet.jobs.spec import COMPRESS, Job, JobSpec, check_compress
 
 __all__ = [
     "COMPRESS",
-    "Compress",
     "Job",
     "JobExit",
     "JobSpec",
@@ -24,7 +23,6 @@ __all__ = [
     "check_compress",
     "check_cwd",
     "check_name",
-    "check_seed",
     "check_specs",
     "fill_in",
     "found_from",

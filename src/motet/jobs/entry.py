@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from motet.config import Compress
 from motet.errors import UsageError
 from motet.jobs.names import label
 from motet.jobs.place import check_env, found_from
 from motet.jobs.spec import (
-    Compress,
     JobSpec,
     Kind,
     check_compress,

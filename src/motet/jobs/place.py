@@ -1,4 +1,4 @@
-"""Where a job works: its folder and its environment; and the seed of a run."""
+"""Where a job works: its folder and its environment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from motet.suggest import shown
 
 if TYPE_CHECKING:
     from motet.jobs.spec import JobSpec
-
-LARGEST_SEED = 2**53 - 1  # what every reader of JSON keeps whole
 
 _JOB_DIR = "{job_dir}"
 _FILLED_IN = re.compile(r"\{(name|job_dir)\}")
@@ -81,11 +79,3 @@ def fill_in(text: str, name: str, job_dir: Path | str) -> str:
     """Return ``text`` with a job's name and folder in the place of ``{name}`` and ``{job_dir}``."""
     words = {"name": name, "job_dir": os.fspath(job_dir)}
     return _FILLED_IN.sub(lambda match: words[match[1]], text)
-
-
-def check_seed(value: object) -> None:
-    """Raise `UsageError` unless ``value`` is None or can seed a run."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
-        raise UsageError(f"seed (--seed) takes a whole number from 0 to {LARGEST_SEED}; it was given {value!r}")

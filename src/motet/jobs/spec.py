@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from motet.config import Compress
 from motet.errors import CheckpointError, UsageError
 from motet.jobs.names import check_name
 from motet.jobs.place import check_cwd, check_env, fill_in
@@ -19,8 +20,7 @@ from motet.jobs.script import ModuleScript, Script
 from motet.suggest import did_you_mean, shown
 
 Kind = Literal["call", "script", "module"]
-Compress = Literal["bf16", "none"]
-COMPRESS: tuple[Compress, ...] = ("bf16", "none")
+COMPRESS: tuple[Compress, ...] = get_args(Compress)
 """How gradients may travel: as bfloat16, or as they are (whatever the run says)."""
 
 _IDENTIFIER = r"[^\W\d]\w*(\.[^\W\d]\w*)*"

@@ -19,40 +19,30 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
+from motet.config import LaunchOptions, RunConfig
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
-from motet.jobs import Job, JobSpec, check_seed, check_specs, found_from, in_cwd
+from motet.jobs import Job, JobSpec, check_specs, found_from, in_cwd
 from motet.launcher.notebook import in_notebook, show_report, shown_inline
 from motet.launcher.outcome import conclude
 from motet.launcher.parcel import pack
-from motet.order import parse_order
 from motet.results import Results
-from motet.resuming import begin_or_go_on, changes_of
+from motet.resuming import begin_or_go_on, options_of_start
 from motet.run_dir import RunDir
 from motet.torch_versions import check
-
-BUFFERS = ("overlapped", "blocking")
-"""When a model's buffers become those of worker 0: beside other jobs' turns, or before each forward as in plain DDP."""
 
 
 def launch(
     jobs: Mapping[str, Callable[[], object] | JobSpec] | Sequence[JobSpec],
     *,
     nproc_per_node: int | str = 1,
-    order: str | Sequence[str] | None = None,
-    at_once: int | Literal["auto"] | None = None,
     run_dir: Path | str | None = None,
     max_restarts: int = 0,
-    verbose: bool = False,
-    quiet: bool = False,
-    trackers: Sequence[str] = (),
-    buffers: Literal["overlapped", "blocking"] = "overlapped",
-    job_cwd: str | None = None,
-    seed: int | None = None,
-    on_same_file: Literal["warn", "stop-job", "error"] = "warn",
     resume: bool = False,
+    config: RunConfig | None = None,
+    **options: Unpack[LaunchOptions],
 ) -> Results:
     """Start workers on this machine, let them train ``jobs`` together, and return the results when all have ended.
 
@@ -60,11 +50,12 @@ def launch(
     without arguments (`functools.partial` gives it some) that the workers can import, or a `JobSpec`. A program calls
     this below ``if __name__ == "__main__":``, since the workers import the program. Functions that were defined in a
     notebook need the package ``cloudpickle``; there, progress and report are shown below the cell unless ``quiet``.
-    ``trackers`` and ``buffers``: as ``motet run --tracker`` and ``--buffers`` take them. ``job_cwd``: the folder that
-    each job works in, such as ``"{job_dir}"`` or ``"runs/{name}"``. ``seed`` makes the run repeatable; without it the
-    jobs' random numbers differ from run to run. ``on_same_file``: what becomes of a job that writes a file which
-    another job has written. ``resume``: if ``run_dir`` holds this run already (jobs of the same names,
-    specs of the same content), it goes on: jobs that have ended are not run again.
+    ``resume``: if ``run_dir`` holds this run already (jobs of the same names, specs of the same content), it goes on:
+    jobs that have ended are not run again.
+
+    ``options`` are those of ``motet run``, by the names of `RunConfig`'s fields, which says what each may be; they go
+    over those of ``config``: ``at_once="auto"``, ``trackers=["wandb"]``, ``job_cwd="runs/{name}"``, ``seed=1``. Without
+    a ``seed``, the jobs' random numbers differ from run to run.
 
     Results that are not JSON are loaded again where that runs no code (tensors, and containers of them); others
     stay the record that names their file. Raises `UsageError` before anything starts, `GangError` if something
@@ -72,7 +63,8 @@ def launch(
     ``results.json`` is written. A job that failed raises nothing: see its status.
     """
     refuse_other_systems()
-    if (notice := check()) is not None and not quiet:
+    config = RunConfig.of(options, "motet.launch", config, known=LaunchOptions)
+    if (notice := check()) is not None and not config.quiet:
         _say(notice)
     # torch elastic takes a while to import, and does not import everywhere.
     from motet.launcher.options import check_torchrun_options, parse_torchrun_options
@@ -83,48 +75,35 @@ def launch(
             'motet.launch was called inside a worker. In a program, call it below `if __name__ == "__main__":` '
             "(workers import the program); under torchrun, use motet.run"
         )
-    if buffers not in BUFFERS:
-        raise UsageError(f"buffers is {' or '.join(map(repr, BUFFERS))}, not {buffers!r}")
     specs, calls = _sorted_out(jobs)
     names = [*calls, *(spec.name for spec in specs)] if not isinstance(jobs, Mapping) else list(jobs)
     if not names:
         raise UsageError("no jobs were given")
-    parsed = parse_order(order, names) if order is not None else None
-    options = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
-    options.nnodes, options.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
-    check_torchrun_options(options)
-    check_trackers(trackers)
-    if on_same_file not in ("warn", "stop-job", "error"):
-        raise UsageError(f"on_same_file takes warn, stop-job or error; it was given {on_same_file!r}")
+    config = config.for_jobs(names)
+    elastic = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
+    elastic.nnodes, elastic.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
+    check_torchrun_options(elastic)
+    check_trackers(config.trackers)
+    job_cwd = found_from(config.job_cwd, os.getcwd(), "motet.launch(job_cwd=...)")
+    specs = in_cwd(specs, job_cwd)
     parcel = pack(calls)
     check_specs(specs)
-    inline = in_notebook() and not quiet
+    inline = in_notebook() and not config.quiet
     by_name = {spec.name: spec.to_json() for spec in specs}
-    job_cwd = found_from(job_cwd, os.getcwd(), "motet.launch(job_cwd=...)")
-    specs = in_cwd(specs, job_cwd)
     python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": job_cwd}
-    description = {"trackers": list(trackers), "status_file": inline, "buffers": buffers, "on_same_file": on_same_file}
-    description |= describe_run(
-        [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names],
-        order=list(parsed.turns) if parsed else None,
-        at_once=at_once,
-        verbose=verbose,
-        quiet=quiet or inline,
-        seed=seed,
-    )
-    changes: dict[str, Any] = {}
+    described = [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names]
+    description = describe_run(described, config)
     if resume:
-        directory, goes_on = begin_or_go_on(run_dir, description, seed=seed)
-        changes = changes_of(description) if goes_on else {}
+        directory, _ = begin_or_go_on(run_dir, description, seed=config.seed)
     else:
         directory = RunDir.create(run_dir, description)
+    start = json.dumps(options_of_start(directory, description).to_json())
     with directory.held():
         with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
             path = Path(private, "parcel")
             path.write_bytes(parcel)
-            outcome = run_workers(
-                options, [str(directory.path), f"--parcel={path}", f"--changes={json.dumps(changes)}"], say=_say
-            )
+            arguments = [str(directory.path), f"--parcel={path}", f"--config={start}"]
+            outcome = run_workers(elastic, [*arguments, *["--status-file"] * inline], say=_say)
         results, error = conclude(outcome, directory)
         if inline:
             show_report(directory.path)
@@ -185,31 +164,19 @@ def _sorted_out(
 
 
 def describe_run(
-    jobs: Sequence[Mapping[str, Any]],
-    *,
-    order: Sequence[str] | None = None,
-    at_once: int | Literal["auto"] | None = None,
-    verbose: bool = False,
-    quiet: bool = False,
-    command: Sequence[str] | None = None,
-    seed: int | None = None,
+    jobs: Sequence[Mapping[str, Any]], config: RunConfig, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return what ``run.json`` says of a run. Without a ``seed`` it gets one that nobody has had."""
+    """Return what ``run.json`` says of a run. Without a seed it gets one that nobody has had."""
     import numpy
     import torch
 
-    if at_once not in (None, "auto") and (not isinstance(at_once, int) or at_once < 1):
-        raise UsageError(f"at least one job must be in flight at a time, or auto, not {at_once!r} (--at-once)")
-    check_seed(seed)
+    if config.seed is None:
+        config = dataclasses.replace(config, seed=secrets.randbelow(2**53))
     return {
         "command": list(command if command is not None else sys.argv),
         "directory": os.getcwd(),
         "jobs": [dict(job) for job in jobs],
-        "order": None if order is None else list(order),
-        "at_once": at_once,
-        "verbose": verbose,
-        "quiet": quiet,
-        "seed": secrets.randbelow(2**53) if seed is None else seed,
+        **config.to_json(),
         "versions": {
             "motet": _version(),
             "python": sys.version.split()[0],

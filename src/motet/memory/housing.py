@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Literal
 
 import torch
 
+from motet.config import RunConfig
 from motet.device_time import DeviceClock
 from motet.events import Event, MemoryMeasured
 from motet.job_seams import JobSeams
@@ -29,8 +30,6 @@ from motet.resting import rests
 from motet.turns import RunningJob
 from motet.workers import Workers
 
-AtOnce = int | Literal["auto"]
-OffloadWhat = Literal["nothing", "idle"] | Transfers
 NOTHING_TO_OFFLOAD = (
     "--offload idle moves what a job holds from a device to the host's memory and back; these jobs compute on the "
     "CPU, so nothing is moved."
@@ -43,17 +42,17 @@ class Housing:
     def __init__(
         self,
         workers: Workers,
-        at_once: AtOnce,
-        offload: OffloadWhat,
+        config: RunConfig,
+        transfers: Transfers | None,
         clock: DeviceClock,
         seams: JobSeams,
         observe: Callable[[Event], None],
         notice: Callable[[str | None, str], None],
     ) -> None:
         self._workers = workers
-        self._at_once = at_once
-        self._offload_what = offload
-        self._offload = None if isinstance(offload, str) else Offload(offload)
+        self._at_once = config.at_once or sys.maxsize
+        self._offloads_idle = config.offload == "idle"
+        self._offload = Offload(transfers) if transfers is not None else None
         self._clock = clock
         self._seams = seams
         self._observe = observe
@@ -123,7 +122,7 @@ class Housing:
                 self._meter.memory = memory
         if is_measured(job.num_synced) and job.outcome is None:
             self._measure(job)
-        if self._offload_what == "idle" and self._offload is None and job.num_synced > 0:
+        if self._offloads_idle and self._offload is None and job.num_synced > 0:
             self._begin_to_offload()
         if self._offload is not None and job.outcome is None and rests(job.name, next_job(), len(live)):
             self._offload.put_away(job.name, self._state_of(job))

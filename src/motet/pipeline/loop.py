@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from motet.buffers import BufferSync
+from motet.config import RunConfig
 from motet.errors import GangError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
@@ -24,7 +25,8 @@ from motet.gradients.link_queue import LinkQueue, quick_handover
 from motet.job_seams import JobSeams
 from motet.jobs import Job, Script
 from motet.jobs.parameters import parameters_of
-from motet.memory.housing import AtOnce, Housing, OffloadWhat
+from motet.memory.housing import Housing
+from motet.memory.offload import Transfers
 from motet.nonfinite import Watch, answer_to
 from motet.order import Cursor
 from motet.pipeline.accounts import Accounts
@@ -57,20 +59,20 @@ class Pipeline:
         self,
         source: JobSource,
         planning: Planning,
-        at_once: AtOnce,
+        config: RunConfig,
         workers: Workers,
         observers: Sequence[Observer],
         job_dir: Callable[[str], Path | None],
         start_job: Callable[[Job], None],
         end_job: Callable[[str], None],
         tell: Callable[[str], None],
-        blocking_buffers: bool = False,
         aggregation: Aggregation | None = None,
         safety: Safety | None = None,
-        offload: OffloadWhat = "nothing",
+        transfers: Transfers | None = None,
     ) -> None:
         self._source = source
         self._planning = planning
+        self._config = config
         self._aggregation = aggregation
         self._cursor = Cursor(planning.order)
         self._queue = LinkQueue(planning.order)
@@ -82,7 +84,7 @@ class Pipeline:
         self._end_job = end_job
         self._tell = tell
         self._safety = safety or Safety()
-        self._interruption = Interruption(self._safety.stop_after_seconds)
+        self._interruption = Interruption(config.stop_after_seconds)
         workers.interrupted = self._interruption.hopeless
         workers.watch.hear = self._interruption.hear
         workers.watch.stops = lambda: self._interruption.signal_name is not None
@@ -92,11 +94,11 @@ class Pipeline:
         self._accounts = Accounts()
         self._books = Bookkeeping(self._accounts, planning, self._observe, self._wait_device)
         self._last_synced = ("", 0)
-        self._buffers = BufferSync(workers, blocking=blocking_buffers)
+        self._buffers = BufferSync(workers, blocking=config.buffers == "blocking")
         calls = (self._land, self._drain, self._notice_once, self._unblocked)
         self._seams = JobSeams(self._turns, self._buffers, *calls, workers, self._interruption)
         self._housing = Housing(
-            workers, at_once, offload, self._books.clock, self._seams, self._observe, self._notice_once
+            workers, config, transfers, self._books.clock, self._seams, self._observe, self._notice_once
         )
         self._spec: Job | None = None  # the next job, for which there is no room yet
         self._live: dict[str, RunningJob] = {}
@@ -104,7 +106,7 @@ class Pipeline:
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notice_once, self._finite)
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
-        self._files = SameFiles(workers, self._safety.on_same_file, self._safety.run_dir, self._notice_once)
+        self._files = SameFiles(workers, config.on_same_file, self._safety.run_dir, self._notice_once)
         self._saving = Saving(workers, self._safety.checkpoints, self._notice_once, self._lost)
         self._slot = 0
         self._begin = time.perf_counter()
@@ -244,7 +246,7 @@ class Pipeline:
         if self._turns.current is not None:  # the job waits in the middle of its turn
             job.num_synced += 1
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
-        on_nan = self._safety.on_nan
+        on_nan = self._config.on_nan
         models = self._seams.models_of(job.gradients.models_in_flight())
         with job.gradients.on_stream():
             wait_begin = self._books.wait_begins()

@@ -7,6 +7,6 @@ start), `watch`.
 
 from __future__ import annotations
 
-from motet.same_files.watch import OnSameFile, SameFiles, about_to_start, about_to_write, aside, check_on_same_file
+from motet.same_files.watch import SameFiles, about_to_start, about_to_write, aside
 
-__all__ = ["OnSameFile", "SameFiles", "about_to_start", "about_to_write", "aside", "check_on_same_file"]
+__all__ = ["SameFiles", "about_to_start", "about_to_write", "aside"]

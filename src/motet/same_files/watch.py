@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, get_args
 
-from motet.errors import SameFileError, UsageError
+from motet.config import OnSameFile
+from motet.errors import SameFileError
 from motet.handle import running_job
 from motet.jobs import Job
 from motet.same_files.children import Children
@@ -30,7 +30,6 @@ from motet.turns import JobStopped
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
 
-OnSameFile = Literal["warn", "stop-job", "error"]
 MOST_LOOKED_AT = 32
 MOST_NAMED = 5
 MOST_TOLD = 100  # paths of one worker of which worker 0 hears
@@ -44,14 +43,6 @@ _active: SameFiles | None = None
 _aside = threading.local()
 
 Signature = tuple[tuple[int, int, int] | None, ...]
-
-
-def check_on_same_file(value: str) -> None:
-    """Raise `UsageError` unless ``value`` says what to do."""
-    if value not in get_args(OnSameFile):
-        raise UsageError(
-            f"on_same_file (--on-same-file) takes {', '.join(get_args(OnSameFile))}; it was given {value!r}"
-        )
 
 
 def about_to_write(path: object) -> None:

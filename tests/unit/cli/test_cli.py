@@ -176,7 +176,7 @@ def test_launch_refuses_before_it_starts_anything(place: Path, monkeypatch: pyte
         launch({"a": print}, order="a,c")
     with pytest.raises(UsageError, match="at least 1"):
         launch({"a": print}, nproc_per_node=0)
-    with pytest.raises(UsageError, match="at least one job"):
+    with pytest.raises(UsageError, match=r"at_once .--at-once. takes"):
         launch({"a": print}, at_once=0)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("RANK", "0")

@@ -13,7 +13,7 @@ import torch
 
 from motet.errors import UsageError
 from motet.job_surroundings import JobSurroundings, seed_generators
-from motet.jobs import Job, JobSpec, check_seed, found_from, in_cwd, load_jobs_file
+from motet.jobs import Job, JobSpec, found_from, in_cwd, load_jobs_file
 
 
 def specs(folder: Path, text: str) -> list[JobSpec]:
@@ -78,12 +78,6 @@ def test_home_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_one_message_with_file_and_line(tmp_path: Path, entry: str, message: str) -> None:
     with pytest.raises(UsageError, match=rf"jobs.yaml:\d: .*{message}"):
         specs(tmp_path, f"jobs:\n  a:\n    script: train.py\n    {entry}\n")
-
-
-@pytest.mark.parametrize("seed", [-1, 2**53, 1.5, "1", True])
-def test_what_is_no_seed(seed: Any) -> None:
-    with pytest.raises(UsageError, match="takes a whole number from 0"):
-        check_seed(seed)
 
 
 @pytest.fixture
