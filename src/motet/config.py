@@ -52,7 +52,11 @@ _AT_ONCE_SECONDS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What was asked of a run, besides its jobs. Raises `UsageError` for what no run could be asked."""
+    """What was asked of a run, besides its jobs: the options of ``motet run``, which the reference explains.
+
+    `motet.run` and `motet.launch` take the fields as keywords, or a whole ``config``. Raises `UsageError` for what no
+    run could be asked.
+    """
 
     order: str | Sequence[str] | None = option(
         None, ORDER, "one round of turns, or round-robin (default: Motet chooses)", metavar="A,B,A,C"
