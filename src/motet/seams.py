@@ -8,10 +8,12 @@ patched in their own dictionary for the same reason. What a seam does is up to `
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import functools
 import inspect
+import os
 import signal
 import threading
 import types
@@ -90,6 +92,12 @@ class Seams(Protocol):
 
     def getsignal(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``signal.getsignal``."""
+
+    def timer(self, name: str, original: Call, /, *args: Any) -> Any:
+        """``signal.setitimer``, ``getitimer`` and ``alarm``: ``name`` tells which."""
+
+    def send_signal(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """``os.kill``, ``signal.raise_signal`` and ``_thread.interrupt_main``."""
 
     def register_exit(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """``atexit.register``."""
@@ -353,12 +361,18 @@ def _look_up_world(seams: Seams) -> Call:
     return functools.partial(object.__setattr__, world, "__class__", before)
 
 
+_TIMERS = ("setitimer", "getitimer", "alarm")
+_SENDERS = ((os, "kill"), (signal, "raise_signal"), (_thread, "interrupt_main"))
+
+
 def _built_in(seams: Seams) -> list[tuple[types.ModuleType, str, Call]]:
     # Written in C: there is no code to exchange. Who imported the name before the run is not seen.
     begin = loaders.__dict__["_set_worker_signal_handlers"]
     return [
         (atexit, "register", functools.partial(seams.register_exit, atexit.register)),
         (torch._C, "PyTorchFileWriter", functools.partial(seams.write_file, torch._C.PyTorchFileWriter)),
+        *((signal, name, functools.partial(seams.timer, name, vars(signal)[name])) for name in _TIMERS),
+        *((module, name, functools.partial(seams.send_signal, vars(module)[name])) for module, name in _SENDERS),
         (atexit, "unregister", functools.partial(seams.unregister_exit, atexit.unregister)),
         (loaders, "_error_if_any_worker_fails", loader_workers.leave_to_loaders),
         (loaders, "_set_worker_signal_handlers", functools.partial(loader_workers.begin, begin)),

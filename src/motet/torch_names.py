@@ -94,6 +94,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._get_default_store",
     ),
     "workers/watch": ("sys:_current_frames",),
+    "turns/job_signals": ("_signal:getsignal", "_signal:setitimer", "_signal:signal"),
     "turns/left_running": (
         "concurrent.futures.process:_ExecutorManagerThread.pending_work_items",
         "concurrent.futures.thread:_threads_queues",

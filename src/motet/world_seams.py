@@ -6,10 +6,11 @@ A part of `motet.job_seams.JobSeams`, which adds what happens to DDP.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from motet.turns.forked import end_forked
 from motet.turns.left_running import FAILED_SECONDS, alive, at_work, wait_for
 from motet.turns.process_seams import ProcessSeams
 from motet.workers import Workers
+from motet.workers.agreement import Agreements
 from motet.workers.interruption import Interruption
 from motet.workers.worlds import Worlds
 
@@ -39,6 +41,7 @@ class WorldSeams(ProcessSeams):
         self._interruption, self._watch = interruption, workers.watch
         self._before_run = interruption.handler_before
         self._process = os.getpid()
+        self._signals.alone = workers.num_workers == 1
         self._worlds = Worlds(
             workers,
             lambda: None if turns.current is None else turns.current.name,
@@ -84,6 +87,21 @@ class WorldSeams(ProcessSeams):
         about_to_start(thread)
         super().start_thread(partial(self._worlds.start_thread, original), thread)
 
+    def send_signal(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Leave a signal that a job sends to its own process to that job; it may have been sent from a thread of it."""
+        to_itself = len(args) < 2 or args[0] == self._process
+        world = self._worlds.here() if to_itself and os.getpid() == self._process else None
+        number = args[-1] if args else kwargs.get("signum", signal.SIGINT)
+        if world is None or number == 0 or not self._signals.send(world.job, number):
+            return original(*args, **kwargs)
+        return None
+
+    def hear_of_signals(self, agreements: Agreements, names: Sequence[str]) -> None:
+        """Hear what all workers have told of signals, so that a job handles them in the same turn everywhere."""
+        told, agreements.signals = agreements.signals, []
+        if told:
+            self._signals.agreed(told, names)
+
     def end_groups(self, job: RunningJob) -> None:
         """End the groups that a job has left, once nothing of it travels any more; forget one left where it stood."""
         self.forget(job)
@@ -97,6 +115,7 @@ class WorldSeams(ProcessSeams):
         What the job registered with `atexit` is called however it ended.
         """
 
+        self._signals.begin()
         self._worlds.begin(job, is_script=isinstance(call, Script))
         leave = partial(self.end_of_process, job)
         if isinstance(call, Script):

@@ -137,6 +137,7 @@ class Pipeline:
             finally:
                 self._queue.close()
                 self._turns.settle()
+                self._seams.close()
                 self._buffers.close()
         self._files.finish()
         wall_seconds = time.perf_counter() - self._begin
@@ -170,6 +171,7 @@ class Pipeline:
             self._agreements.settle()
         self._hear_costs()
         self._to_raise.update(self._files.to_stop(self._agreements, self._source.names))
+        self._seams.hear_of_signals(self._agreements, self._source.names)
         self._saving.clock_seconds = self._agreements.clock_seconds
         self._saving.poll()
         if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
@@ -216,9 +218,9 @@ class Pipeline:
         costs = self._planning.tell({name: job.num_turns for name, job in self._live.items()})
         stop, num_live = self._interruption.wish, len(self._live)
         after = f"job '{job.name}', turn {job.num_synced}"
-        files = self._files.standing(self._source.names)
+        tells = (*self._files.standing(self._source.names), *self._seams.pending_signals(self._source.names))
         self._agreements.begin(
-            self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after, files=files
+            self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after, tells=tells
         )
 
     def _hear_costs(self) -> None:

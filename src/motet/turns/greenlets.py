@@ -16,7 +16,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -159,11 +159,25 @@ def _print_error(text: str | None) -> None:
         sys.stderr.write(text.rstrip() + "\n")
 
 
+class Interrupts(Protocol):
+    """Whoever has to know that turns begin and end because something of a job's may interrupt it."""
+
+    def turn_begins(self, job: RunningJob) -> None:
+        """The job's turn begins."""
+
+    def turn_ended(self, job: RunningJob) -> None:
+        """It is over."""
+
+    def resumed(self, job: RunningJob) -> None:
+        """It has begun, and this is called in the job's greenlet: what is raised here is raised in its loop."""
+
+
 class Turns:
     """Whose turn it is on this worker. Lives on the main thread; the pipeline runs in the greenlet that made it."""
 
     def __init__(self) -> None:
         self.current: RunningJob | None = None
+        self.signals: Interrupts | None = None  # once a job has signals or timers of its own
         self._hub = getcurrent()
         self._thread: int | None = threading.get_ident()
         _all_turns.add(self)
@@ -205,12 +219,16 @@ class Turns:
         isolation.enter(job.saved, left, self._outside)
         self.current = job
         handle.set_current(job.handle)
+        if self.signals is not None:
+            self.signals.turn_begins(job)
         try:
             if throw is None:
                 job.greenlet.switch()
             else:
                 job.greenlet.throw(throw)
         finally:
+            if self.signals is not None:
+                self.signals.turn_ended(job)
             handle.set_current(None)
             self.current = None
             job.saved = self._left = isolation.leave(self._outside)
@@ -227,6 +245,8 @@ class Turns:
     def end(self) -> None:
         """End the current job's turn; returns when its next one begins. Called in the job's greenlet."""
         self._hub.switch()
+        if self.signals is not None and self.current is not None:
+            self.signals.resumed(self.current)
 
     def may_end(self) -> bool:
         """Whether a turn may end here: torch holds nothing global that another job would disturb.

@@ -6,11 +6,10 @@ import concurrent.futures.thread
 import multiprocessing.context
 import multiprocessing.process
 import os
-import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -21,6 +20,7 @@ from motet.isolation import loggers, operators
 from motet.isolation.ownership import is_own_code
 from motet.turns.exit_hooks import ExitHooks
 from motet.turns.greenlets import RunningJob, Turns
+from motet.turns.job_signals import JobSignals
 from motet.turns.profilers import Profilers
 
 Call = Callable[..., Any]
@@ -30,7 +30,6 @@ _THREAD = (
     "directory, environment and streams then. If it draws random numbers, let it draw from generators of its own "
     "(random.Random, torch.Generator, numpy.random.default_rng), or run this job alone."
 )
-_STOPS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _MOTET = os.path.join(os.path.dirname(motet.__file__), "")
 _TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
 _SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
@@ -44,36 +43,39 @@ class ProcessSeams:
         self._turns = turns
         self._notice = notice
         self._profilers = Profilers(notice)
-        self._handlers: dict[tuple[str, int], Any] = {}  # of signals, by job
+        self._signals = JobSignals(turns)
         self._exit_hooks = ExitHooks()
         self._children: dict[str, list[BaseProcess]] = {}  # that its own code has started, by job
         self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
 
     def signal(self, original: Call, /, signalnum: int, handler: Any) -> Any:
-        """Remember a job's handler of a signal that asks the run to stop; the run's own stays in place.
+        """Take a job's handler of a signal. Of one that asks the run to stop it is only remembered; the run's stays.
 
         Frameworks set handlers when a training begins and set what was there before when it ends. With several
         trainings that begin and end at different times, the last one to end would leave a dead one's handler. And a
         handler that talks to the other workers would do so at another moment on each. A stop that is asked for by a
         signal is raised inside each job instead, in the same turn everywhere.
         """
-        job = self._turns.running_here()
-        if job is None or signalnum not in _STOPS:
-            return original(signalnum, handler)
-        before = self.handler_of(job.name, signalnum)
-        self._handlers[job.name, int(signalnum)] = handler
-        return before
+        return self._signals.set_handler(original, signalnum, handler)
 
     def getsignal(self, original: Call, /, signalnum: int) -> Any:
         """Return a job's handler."""
         job = self._turns.running_here()
-        if job is None or signalnum not in _STOPS:
-            return original(signalnum)
-        return self.handler_of(job.name, signalnum)
+        return original(signalnum) if job is None else self._signals.handler_of(job.name, signalnum)
+
+    def timer(self, name: str, original: Call, /, *args: Any) -> Any:
+        """Set or read a job's timer."""
+        signals = self._signals
+        own: dict[str, Call] = {"setitimer": signals.set_timer, "getitimer": signals.timer, "alarm": signals.alarm}
+        return own[name](original, *args)
 
     def handler_of(self, job: str, signalnum: int) -> Any:
         """Return the handler of a job's that is in no place here, but is in the processes that the job forks."""
-        return self._handlers.get((job, int(signalnum)), _STOPS[signalnum])
+        return self._signals.handler_of(job, signalnum)
+
+    def pending_signals(self, names: Sequence[str]) -> tuple[float, float]:
+        """Return what this worker tells the others of signals that have come for jobs."""
+        return self._signals.pending(names)
 
     def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
         """Remember what a job wants to be called at the end of its process."""
@@ -147,10 +149,13 @@ class ProcessSeams:
             return name
         return operators.namespace_of(self._owners.setdefault(job, object()), name, defines=defines)
 
+    def close(self) -> None:
+        """Give the process back what jobs have taken of it, at the end of a run."""
+        self._signals.close()
+
     def forget(self, job: RunningJob) -> None:
         """End what a job has left on, and forget what is kept for it; nothing to do the second time."""
-        for key in [key for key in self._handlers if key[0] == job.name]:
-            del self._handlers[key]  # and what they refer to: trainers, models
+        self._signals.forget(job.name)
         self._exit_hooks.forget(job.name)
         self._children.pop(job.name, None)
         self._profilers.end(job)

@@ -23,6 +23,7 @@ FIRST_INTERVAL_SLOTS = 8
 LONGEST_INTERVAL_SLOTS = 10_000
 
 GO_ON, STOP, STOP_NOW = 0, 1, 2
+NOTHING = (0.0, 0.0, 0.0, 0.0)  # to tell about files, and about signals
 
 _PERIODIC, _ENDED = 1.0, 2.0
 _STATUSES = ("finished", "failed", "pruned", "stopped")
@@ -61,6 +62,7 @@ class Agreements:
         self._pending_costs: Pending | None = None
         self._told: list[list[float]] | None = None
         self.files: list[list[float]] = []  # by worker, what `motet.same_files` tells; emptied by who reads it
+        self.signals: list[list[float]] = []  # likewise what `motet.turns.job_signals` tells
 
     def note(self, job: str, turn: int, buckets: int) -> None:
         """Take one synchronized turn into the signature that is compared at the next agreement."""
@@ -79,7 +81,7 @@ class Agreements:
         costs: Sequence[float] = (),
         at_once: bool = False,
         after: str = "",
-        files: tuple[float, float] = (0.0, 0.0),
+        tells: tuple[float, float, float, float] = NOTHING,
     ) -> None:
         """Begin a periodic agreement; it is ripe one round later, or ``at_once``. Collective.
 
@@ -87,13 +89,13 @@ class Agreements:
 
         ``after``: the turn that was just taken, for messages. ``stop``: what this worker was asked (`GO_ON`, `STOP`,
         `STOP_NOW`). ``costs``: what this worker tells of the jobs' costs, as many numbers on every worker; see
-        `take_told`.
+        `take_told`. ``tells``: about files, and about signals, two numbers each.
         """
         if at_once and self._pending is not None:
             self.settle()
         now = time.monotonic()
         since, slots, clock = now - self._since, slot - self._begun_slot, now - self._began
-        values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, *files]
+        values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, *tells]
         self._since, self._begun_slot, self._ripe_slot = now, slot, slot + (0 if at_once else num_live)
         self._pending = self._workers.start_agreement(values, after=after)
         if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
@@ -128,7 +130,8 @@ class Agreements:
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
         self.stop = max(self.stop, *(int(values[3]) for values in gathered))
         self.clock_seconds = gathered[0][6]
-        self.files = [values[7:] for values in gathered]
+        self.files = [values[7:9] for values in gathered]
+        self.signals = [values[9:] for values in gathered]
 
     def _raise_if_failed_elsewhere(self, gathered: Sequence[Sequence[float]]) -> None:
         """Name a job that has failed on some workers while this one came to its next agreement."""
@@ -160,7 +163,7 @@ class Agreements:
             self._signature,
             ended.num_left,
             float(stop),
-            *(0.0, 0.0),
+            *NOTHING,
         ]
         gathered = self._workers.finish_agreement(self._workers.start_agreement(values, ended.job))
         self.stop = max(self.stop, *(int(values[6 if values[0] == _ENDED else 3]) for values in gathered))
