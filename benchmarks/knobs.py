@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
-from motet.gradients import link_queue
+from motet.gradients import send_queue
 from motet.workers import agreement
 from motet.workers import group as workers
 
@@ -107,8 +107,8 @@ def _agree_every(seconds: float) -> contextlib.AbstractContextManager[None]:
 
 
 def _window(num_bytes: int) -> contextlib.AbstractContextManager[None]:
-    return _replaced(link_queue, "WINDOW_BYTES", num_bytes)
+    return _replaced(send_queue, "WINDOW_BYTES", num_bytes)
 
 
 def _switch_seconds(seconds: float) -> contextlib.AbstractContextManager[None]:
-    return _replaced(link_queue, "SWITCH_SECONDS", seconds)
+    return _replaced(send_queue, "SWITCH_SECONDS", seconds)

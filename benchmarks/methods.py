@@ -27,11 +27,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import motet
 from motet import running
+from motet.coroutines import RunningJob
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.jobs import Job
 from motet.pipeline import Pipeline
 from motet.profiling import profile
-from motet.turns import RunningJob
 
 
 @dataclass

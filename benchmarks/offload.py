@@ -29,11 +29,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from motet.config import RunConfig
 from motet.memory.offload import HostTransfers
-from motet.order import Cost, round_robin
-from motet.resting import Resting
 from motet.results import JobResult
 from motet.running import run_jobs
-from motet.simulate import Assumptions, replay
+from motet.schedule.offload_model import Resting
+from motet.schedule.order import Cost, round_robin
+from motet.schedule.replay import Assumptions, replay
 
 JOBS = ("a", "b", "c", "d")
 WIDTH = 512

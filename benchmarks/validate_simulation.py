@@ -21,9 +21,9 @@ from pathlib import Path
 from gang import Gang, gang
 from sets import SETS
 
-from motet.order import Order, round_robin
-from motet.plan import Profile
-from motet.simulate import best_order, replay
+from motet.schedule.order import Order, round_robin
+from motet.schedule.plan import Profile
+from motet.schedule.replay import best_order, replay
 
 VALIDATED = ["twins", "complementary", "mixed four", "eight small", "heterogeneous six", "unequal"]
 UNSEEN = ["unseen trio", "unseen five"]

@@ -26,7 +26,7 @@ _SLOW = (
     "distributed/test_process_state.py",
     "distributed/test_refusals.py",
     "distributed/test_resume",
-    "distributed/test_seams_undone.py",
+    "distributed/test_patches_undone.py",
     "distributed/test_seeds_and_places.py",
     "distributed/test_start_or_go_on.py",
     "distributed/test_stops.py",

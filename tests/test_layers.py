@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import motet
+
 SOURCE = Path(__file__).parent.parent / "src" / "motet"
-# From bottom to top; a module may import those of its own layer and of layers below it.
-LAYERS = [
-    # the standard library alone
-    "errors suggest torch_names torch_versions confidential tracebacks divergence bound order simulate clockwork "
-    "resting planning plan events results run_dir config option_kinds",
-    "jobs resuming",
-    "output isolation clocks device_time workers handle",
-    "gradients checkpoints",
-    "buffers seams turns world_seams job_seams job_output job_surroundings same_files memory nonfinite saving pipeline "
-    "running profiling",
-    "observe integrations",
-    "entry launcher",
-    "cli",
-]
-RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer.split()}
-FREE = {"__init__", "__main__", "demo", "testing", "shaped_links"}  # the front door, and what only users import
-# The seams patch torch; the isolation puts back torch's own state, and compiling in a job's name sets a counter of it.
-MAY_SET_TORCH = {"seams", "isolation", "job_seams"}
+FREE = {"__init__", "__main__", "demo", "testing"}  # the front door, and what only users import
+# The patches, and compiling in a job's name, set torch's own; the isolation puts back its state.
+MAY_SET_TORCH = {"intercept", "isolation"}
 BOTTOM_MAY_IMPORT = {"motet", "__future__"}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0].split(".")[0] not in FREE)
 
 
-def rank_of(module: str) -> int:
-    """Return the layer of ``motet.<module>``; a new module has to be entered above."""
-    for name in (module, module.split("_")[0]):
-        if name in RANK:
-            return RANK[name]
-    pytest.fail(f"motet.{module} has no layer: enter it in {Path(__file__).name}")
+@dataclass(frozen=True)
+class Layer:
+    """A name in the table of layers. ``height`` counts its lines from the bottom."""
+
+    name: str
+    height: int
+    marks: frozenset[str]
+
+
+def documented_layers(docstring: str) -> dict[str, Layer]:
+    """Read the table of layers: names, two spaces or more, what they are for, marks in brackets."""
+    table = re.search(r"reads all of this here::\n\n((?: {4}.*\n)+)", docstring)
+    assert table is not None
+    layers: dict[str, Layer] = {}
+    for height, line in enumerate(reversed(table[1].splitlines())):
+        names, _, purpose = line.strip().partition("  ")
+        marks = frozenset(re.findall(r"\((pure|together)\)", purpose))
+        for name in names.split(", "):
+            assert name not in layers, f"{name} stands twice in the table of layers"
+            layers[name] = Layer(name, height, marks)
+    return layers
+
+
+LAYERS = documented_layers(motet.__doc__ or "")
+
+
+def layer_of(module: str) -> Layer:
+    """Return the layer of ``motet.<module>``: that of the longest name in the table which it begins with."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (layer := LAYERS.get(".".join(parts[:length]))) is not None:
+            return layer
+    pytest.fail(f"motet.{module} has no layer: enter it in the table of src/motet/__init__.py")
+
+
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file's module, without ``motet``."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -77,23 +98,68 @@ def patches(tree: ast.AST) -> list[str]:
     return found
 
 
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Return the modules of Motet's that ``tree`` imports; what is no module counts as the front door's, ``""``."""
+    found = set()
+    for name in imports(tree):
+        parts = name.split(".")[1:] if name.split(".")[0] == "motet" else []
+        while len(parts) > 1 and not is_module(parts):
+            parts.pop()
+        if parts:
+            found.add(".".join(parts) if is_module(parts) and parts[0] not in FREE else "")
+    return found
+
+
+def is_module(parts: list[str]) -> bool:
+    """Tell whether ``motet.<parts>`` is a module, and not a name in one."""
+    place = SOURCE.joinpath(*parts)
+    return (place / "__init__.py").exists() or place.with_suffix(".py").exists()
+
+
+def upward(tree: ast.AST, module: str) -> list[str]:
+    """Return the modules of layers that stand above, or beside, that of ``module`` and which it imports."""
+    own = layer_of(module)
+    return sorted(
+        name or "motet"
+        for name in imported_modules(tree)
+        if not name or not (layer_of(name) == own or layer_of(name).height < own.height)
+    )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_imports_point_down(path: Path) -> None:
-    own = rank_of(path.relative_to(SOURCE).parts[0].removesuffix(".py"))
-    imported = imports(ast.parse(path.read_text(encoding="utf-8")))
-    above = {
-        name for name in imported if (parts := name.split("."))[0] == "motet" and parts[1:] and is_above(parts, own)
-    }
-    assert not above, f"imports from a layer above: {sorted(above)}"
-    if own == 0:
-        foreign = {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) - BOTTOM_MAY_IMPORT
-        assert not foreign, f"the bottom layer needs the standard library alone, not {sorted(foreign)}"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    module = module_of(path)
+    above = upward(tree, module)
+    assert not above, f"imports from a layer above: {above}"
+    if "pure" in layer_of(module).marks:
+        foreign = {name.split(".")[0] for name in imports(tree)} - set(sys.stdlib_module_names) - BOTTOM_MAY_IMPORT
+        assert not foreign, f"what is pure needs the standard library alone, not {sorted(foreign)}"
 
 
-def is_above(parts: list[str], own: int) -> bool:
-    """Tell whether the module named by ``parts`` stands above the layer ``own``; attributes of ``motet`` do."""
-    is_module = (SOURCE / parts[1]).is_dir() or (SOURCE / f"{parts[1]}.py").exists()
-    return not is_module or parts[1] in FREE or rank_of(parts[1]) > own
+@pytest.mark.parametrize("path", sorted((SOURCE / "cli").rglob("*.py")), ids=lambda path: path.name)
+def test_the_command_does_without_what_serves_jobs_that_live_together(path: Path) -> None:
+    found = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+    assert not [name for name in found if name and "together" in layer_of(name).marks]
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "found"),
+    [
+        ("intercept.buffers", "def f():\n    from motet.running import run", ["running"]),
+        ("intercept.buffers", "import motet.cli.run", ["cli.run"]),
+        ("checkpoints.files", "from motet.checkpoints import coordinator", ["checkpoints.coordinator"]),
+        ("profiling", "from motet.integrations.wandb import x", ["integrations.wandb"]),  # beside it
+        ("pipeline.loop", "from motet import run", ["motet"]),
+        ("pipeline.loop", "from motet.pipeline.ledger import Ledger\nfrom motet.errors import MotetError", []),
+    ],
+)
+def test_an_import_upward_is_found(module: str, code: str, found: list[str]) -> None:
+    assert upward(ast.parse(code), module) == found
+
+
+def test_every_layer_exists() -> None:
+    assert not [name for name in LAYERS if not is_module(name.split("."))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())

@@ -1,25 +1,36 @@
 """Train several models at once on the same data-parallel workers: one computes while another's gradients travel.
 
-The layers, from top to bottom; a module imports from those below it only (``tests/test_layers.py``)::
+The layers, from top to bottom. A module imports from its own entry and from lines below it only, also inside of
+functions; what is (pure) needs the standard library alone; what is (together) serves jobs that live together in a
+worker's process, and the command does without it. ``tests/test_layers.py`` reads all of this here::
 
-    cli, entry, launcher      the command; what each worker process runs; start workers through torch elastic
-    observe, integrations     progress, trace, report; other frameworks (each optional)
-    running, profiling        ``motet.run``: the parts put together; what ``motet plan`` measures
-    pipeline                  the loop that every worker goes through alike
-    saving, memory            when jobs are saved; what they hold, and room for the next one
-    job_seams, world_seams    what happens where torch is patched: to DDP; to process groups and at a job's end
-    seams                     the only place where it is patched
-    same_files                who writes which file, and whether another job has written it
-    turns, buffers            a job as a greenlet; its buffers, travelling while others compute
-    gradients, checkpoints    how gradients travel; save and restore a job, atomically
+    cli                       the command
+    entry                     what each worker process runs
+    launcher                  start workers through torch elastic
+    profiling, integrations   what ``motet plan`` measures; other frameworks (each optional)
+    running                   ``motet.run``: the parts put together
+    pipeline                  the loop that every worker goes through alike (together)
+    memory                    what jobs hold, and whether the next one may join (together)
+    intercept                 what reaches into torch's own code: patches, DDP, groups, a job's end (together)
+    checkpoints.coordinator   when jobs are saved (together)
+    same_files                who writes which file, and whether another job has written it (together)
+    coroutines                a job as a greenlet, whose turns begin and end where its run says (together)
+    gradients                 how gradients are sent while others compute (together)
+    output                    where each job's lines go (together)
+    isolation                 what each job must find as it left it (together)
     workers                   this worker among the others: groups, agreement, who waits for whom
-    isolation, output         what each job must find as it left it; where its lines go
-    jobs, run_dir             what to train; where to keep what came of it
-    config, option_kinds      every option of a run, written once (pure)
-    plan, planning            what a plan says; when a run changes its order (pure)
-    bound, order, simulate    the least that costs allow; costs -> order; an order replayed against costs (pure)
-    torch_versions, -_names   which versions it runs on; every inner name of torch's that it leans on
-    events, results, errors   the words that all others speak (pure)
+    observe                   progress, trace, report
+    checkpoints               save and restore a job, atomically; what a later start of a run goes on from
+    jobs, handle              what to train; what a job's loop asks of its run
+    config                    every option of a run, written once (pure)
+    schedule                  in which order: costs, orders, simulation, plans (pure)
+    timing, trainers          clocks, of the host and of a device; what frameworks' trainers tell
+    run_dir, divergence       where to keep what came of it; what is not finite any more (pure)
+    shaped_links              slow links between workers, for tests and measurements
+    torch_versions, option_kinds     which versions of torch it runs on; how an option's value is read (pure)
+    confidential, errors, events, results, suggest, torch_names, tracebacks   the words that all others speak (pure)
+
+``demo``, ``testing`` and this front door stand outside of them.
 """
 
 from __future__ import annotations

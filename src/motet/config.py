@@ -34,7 +34,7 @@ from motet.option_kinds import (
     refusal,
     whole,
 )
-from motet.order import parse_order
+from motet.schedule.order import parse_order
 from motet.suggest import did_you_mean, shown
 
 AtOnce = int | Literal["auto"]

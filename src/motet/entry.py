@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from motet.checkpoints.resuming import begin_or_go_on, options_of_start
 from motet.config import DEFAULTS, RunConfig
 from motet.errors import (
     MotetError,
@@ -42,13 +43,12 @@ from motet.jobs import Job, JobSpec, check_cwd, fill_in
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
 from motet.results import Results
-from motet.resuming import begin_or_go_on, options_of_start
 from motet.run_dir import RunDir, shown_path, write_whole
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-    from motet.gradients.aggregation import Aggregation
+    from motet.gradients.aggregation.choose import Aggregation
     from motet.integrations.trackers import Tracker
     from motet.observe import Progress
     from motet.workers import Workers
@@ -194,7 +194,7 @@ def _run(
     description, quiet = run_dir.description, config.quiet or status_file
     if worker() == 0 and not quiet:
         _say_phase("the workers have started and import torch")
-    from motet.gradients.aggregation import set_one_aside
+    from motet.gradients.aggregation.server import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
     from motet.running import Show, run_jobs
 
@@ -240,14 +240,14 @@ def _say_phase(text: str) -> None:
 
 
 def _served(store: Store, workers: Workers) -> Aggregation:
-    from motet.gradients.aggregation import ServedAggregation
+    from motet.gradients.aggregation.choose import ServedAggregation
 
     return ServedAggregation(workers.worker, workers.num_workers, store)
 
 
 def _aggregate_only(store: Store) -> Results:
     """Sum gradients for the others until they have ended; they decide about stops."""
-    from motet.gradients.aggregation import serve
+    from motet.gradients.aggregation.server import serve
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -21,7 +21,7 @@ class JobPruned(Exception):
 
 
 class Keeper(Protocol):
-    """Who saves and restores a job (`motet.saving`)."""
+    """Who saves and restores a job (`motet.checkpoints.coordinator`)."""
 
     def begin(
         self, objects: Mapping[str, object], every_turns: int | None, every_minutes: float | None, keep: int
@@ -84,7 +84,7 @@ class JobHandle:
         self._on_log(plain)
 
     def tell_log(self, values: dict[str, float]) -> None:
-        """Log what is no word of the job's own: a trainer's, on its behalf (`motet.turns.reported`)."""
+        """Log what is no word of the job's own: a trainer's, on its behalf (`motet.trainers.metrics`)."""
         self._on_log(values)
 
     def expect(self, turns: int) -> None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from motet.config import DEFAULTS, RunConfig
 from motet.errors import UsageError
 from motet.jobs import Job
-from motet.order import Cost, Order
-from motet.plan import Buckets, Profile
-from motet.planning import TURNS_SKIPPED, Planning, Sync, sync_seconds, typical
 from motet.results import Results
 from motet.run_dir import RunDir
 from motet.running import Show, run_planned
+from motet.schedule.order import Cost, Order
+from motet.schedule.plan import Buckets, Profile
+from motet.schedule.replanner import TURNS_SKIPPED, Planning, Sync, sync_seconds, typical
 from motet.workers import Workers
 
 NUM_TURNS = 8

@@ -14,22 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO, Unpack
 
-from motet import resuming
+from motet.checkpoints import resuming
+from motet.checkpoints.coordinator import Safety
 from motet.config import RunConfig, RunOptions
 from motet.errors import UsageError
 from motet.events import Observer
-from motet.gradients.aggregation import Aggregation
-from motet.job_output import JobOutput
-from motet.job_surroundings import JobSurroundings
+from motet.gradients.aggregation.choose import Aggregation
 from motet.jobs import Job
+from motet.jobs.source import JobSource, ListedJobs
+from motet.jobs.surroundings import JobSurroundings
 from motet.memory.offload import Transfers
-from motet.order import Order
+from motet.output.per_job import JobOutput
 from motet.pipeline import Pipeline
-from motet.pipeline.job_source import JobSource, ListedJobs
-from motet.planning import Planning
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
-from motet.saving import Safety
+from motet.schedule.order import Order
+from motet.schedule.replanner import Planning
 from motet.torch_versions import check
 from motet.workers import Workers
 

@@ -10,7 +10,7 @@ _ELASTIC = "torch.distributed.elastic"
 _AGENT = f"{_ELASTIC}.agent.server"
 # By the module that needs them; all of them are in torch 2.11 and in Python 3.11.
 NEEDED: dict[str, tuple[str, ...]] = {
-    "seams": (
+    "intercept/patches": (
         f"{_DDP}.__setstate__",
         f"{_DDP}._ddp_init_helper",
         f"{_DDP}._register_builtin_comm_hook",
@@ -39,7 +39,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed.tensor.parallel:parallelize_module",
         "torch.multiprocessing:start_processes",
     ),
-    "job_seams": (
+    "intercept/ddp": (
         f"{_DDP}._check_comm_hook",
         f"{_DDP}._comm_hooks",
         f"{_DDP}._ddp_init_helper(expect_sparse_gradient)",
@@ -62,7 +62,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed.algorithms.ddp_comm_hooks:default_hooks.fp16_compress_hook",
         "torch.distributed.optim.apply_optimizer_in_backward:_apply_optimizer_in_backward._in_backward_optimizers",
     ),
-    "buffers": (
+    "intercept/buffers": (
         f"{_DDP}._assign_modules_buffers",
         f"{_DDP}.modules_buffers",
         f"{_DDP}.will_sync_module_buffers",
@@ -83,7 +83,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:ProcessGroup._register_backend",
         "torch.distributed:ProcessGroup._set_default_backend",
     ),
-    "gradients/aggregation": (
+    "gradients/aggregation/server": (
         "torch._C._distributed_c10d:PrefixStore",
         "torch._C._distributed_c10d:Store",
         "torch.distributed:ProcessGroupGloo",
@@ -94,8 +94,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._get_default_store",
     ),
     "workers/watch": ("sys:_current_frames",),
-    "turns/job_signals": ("_signal:getsignal", "_signal:setitimer", "_signal:signal"),
-    "turns/left_running": (
+    "intercept/job_signals": ("_signal:getsignal", "_signal:setitimer", "_signal:signal"),
+    "intercept/left_running": (
         "concurrent.futures.process:_ExecutorManagerThread.pending_work_items",
         "concurrent.futures.thread:_threads_queues",
         "concurrent.futures.thread:_worker",
@@ -110,7 +110,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._world.pg_map",
         "torch.distributed:distributed_c10d._world.pg_names",
     ),
-    "nonfinite": ("torch:_foreach_norm",),
+    "gradients/nonfinite": ("torch:_foreach_norm",),
     "memory/footprint": ("torch:Tensor._indices", "torch:UntypedStorage._cdata"),
     "checkpoints/payload": ("torch.nn:Module.state_dict._metadata",),
     "checkpoints/objects": ("torch._dynamo.eval_frame:OptimizedModule._orig_mod",),

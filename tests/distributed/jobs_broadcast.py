@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 from tests.distributed.jobs_failures import be_quick, loop
 
-from motet import resuming, running
+from motet import running
+from motet.checkpoints import resuming
 from motet.errors import UsageError
 from motet.run_dir import RunDir
 from motet.workers import Workers

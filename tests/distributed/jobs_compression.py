@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from motet.errors import UsageError
 from motet.events import Event, SyncEnded
-from motet.gradients.aggregation import Lane
+from motet.gradients.aggregation.lane import Lane
 from motet.jobs import Job
 from motet.running import run
 

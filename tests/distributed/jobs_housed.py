@@ -12,10 +12,10 @@ from tests.distributed.identity import alone, differences, find, run_alone, seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.buffers import BufferSync
 from motet.config import RunConfig
 from motet.events import Event, JobStarted, MemoryMeasured
 from motet.gradients import JobGradients
+from motet.intercept.buffers import BufferSync
 from motet.memory.footprint import HostMemory
 from motet.memory.offload import HostTransfers, Offload
 from motet.running import run, run_jobs

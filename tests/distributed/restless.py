@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import motet.running
 from motet.events import Event, OrderChanged, TurnEnded
-from motet.order import Order
-from motet.planning import Change, Planning, Sync
 from motet.running import run
+from motet.schedule.order import Order
+from motet.schedule.replanner import Change, Planning, Sync
 from motet.workers import agreement
 
 

@@ -19,8 +19,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import motet
+from motet.intercept.exit_hooks import ExitHooks
 from motet.testing import tiny_job
-from motet.turns.exit_hooks import ExitHooks
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from motet import resuming
-from motet.checkpoints import SHARED, Checkpoints, worker_part
+from motet.checkpoints import SHARED, Checkpoints, resuming, worker_part
 from motet.cli import main, resume
 from motet.errors import CheckpointError, UsageError
 from motet.launcher.outcome import Outcome

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tests.distributed.command import FAULTY, Place
 
+from motet.checkpoints.resuming import begin_or_go_on, difference, options_of_start
 from motet.config import RunConfig
 from motet.errors import UsageError
-from motet.resuming import begin_or_go_on, difference, options_of_start
 from motet.run_dir import RunDir
 from motet.testing import Gang
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from motet.turns.reported import Reported, _of_transformers
+from motet.trainers.metrics import Reported, _of_transformers
 
 SNIPPETS = Path(__file__).parent.parent.parent / "docs" / "snippets"
 

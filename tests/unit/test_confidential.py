@@ -14,7 +14,7 @@ from tests.unit.observe import synthetic
 from motet.confidential import is_secret, masked, masked_words
 from motet.jobs import load_jobs_file, specs_from_each
 from motet.observe import build_report
-from motet.output import JobLog
+from motet.output.streams import JobLog
 from motet.run_dir import RunDir, write_whole
 
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, from_json, told, word_of
 from motet.events import Diverged as DivergedEvent
 from motet.events import Event
-from motet.nonfinite import Watch, _word
+from motet.gradients.nonfinite import Watch, _word
 from motet.testing import Gang
 
 NAN, INF = math.nan, math.inf

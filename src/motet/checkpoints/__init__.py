@@ -1,25 +1,52 @@
-"""Save and restore a job, atomically: what a checkpoint is, on one worker and without collectives.
+"""Save and restore a job, atomically; when to, for all workers alike; and what a later start of a run goes on from.
 
 ::
 
+    coordinator               when each job is saved, and who has written his part of it
+    resuming                  what a run that was begun before has left, and what is to be done with its jobs
     writer                    copy a job's state at once, write it while other jobs compute
     objects, data             the states of what a job registered; the position in its data
     generators                the random generators of this worker
     files, manifest           written whole or not at all, checked when read; what a checkpoint says of itself
     payload, stream           what may go into one, copied; a file past the page cache, with its checksum
 
-When to save, and what all workers must agree on, is `motet.saving`.
+All but the coordinator are about one worker, and make no collectives.
 """
 
 from __future__ import annotations
 
-from motet.checkpoints.data import DataPosition
-from motet.checkpoints.files import Checkpoints
-from motet.checkpoints.generators import random_generators, restore_random_generators
-from motet.checkpoints.manifest import SHARED, Found, Part, worker_part
-from motet.checkpoints.objects import Restored, payloads_of, restore, restore_job, state_of
-from motet.checkpoints.payload import check_plain, snapshot
-from motet.checkpoints.writer import Done, Writer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motet.checkpoints.data import DataPosition
+    from motet.checkpoints.files import Checkpoints
+    from motet.checkpoints.generators import random_generators, restore_random_generators
+    from motet.checkpoints.manifest import SHARED, Found, Part, worker_part
+    from motet.checkpoints.objects import Restored, payloads_of, restore, restore_job, state_of
+    from motet.checkpoints.payload import check_plain, snapshot
+    from motet.checkpoints.writer import Done, Writer
+
+# Imported on first use: the command, which asks what a run has left, needs no torch.
+_HOMES = {
+    "Checkpoints": "files",
+    "DataPosition": "data",
+    "Done": "writer",
+    "Found": "manifest",
+    "Part": "manifest",
+    "Restored": "objects",
+    "SHARED": "manifest",
+    "Writer": "writer",
+    "check_plain": "payload",
+    "payloads_of": "objects",
+    "random_generators": "generators",
+    "restore": "objects",
+    "restore_job": "objects",
+    "restore_random_generators": "generators",
+    "snapshot": "payload",
+    "state_of": "objects",
+    "worker_part": "manifest",
+}
 
 __all__ = [
     "SHARED",
@@ -40,3 +67,9 @@ __all__ = [
     "state_of",
     "worker_part",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"motet.checkpoints.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'motet.checkpoints' has no attribute {name!r}")

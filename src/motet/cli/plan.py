@@ -23,12 +23,12 @@ from motet.jobs import check_specs
 from motet.launcher.launch import describe_run
 from motet.launcher.outcome import conclude
 from motet.launcher.torchrun_options import torchrun_options
-from motet.order import parse_order
-from motet.plan import Plan, Profile, make_plan, plan_text, saved_profile
-from motet.plan.alternatives import parse_link
-from motet.resting import TYPICAL_HOST_LINK, parse_host_link
 from motet.results import Results
 from motet.run_dir import RunDir, write_whole
+from motet.schedule.alternatives import parse_link
+from motet.schedule.offload_model import TYPICAL_HOST_LINK, parse_host_link
+from motet.schedule.order import parse_order
+from motet.schedule.plan import Plan, Profile, make_plan, plan_text, saved_profile
 
 NUM_TURNS = 8
 DEFAULT_LINK = f"{TYPICAL_HOST_LINK / 1e9:g}GB/s"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from motet import entry, resuming
+from motet import entry
+from motet.checkpoints import resuming
 from motet.cli import Parser, run, start
 from motet.cli.config_options import add_config_options, given_options
 from motet.config import RunConfig

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from motet import entry
+from motet.checkpoints.resuming import begin_or_go_on, check_place, options_of_start
 from motet.cli import Parser
 from motet.cli.config_options import add_config_options, given_options
 from motet.cli.start import go_on, report, run_workers, say
@@ -24,9 +25,8 @@ from motet.jobs import JobSpec, check_specs, found_from, in_cwd, load_jobs_file,
 from motet.launcher.launch import describe_run
 from motet.launcher.outcome import conclude, what_workers_told
 from motet.launcher.torchrun_options import torchrun_options
-from motet.plan import saved_order, saved_prediction
-from motet.resuming import begin_or_go_on, check_place, options_of_start
 from motet.run_dir import RunDir, shown_path
+from motet.schedule.plan import saved_order, saved_prediction
 
 _JOBS_FILES = {".yaml", ".yml", ".json"}
 _DESCRIPTION = """

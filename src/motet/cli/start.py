@@ -8,7 +8,9 @@ import shlex
 import sys
 from typing import Any
 
-from motet import entry, resuming
+from motet import entry
+from motet.checkpoints import resuming
+from motet.checkpoints.resuming import saved_turn
 from motet.cli.report import build_quietly, closing_words
 from motet.cli.table import results_table, terminal_width
 from motet.config import RunConfig
@@ -16,7 +18,6 @@ from motet.errors import MotetError
 from motet.jobs import JobSpec, check_specs
 from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_told
 from motet.results import Results
-from motet.resuming import saved_turn
 from motet.run_dir import RunDir, shown_path
 
 

@@ -5,10 +5,11 @@ From bottom to top::
     reducer_group             the process group that DDP's reducer is given
     compression               smaller messages, where the user asks for them
     buckets                   which gradients lie in which of DDP's buckets, and how they get back from there
-    journey                   what travels, and what a turn's travel took
-    link_queue                whose buckets travel first
+    transfer                  what travels, and what a turn's travel took
+    send_queue                whose buckets travel first
     job_gradients             one job's: start its synchronization now, wait for it later
     aggregation               in place of all-reduces: one worker sums, and sends the sums back
+    nonfinite                 NaN and infinity, found when gradients have landed
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import GradBucket
 
-from motet.clocks import Link, Stopwatch
-from motet.device_time import DeviceClock, Moment, Travel
 from motet.errors import UnsupportedError
 from motet.gradients.buckets import Bucket, DeferredDDP
 from motet.gradients.compression import Packer
-from motet.gradients.journey import Journey, Travelling, Turnaround
-from motet.gradients.link_queue import LinkQueue
+from motet.gradients.send_queue import LinkQueue
+from motet.gradients.transfer import Journey, Travelling, Turnaround
+from motet.timing.clocks import Link, Stopwatch
+from motet.timing.device import DeviceClock, Moment, Travel
 
 _SUM = dist.AllreduceOptions()
 _SUM.asyncOp = True

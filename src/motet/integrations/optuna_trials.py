@@ -55,7 +55,7 @@ class _Running:
 
 
 class Trials:
-    """The `motet.pipeline.job_source.JobSource` of a search. ``error`` is what ended it early, on all workers alike.
+    """The `motet.jobs.source.JobSource` of a search. ``error`` is what ended it early, on all workers alike.
 
     ``find_study`` is called on worker 0 alone, and so is everything that touches the study: ask, tell, callbacks.
     """

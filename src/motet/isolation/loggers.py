@@ -7,7 +7,7 @@ A process for each job would give each job loggers of its own. Here:
   that was there before the run, is one object for all. Its attributes are the job's: level, handlers, filters,
   propagation, and whatever else was set. They are exchanged as a whole, a pointer for each logger.
 - Handlers that were there before the run write to the job that has its turn. (One that is made in a job's turn holds
-  the job's stream, which hands on what others write: `motet.output`.)
+  the job's stream, which hands on what others write: `motet.output.streams`.)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Torch's profiler: suspended while the job that profiles does not have its turn.
 
 A process has one profiler. While it is on, every operator of the main thread is recorded, whoever computes. Collection
-stops when the turn of the job that profiles ends, and goes on when its next one begins. (`motet.turns.profilers` sees
-to it that no two jobs profile at the same time.)
+stops when the turn of the job that profiles ends, and goes on when its next one begins. (`motet.intercept.profilers`
+sees to it that no two jobs profile at the same time.)
 """
 
 from __future__ import annotations

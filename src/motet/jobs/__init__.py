@@ -2,6 +2,8 @@
 
 From bottom to top: `names`, `place`, `script`, `spec`, `yaml_text`, `entry`, `sweep`, `file`, `each`, `parameters`;
 `check` looks at what they give with the help of `check_child`, which runs in a process of its own.
+
+`source` hands jobs to a run, `surroundings` are what each finds when it begins, `outcome` says how it has ended.
 """
 
 from __future__ import annotations

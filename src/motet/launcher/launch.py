@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from motet.checkpoints.resuming import begin_or_go_on, options_of_start
 from motet.config import LaunchOptions, RunConfig
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
@@ -29,7 +30,6 @@ from motet.launcher.notebook import in_notebook, show_report, shown_inline
 from motet.launcher.outcome import conclude
 from motet.launcher.parcel import pack
 from motet.results import Results
-from motet.resuming import begin_or_go_on, options_of_start
 from motet.run_dir import RunDir
 from motet.torch_versions import check
 

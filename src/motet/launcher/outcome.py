@@ -9,9 +9,9 @@ import signal
 from collections.abc import Mapping
 
 from motet import errors
+from motet.checkpoints.resuming import ended_result, saved_turn
 from motet.errors import CheckpointError, GangError, MotetError, WorkerFailedError, WorkerLostError
 from motet.results import JobResult, Results
-from motet.resuming import ended_result, saved_turn
 from motet.run_dir import RunDir
 
 

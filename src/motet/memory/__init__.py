@@ -4,7 +4,7 @@
 
     footprint                 what each job holds, measured; whether one more would fit
     offload                   ``--offload idle``: a job's state rests in the host's memory between its turns
-    housing                   room for the jobs of a run, by both
+    admission                 room for the jobs of a run, by both
 
-How long the way to the host's memory and back takes, for plans, is `motet.resting`.
+How long the way to the host's memory and back takes, for plans, is `motet.schedule.offload_model`.
 """

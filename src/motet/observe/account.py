@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from motet.bound import Work, bound_seconds
 from motet.events import Event, JobEnded, JobStarted, RunEnded, RunStarted, SyncEnded, TurnEnded
+from motet.schedule.bound import Work, bound_seconds
 
 NUM_INTERVALS = 128
 FIRST_INTERVAL_SECONDS = 0.05
@@ -270,7 +270,7 @@ class Estimate:
 
     @property
     def bound_seconds(self) -> float:
-        """The least time that these costs allow when the jobs run together (`motet.bound`)."""
+        """The least time that these costs allow when the jobs run together (`motet.schedule.bound`)."""
         return bound_seconds(self.works.values())
 
 

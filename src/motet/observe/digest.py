@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from motet.bound import efficiency as efficiency_of
 from motet.confidential import masked
 from motet.divergence import Diverged, from_json, told
 from motet.errors import UsageError
@@ -20,6 +19,7 @@ from motet.observe.printed import last_line
 from motet.observe.ranking import BOOKKEEPING, Mode, Ranking, interest, ranking
 from motet.observe.text import share_text
 from motet.results import Results
+from motet.schedule.bound import efficiency as efficiency_of
 
 IDLE_NETWORK_SHARE = 0.02
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from motet.checkpoints.coordinator import Safety
+from motet.coroutines import RunningJob
 from motet.errors import DivergenceError, GangError, WorkerFailedError
-from motet.saving import Safety
+from motet.jobs.outcome import Outcome
 from motet.tracebacks import short_form
-from motet.turns import Outcome, RunningJob
 from motet.workers import Workers
 from motet.workers.agreement import STOP, Agreements, Ended
 from motet.workers.interruption import Interruption

@@ -14,36 +14,37 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from motet.buffers import BufferSync
+from motet.checkpoints.coordinator import Safety, Saving
 from motet.config import RunConfig
+from motet.coroutines import RunningJob, Turns
 from motet.errors import GangError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
-from motet.gradients.aggregation import Aggregation
-from motet.gradients.journey import Travelling
-from motet.gradients.link_queue import LinkQueue, quick_handover
-from motet.job_seams import JobSeams
+from motet.gradients.aggregation.choose import Aggregation
+from motet.gradients.nonfinite import Watch, answer_to
+from motet.gradients.send_queue import LinkQueue, quick_handover
+from motet.gradients.transfer import Travelling
+from motet.intercept.buffers import BufferSync
+from motet.intercept.ddp import JobSeams
+from motet.intercept.patches import installed
 from motet.jobs import Job, Script
+from motet.jobs.outcome import JobStopped
 from motet.jobs.parameters import parameters_of
-from motet.memory.housing import Housing
+from motet.jobs.source import JobSource
+from motet.memory.admission import Housing
 from motet.memory.offload import Transfers
-from motet.nonfinite import Watch, answer_to
-from motet.order import Cursor
-from motet.pipeline.accounts import Accounts
-from motet.pipeline.audience import Audience
-from motet.pipeline.bookkeeping import Bookkeeping
 from motet.pipeline.job_end import BYPASSES, NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
-from motet.pipeline.job_requests import JobRequests
-from motet.pipeline.job_source import JobSource
-from motet.planning import Change, Planning
+from motet.pipeline.ledger import Accounts
+from motet.pipeline.observers import Audience
+from motet.pipeline.recorder import Bookkeeping
+from motet.pipeline.requests import JobRequests
 from motet.results import Results
 from motet.same_files import SameFiles
-from motet.saving import Safety, Saving
-from motet.seams import installed
-from motet.turns import JobStopped, RunningJob, Turns
+from motet.schedule.order import Cursor
+from motet.schedule.replanner import Change, Planning
 from motet.workers import Workers
 from motet.workers.agreement import STOP, STOP_NOW, Agreements
-from motet.workers.contradiction import Item
+from motet.workers.deadlock import Item
 from motet.workers.interruption import Interruption
 
 TIMES_TO_ASK = 3

@@ -20,13 +20,13 @@ from motet.config import OnSameFile
 from motet.errors import SameFileError
 from motet.handle import running_job
 from motet.jobs import Job
+from motet.jobs.outcome import JobStopped
 from motet.same_files.children import Children
 from motet.same_files.hook import FileEvents
 from motet.same_files.ledger import Clash, Ledger
 from motet.same_files.libraries import Libraries
 from motet.same_files.outputs import ToldOutputs
 from motet.same_files.paths import Places
-from motet.turns import JobStopped
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
 

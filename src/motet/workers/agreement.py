@@ -62,7 +62,7 @@ class Agreements:
         self._pending_costs: Pending | None = None
         self._told: list[list[float]] | None = None
         self.files: list[list[float]] = []  # by worker, what `motet.same_files` tells; emptied by who reads it
-        self.signals: list[list[float]] = []  # likewise what `motet.turns.job_signals` tells
+        self.signals: list[list[float]] = []  # likewise what `motet.intercept.job_signals` tells
 
     def note(self, job: str, turn: int, buckets: int) -> None:
         """Take one synchronized turn into the signature that is compared at the next agreement."""

@@ -29,7 +29,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
-from motet.workers.contradiction import Item
+from motet.workers.deadlock import Item
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
 from motet.workers.watch import Watch
 

@@ -28,7 +28,7 @@ ECHO_SECONDS = 2.0
 _ENDED_FROM_OUTSIDE = re.compile(
     r"DataLoader worker \(pid|SIGTERM|BrokenProcessPool|BrokenPipeError|Connection(Reset|Refused)Error|EOFError"
 )
-# Whoever forks a DataLoader worker: it goes on with the run's handlers until it sets its own (`motet.turns`).
+# Whoever forks a DataLoader worker: it goes on with the run's handlers until it sets its own (`motet.coroutines`).
 _LOADERS = os.path.join("torch", "utils", "data", "dataloader.py")
 _listening: Interruption | None = None
 

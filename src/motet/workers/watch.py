@@ -2,7 +2,7 @@
 
 `Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
 the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
-thread publish its position in the store, read the others', and look for a circle (`motet.workers.contradiction`).
+thread publish its position in the store, read the others', and look for a circle (`motet.workers.deadlock`).
 Where nobody has moved for the whole timeout, nobody is going to, whatever each says it does: that ends the run, too.
 A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
 there the thread tells the error itself and ends the process.
@@ -29,7 +29,7 @@ from torch._C._distributed_c10d import Store
 
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 from motet.run_dir import opener
-from motet.workers.contradiction import Item, Position, describe, find_apart, find_circle
+from motet.workers.deadlock import Item, Position, describe, find_apart, find_circle
 from motet.workers.stack import told_briefly
 
 T = TypeVar("T")

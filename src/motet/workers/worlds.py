@@ -5,9 +5,10 @@ A job asks ``is_initialized()`` before it has made the group and gets False, as 
 is a group of its own, so that nothing that it sends can be taken for another job's, from whichever of its threads.
 
 Nothing is exchanged at a turn: torch looks up everything in one object, and what that object answers depends on who
-asks (`motet.seams`). The main thread asks for the job whose turn it is, a thread for the job that started it, whoever
-has the turn meanwhile. Groups are made when a job makes them, inside its turn, which comes in the same order on every
-worker. Their names carry the job's, because torch's C++ side keeps one list of names for the whole process.
+asks (`motet.intercept.patches`). The main thread asks for the job whose turn it is, a thread for the job that
+started it, whoever has the turn meanwhile. Groups are made when a job makes them, inside its turn, which comes in the
+same order on every worker. Their names carry the job's, because torch's C++ side keeps one list of names for the whole
+process.
 
 What travels on a device goes through one communicator (ADR 0020), so there a job's world has CPU groups of its own and
 shares the device's.

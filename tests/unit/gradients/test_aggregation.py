@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motet.errors import UsageError
-from motet.gradients.aggregation import Aggregation
+from motet.gradients.aggregation.choose import Aggregation
 
 buckets = st.lists(st.integers(1, 10**6), min_size=1, max_size=50)
 

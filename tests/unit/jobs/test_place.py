@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from motet.errors import UsageError
-from motet.job_surroundings import JobSurroundings, seed_generators
 from motet.jobs import Job, JobSpec, found_from, in_cwd, load_jobs_file
+from motet.jobs.surroundings import JobSurroundings, seed_generators
 
 
 def specs(folder: Path, text: str) -> list[JobSpec]:

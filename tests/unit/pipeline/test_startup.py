@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from motet.device_time import Moment
 from motet.events import Event, RunStarted, TurnEnded
 from motet.observe.account import Account
-from motet.pipeline.accounts import Accounts
-from motet.pipeline.bookkeeping import Bookkeeping, Over
-from motet.planning import Planning
+from motet.pipeline.ledger import Accounts
+from motet.pipeline.recorder import Bookkeeping, Over
+from motet.schedule.replanner import Planning
+from motet.timing.device import Moment
 
 
 def moment(seconds: float) -> Moment:

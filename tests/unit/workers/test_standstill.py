@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import HashStore
 
 from motet.errors import GangError, SyncTimeoutError
 from motet.workers import watch
-from motet.workers.contradiction import Item, Position
+from motet.workers.deadlock import Item, Position
 from motet.workers.stack import told_briefly
 from motet.workers.watch import Watch
 

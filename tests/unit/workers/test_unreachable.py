@@ -13,7 +13,7 @@ from motet.errors import SyncTimeoutError
 from motet.launcher import agent
 from motet.launcher.agent import BoundedRendezvous
 from motet.workers import watch
-from motet.workers.contradiction import Item
+from motet.workers.deadlock import Item
 from motet.workers.watch import Watch
 
 

@@ -1,0 +1,103 @@
+"""What travels, and what a turn's travel took: kept by whichever thread sees a bucket leave or arrive."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from motet.gradients.buckets import Bucket
+from motet.timing.clocks import Link, Stopwatch
+from motet.timing.device import Travel
+
+
+@dataclass(slots=True)
+class Travelling:
+    """One bucket on its way. ``done`` is set when it has arrived, or failed.
+
+    ``wait`` then raises what went wrong, or (on an accelerator) orders its stream behind the arrival; ``land`` brings
+    the bucket to where plain DDP would have left it. One that will never land is dropped instead.
+    """
+
+    bucket: Bucket
+    done: threading.Event
+    wait: Callable[[], object]
+    land: Callable[[], None]
+    drop: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Turnaround:
+    """When and how much one turn synchronized.
+
+    ``launched`` and ``completed`` are `time.perf_counter` values of this worker; ``link_seconds`` is the turn's share
+    of the network's busy time (`motet.timing.clocks.Link`); ``launches`` are the moment and the bytes of each bucket.
+    """
+
+    launched: float = 0.0
+    completed: float = 0.0
+    waited_at_launch: float = 0.0
+    hidden_seconds: float = 0.0
+    link_seconds: float = 0.0
+    num_bytes: int = 0
+    num_collectives: int = 0
+    launches: list[tuple[float, int]] = field(default_factory=list)
+    travels: list[Travel] = field(default_factory=list)  # of buckets on a device, in place of all times above
+    error: Exception | None = None  # what a user's hook raised
+
+
+@dataclass(slots=True)
+class Journey:
+    """A bucket's way over the network, as the host sees it. Runs on whichever thread launches it, or sees it arrive."""
+
+    turn: Turnaround
+    done: threading.Event
+    link: Link
+    stopwatch: Stopwatch
+    share: float = 0.0
+    work: dist.Work | None = None
+    error: BaseException | None = None
+
+    def launch(self, collective: Callable[[], dist.Work], arrived: Callable[[], None]) -> None:
+        """Start the bucket's collective. What goes wrong comes out of `wait`, where the job's gradients land."""
+        try:
+            self.work = collective()
+            future = self.work.get_future()
+        except BaseException as error:  # also what a signal's handler raises here: nobody may wait for ever
+            self.error = error.with_traceback(None)
+            arrived()
+            self.done.set()
+            return
+        self.follow(future, arrived)
+
+    def follow(self, future: torch.futures.Future[Any], arrived: Callable[[], None] | None = None) -> None:
+        """Count the time until ``future`` is done."""
+        turn, now = self.turn, time.perf_counter()
+        if not turn.launched:
+            turn.launched, turn.waited_at_launch = now, self.stopwatch.waited_seconds(now)
+        self.share = self.link.begin(now)
+
+        def there(_: object) -> None:
+            moment = time.perf_counter()
+            turn.completed = moment
+            share = self.link.end(self.share, moment)
+            turn.link_seconds += share  # in one step: buckets of a turn arrive on several threads
+            turn.hidden_seconds = moment - turn.launched
+            turn.hidden_seconds -= self.stopwatch.waited_seconds(moment) - turn.waited_at_launch
+            if arrived is not None:
+                arrived()
+            self.done.set()
+
+        future.add_done_callback(there)
+
+    def wait(self) -> None:
+        """Raise what went wrong with a bucket that is done."""
+        if self.error is not None:
+            raise self.error
+        assert self.work is not None
+        self.work.wait()

@@ -1,0 +1,177 @@
+"""What happens at the seams where a program uses what a process has one of: signals, its end, profiler, operators."""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+import multiprocessing.context
+import multiprocessing.process
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+import motet
+from motet.coroutines import RunningJob, Turns
+from motet.intercept.exit_hooks import ExitHooks
+from motet.intercept.job_signals import JobSignals
+from motet.intercept.profilers import Profilers
+from motet.isolation import loggers, operators
+from motet.isolation.ownership import is_own_code
+
+Call = Callable[..., Any]
+
+_THREAD = (
+    "starts a thread: it goes on while other jobs have their turns, and finds their random generators, working "
+    "directory, environment and streams then. If it draws random numbers, let it draw from generators of its own "
+    "(random.Random, torch.Generator, numpy.random.default_rng), or run this job alone."
+)
+_MOTET = os.path.join(os.path.dirname(motet.__file__), "")
+_TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
+_SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
+_STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
+
+
+class ProcessSeams:
+    """A part of `JobSeams`. ``notice`` tells the user something, once for each pair of arguments."""
+
+    def __init__(self, turns: Turns, notice: Callable[[str, str], None]) -> None:
+        self._turns = turns
+        self._notice = notice
+        self._profilers = Profilers(notice)
+        self._signals = JobSignals(turns)
+        self._exit_hooks = ExitHooks()
+        self._children: dict[str, list[BaseProcess]] = {}  # that its own code has started, by job
+        self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
+
+    def signal(self, original: Call, /, signalnum: int, handler: Any) -> Any:
+        """Take a job's handler of a signal. Of one that asks the run to stop it is only remembered; the run's stays.
+
+        Frameworks set handlers when a training begins and set what was there before when it ends. With several
+        trainings that begin and end at different times, the last one to end would leave a dead one's handler. And a
+        handler that talks to the other workers would do so at another moment on each. A stop that is asked for by a
+        signal is raised inside each job instead, in the same turn everywhere.
+        """
+        return self._signals.set_handler(original, signalnum, handler)
+
+    def getsignal(self, original: Call, /, signalnum: int) -> Any:
+        """Return a job's handler."""
+        job = self._turns.running_here()
+        return original(signalnum) if job is None else self._signals.handler_of(job.name, signalnum)
+
+    def timer(self, name: str, original: Call, /, *args: Any) -> Any:
+        """Set or read a job's timer."""
+        signals = self._signals
+        own: dict[str, Call] = {"setitimer": signals.set_timer, "getitimer": signals.timer, "alarm": signals.alarm}
+        return own[name](original, *args)
+
+    def handler_of(self, job: str, signalnum: int) -> Any:
+        """Return the handler of a job's that is in no place here, but is in the processes that the job forks."""
+        return self._signals.handler_of(job, signalnum)
+
+    def pending_signals(self, names: Sequence[str]) -> tuple[float, float]:
+        """Return what this worker tells the others of signals that have come for jobs."""
+        return self._signals.pending(names)
+
+    def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
+        """Remember what a job wants to be called at the end of its process."""
+        job = self._turns.running_here()
+        if job is None or not self._exit_hooks.register(job.name, function, *args, **kwargs):
+            original(function, *args, **kwargs)
+        return function
+
+    def unregister_exit(self, original: Call, function: Call, /) -> None:
+        """Forget it."""
+        if (job := self._turns.running_here()) is not None:
+            self._exit_hooks.unregister(job.name, function)
+        original(function)
+
+    def end_of_process(self, job: str) -> None:
+        """Do in a job's last turn what Python does at the end of a process: `atexit`'s hooks, then the log handlers."""
+        try:
+            self._exit_hooks.run(job)
+        finally:
+            loggers.shut_down()
+            if (running := self._turns.running_here()) is not None:
+                self.forget(running)
+
+    def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Prepare, enable or disable torch's profiler, which one job has at a time."""
+        job = self._turns.running_here()
+        if job is None:
+            return original(*args, **kwargs)
+        return self._profilers.call(job, original, disable, *args, **kwargs)
+
+    def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
+        """Start a thread, and tell the user what it shares if the job's own code starts it."""
+        job = self._turns.running_here()
+        if job is not None and _own_code_calls(_STARTERS):
+            self._notice(job.name, _THREAD)
+        original(thread)
+
+    def start_process(self, original: Call, process: BaseProcess, /) -> None:
+        """Start a process; that of a job's own code is waited for at the job's end, a library's the library ends."""
+        job = self._turns.running_here()
+        if job is not None and _own_code_calls(_SPAWNERS):
+            self._children.setdefault(job.name, []).append(process)
+        original(process)
+
+    def open_library(self, original: Call, library: object, /, ns: str, kind: str, *args: Any, **kwargs: Any) -> None:
+        """Open a library of operators, in a namespace of the job's own where another job has taken that name."""
+        original(library, self._namespace(ns, defines=kind != "IMPL"), kind, *args, **kwargs)
+
+    def define_operator(self, original: Call, operator: object, /, namespace: str, *args: Any, **kwargs: Any) -> None:
+        """Define a custom operator, likewise."""
+        original(operator, self._namespace(namespace, defines=True), *args, **kwargs)
+
+    def parse_namespace(self, original: Call, /, qualname: str) -> tuple[str, str]:
+        """Return namespace and name of an operator, as torch knows them."""
+        namespace, name = original(qualname)
+        return self._namespace(namespace, defines=False), name
+
+    def find_operator(self, original: Call, /, operator: object) -> Any:
+        """Find the definition of a custom operator."""
+        if isinstance(operator, str) and operator.count("::") == 1:
+            namespace, _, name = operator.partition("::")
+            operator = f"{self._namespace(namespace, defines=False)}::{name}"
+        return original(operator)
+
+    def _namespace(self, name: str, *, defines: bool) -> str:
+        job = self._turns.running_here()
+        if job is None:
+            return name
+        if defines and not _own_code_calls(_TORCH):  # a library that this job is the first to import
+            operators.note_everyones(name)
+            return name
+        return operators.namespace_of(self._owners.setdefault(job, object()), name, defines=defines)
+
+    def close(self) -> None:
+        """Give the process back what jobs have taken of it, at the end of a run."""
+        self._signals.close()
+
+    def forget(self, job: RunningJob) -> None:
+        """End what a job has left on, and forget what is kept for it; nothing to do the second time."""
+        self._signals.forget(job.name)
+        self._exit_hooks.forget(job.name)
+        self._children.pop(job.name, None)
+        self._profilers.end(job)
+        if (owner := self._owners.pop(job, None)) is not None:
+            operators.forget(owner)
+
+
+def _own_code_calls(between: tuple[str, ...]) -> bool:
+    """Tell whether a program's own code has called a seam, and not a library for purposes of its own.
+
+    ``between`` are the files and folders through which it calls.
+    """
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((*between, _MOTET)):
+            return is_own_code(file)
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

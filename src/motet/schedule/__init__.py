@@ -1,0 +1,16 @@
+"""In which order jobs take their turns, and why: pure, and of the standard library alone.
+
+::
+
+    order                     an order, and the place where a run is in it; which order costs make
+    simulator                 workers and their links, event by event, in exact time
+    replay                    an order replayed against costs; the best of several
+    bound                     the least time that costs allow
+    offload_model             what moving idle jobs' state to the host's memory and back takes
+    replanner                 when a run changes its order
+    plan                      what ``motet plan`` says: the profile, the plan that follows from it, and their file
+    alternatives              the same costs on other links, with other workers, trained in other ways
+    offload_plan              what ``--offload idle`` would cost
+
+What measures the costs is `motet.profiling`, and the run itself (`motet.pipeline.recorder`).
+"""

@@ -1,0 +1,1 @@
+"""When things happened: on the host (`clocks`), and on a device, which runs behind it (`device`)."""
