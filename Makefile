@@ -14,16 +14,17 @@ DEMO_STAMP := $(STAMP)-demo
 PINS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
 
-.PHONY: help demo test test-all test-torch-versions tested chaos check docs format bench clean
+.PHONY: help demo test test-all test-torch-versions tested chaos check wheel docs format bench clean
 
 help:
 	@echo "make demo    train three different models at once on two workers"
 	@echo "make test    run the tests that take minutes together"
-	@echo "make test-all  run all tests, for about half an hour"
+	@echo "make test-all  run all tests, for about an hour"
 	@echo "make test TORCH=2.11.0  with another torch; PYTHON=/path/to/python3.12 with another Python"
 	@echo "make test-torch-versions  run them with the oldest and newest torch, and write docs/reference/tested-with.md"
 	@echo "make chaos   strike runs at random moments, 120 times; each must end as if nothing had happened"
 	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
+	@echo "make wheel   build the package, install it into an empty environment, and run it there"
 	@echo "make docs    build the docs into site/, with every warning an error"
 	@echo "make format  format the code"
 	@echo "make bench   run the benchmarks"
@@ -74,6 +75,9 @@ check: $(STAMP)
 	$(BIN)/mypy --strict src
 	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(MAKE) --no-print-directory docs
+
+wheel: $(STAMP)
+	.ci/wheel $(BIN)/python
 
 # The variable silences an announcement of Material's; not --quiet, which hides warnings from --strict as well.
 docs: $(STAMP)
