@@ -28,6 +28,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     run_dir, divergence       where to keep what came of it; what is not finite any more (pure)
     shaped_links              slow links between workers, for tests and measurements
     torch_versions, option_kinds     which versions of torch it runs on; how an option's value is read (pure)
+    started_by                which worker this is, where srun, mpirun or a PyTorchJob started one for each (pure)
     confidential, errors, events, results, suggest, torch_names, tracebacks   the words that all others speak (pure)
 
 ``demo``, ``testing`` and this front door stand outside of them.

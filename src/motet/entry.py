@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--config", help="JSON: the options of this start of the run, in place of those in run.json")
     parser.add_argument("--status-file", action="store_true", help="write how far jobs are into a file, for a notebook")
     options = parser.parse_args(argv)
+    _leave_signals_to_the_launcher()
     _die_with_the_launcher()
 
     def find() -> tuple[RunDir, bool, RunConfig]:
@@ -283,14 +284,15 @@ def begin_together(
     has begun. Needs the torchrun environment. Where no file system is shared, other machines get a copy of the run
     directory.
     """
-    from torch.distributed.rendezvous import rendezvous
+    from motet.workers.meeting import meet, wait_for_all
 
-    store, rank, _ = next(rendezvous("env://"))
+    store, rank, size = meet()
     _held.append(store)  # worker 0 may be its host: it has to live as long as this process
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     key = f"motet/begin/{attempt}"
     if rank == 0:
         try:
+            wait_for_all(store, f"motet/here/{attempt}", rank, size, _say_phase)
             run_dir, config = begin()
             hold = run_dir.held()
             hold.__enter__()
@@ -301,6 +303,7 @@ def begin_together(
         begun = {"path": str(run_dir.path), "description": dict(run_dir.description), "config": config.to_json()}
         store.set(key, json.dumps(begun))
         return run_dir, True, config
+    wait_for_all(store, f"motet/here/{attempt}", rank, size, _say_phase)
     word = _wait_for_word(store, key)
     if "error" in word:
         raise unpack_error(word["error"])
@@ -359,10 +362,29 @@ def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:
         sys.stderr.write(f"motet: {where}{error}\n")
 
 
+def _leave_signals_to_the_launcher() -> None:
+    """Ignore what the launcher takes for a request to stop and passes on; it has held it back until here."""
+    passed_on = (signal.SIGUSR1, signal.SIGUSR2)
+    for number in passed_on:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+
+
 def _die_with_the_launcher() -> None:
     """Have Linux end this process when the launcher is killed: nothing else could."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end_together(status: int, results: Results | None) -> NoReturn:
+    """End a worker that was started from outside: torchrun restarts on a failure, others are told the run's status."""
+    from motet.launcher.outcome import exit_status
+    from motet.workers.meeting import is_task, part
+
+    if is_task():
+        status = exit_status(results) if status == FINISHED and results is not None else status
+        part()
+    end(status)
 
 
 def end(status: int) -> NoReturn:

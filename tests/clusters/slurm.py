@@ -77,10 +77,13 @@ class Slurm:
         for name in self.hosts.names:
             self._daemon(name, "slurmd", "-N", name, "-f", str(place / "slurm.conf"))
         deadline = time.monotonic() + 60
-        while self.command("sinfo", "-h", "-t", "idle", "-o", "%D").strip() != str(len(self.hosts.names)):
+        while not self._all_idle():
             assert time.monotonic() < deadline, (place / "slurmctld.log").read_text()
             time.sleep(0.3)
         return self
+
+    def _all_idle(self) -> bool:
+        return self.command("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(len(self.hosts.names))
 
     def __exit__(self, *_: object) -> None:
         for file in (self._place / "munge" / "pid", *self._place.glob("*.pid")):
@@ -144,6 +147,10 @@ class Slurm:
     def start_again(self, job: int) -> None:
         """Wait until a requeued job is pending, and have it start now: SLURM would let it wait for two minutes."""
         self.wait_until(job, "PENDING")
+        deadline = time.monotonic() + 30
+        while not self._all_idle():  # sooner, SLURM takes the end of the first start for that of the second
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
         self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def printed(self, job: int) -> str:

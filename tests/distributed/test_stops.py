@@ -105,8 +105,8 @@ def steps_of(place: Place, job: str) -> int:
     return 0
 
 
-def send_to_all(place: Place, number: int) -> None:
-    """Send SIGTERM to all processes of a run at once, as batch systems do; ``number``: another order each time."""
+def send_to_all(place: Place, number: int, what: int = signal.SIGTERM) -> None:
+    """Send a signal to all processes of a run at once, as batch systems do; ``number``: another order each time."""
     rank = {"resume": 0, "run": 0, "motet.entry": 1}
 
     def kind(process: psutil.Process) -> int:
@@ -121,7 +121,52 @@ def send_to_all(place: Place, number: int) -> None:
     assert len(found) >= 7, "a launcher, two workers, and two of each of these"
     for process in found:
         with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(what)
+
+
+@pytest.mark.parametrize("context", [None, "spawn"])
+def test_sigusr1_to_every_process_is_a_stop(place: Place, context: str | None) -> None:
+    loop = {"pause": 0.01, "context": context, "epochs": 1000, "workers": 2}
+    (place.path / "jobs.yaml").write_text(json.dumps({"jobs": {"a": {"call": LOADING, "with": loop}}}))
+    for number, what in enumerate((signal.SIGUSR1, signal.SIGUSR2)):
+        process = place.start("run", TWO, "jobs.yaml", "--run-dir=out")
+        before, deadline = steps_of(place, "a"), time.monotonic() + 100
+        while len(list(place.processes())) < 7 or steps_of(place, "a") < before + 3:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        send_to_all(place, number, what)
+        status, out, err = place.ended(process)
+        assert status == 3, (out, err)
+        assert place.jobs_of() == {"a": "stopped"}, (out, err)
+        assert place.checkpoints("a")[-1] == f"turn-{place.jobs_of(field='turns')['a']:08d}"
+        assert not list((place.path / "out").glob("jobs/*/attempts/*")), "nobody is charged"
+
+
+def test_what_is_ignored_at_the_start_stays_ignored(place: Place) -> None:
+    jobs = place.jobs(a={"steps": 10**6, "pause": 0.01, "tell": "ready"})
+    process = place.start("run", jobs, "--run-dir=out", prefix=("nohup",))
+    place.wait_until("ready", process)
+    process.send_signal(signal.SIGHUP)
+    [worker] = place.workers()
+    with pytest.raises(psutil.TimeoutExpired):
+        worker.wait(timeout=2)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = place.ended(process)
+    assert status == 3, (out, err)
+
+
+@pytest.mark.parametrize("what", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_before_anything_was_started(place: Place, what: signal.Signals) -> None:
+    (place.path / "slow.py").write_text("import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(1000)\n")
+    (place.path / "jobs.yaml").write_text(json.dumps({"jobs": {"a": {"call": "slow:train"}}}))
+    process = place.start("run", "jobs.yaml", "--run-dir=out")
+    place.wait_until("here", process)
+    process.send_signal(what)
+    status, out, err = place.ended(process)
+    assert status == 3, (out, err)
+    assert f"stopped by {what.name} before anything was started" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("context", [None, "spawn"])

@@ -7,13 +7,17 @@ in `COMMANDS`. It raises `MotetError` for what the user should know; `Parser` do
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from motet.errors import CheckpointError, MotetError, UnsupportedError, UsageError
+from motet.started_by import torchrun
 from motet.suggest import did_you_mean
 from motet.torch_versions import check
 
@@ -24,7 +28,12 @@ COMMANDS = {
     "report": ("motet.cli.report", "rebuild a run's report and print its summary"),
 }
 WITHOUT_TORCH = {"report"}
-REFUSED, BROKEN = 2, 4
+REFUSED, STOPPED, BROKEN = 2, 3, 4
+_taken: set[int] = set()
+
+
+class Stopped(KeyboardInterrupt):
+    """A batch system asked this process to stop before it had started any worker."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,11 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or what the subcommand says; 2 for bad usage, 4 for the rest."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(words)
+        with _stopped_before_the_start():
+            return _main(words)
     except MotetError as error:
         sys.stderr.write(f"motet: {error}\n")
         wrong_from_the_start = isinstance(error, UsageError | UnsupportedError | CheckpointError)
         return REFUSED if wrong_from_the_start else BROKEN
+    except Stopped as stopped:
+        sys.stderr.write(f"motet: stopped by {stopped} before anything was started\n")
+        return STOPPED
     except KeyboardInterrupt:
         sys.stderr.write("motet: interrupted before anything was started\n")
         return 130  # what shells say of a command that SIGINT ended
@@ -50,6 +63,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`): nothing more can be said, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+@contextlib.contextmanager
+def _stopped_before_the_start() -> Iterator[None]:
+    """Raise `Stopped` where these signals would end this process without a word; workers have handlers of their own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(signal.Signals(number).name)
+
+    here = threading.current_thread() is threading.main_thread() and not torchrun(os.environ)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if here else ()
+    taken = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, stop)
+    _taken.update(taken)
+    try:
+        yield
+    finally:
+        leave_signals()
+
+
+def leave_signals() -> None:
+    """Let signals do to this process what they do by default, before a worker takes them in its own way."""
+    while _taken:
+        signal.signal(_taken.pop(), signal.SIG_DFL)
 
 
 def _main(words: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from motet import entry
 from motet.cli import Parser
 from motet.cli.run import add_each, specs_of, with_each_attached
 from motet.cli.start import run_workers
+from motet.cli.tasks import works_in_place
 from motet.config import RunConfig
 from motet.errors import UsageError
 from motet.jobs import check_specs
@@ -43,7 +44,7 @@ _FAILED, _STOPPED = 1, 3
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; `UsageError` before anything was started. As a worker of torchrun's, end the process."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    if works_in_place(argv, parse):
         _work_in_place(argv)
     options = parse(argv)
     if options.profile is not None:
@@ -153,7 +154,7 @@ def _work_in_place(argv: Sequence[str]) -> None:
         _conclude(parse(argv), results, run_dir)
     if run_dir is not None and os.environ.get("LOCAL_RANK", "0") == "0":
         shutil.rmtree(run_dir.path.parent, ignore_errors=True)
-    entry.end(status)
+    entry.end_together(status, results)
 
 
 def _conclude(options: argparse.Namespace, results: Results, run_dir: RunDir) -> int:

@@ -12,6 +12,7 @@ from motet import entry
 from motet.checkpoints import resuming
 from motet.cli import Parser, run, start
 from motet.cli.config_options import add_config_options, given_options
+from motet.cli.tasks import works_in_place
 from motet.config import RunConfig
 from motet.errors import CheckpointError, UsageError
 from motet.launcher.torchrun_options import torchrun_options
@@ -26,7 +27,7 @@ otherwise; with another number of workers the results will differ in their bits.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; `UsageError` or `CheckpointError` before anything was started."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    if works_in_place(argv, parse):
         _work_in_place(argv)
     options = parse(argv)
     run_dir = RunDir.open(options.run_dir)
@@ -124,4 +125,4 @@ def _work_in_place(argv: Sequence[str]) -> None:
     status, results, found = entry.work(lambda: entry.begin_together(find), launched=False)
     if results is not None and found is not None and entry.worker() == 0:
         start.report(found, found.read_results(), None)
-    entry.end(status)
+    entry.end_together(status, results)

@@ -18,6 +18,7 @@ from motet.checkpoints.resuming import begin_or_go_on, check_place, options_of_s
 from motet.cli import Parser
 from motet.cli.config_options import add_config_options, given_options
 from motet.cli.start import go_on, report, run_workers, say
+from motet.cli.tasks import refuse_torchruns_options, works_in_place
 from motet.config import RunConfig
 from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
@@ -43,7 +44,7 @@ anything else: something went wrong between the workers.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; `UsageError` before anything was started. As a worker of torchrun's, end the process."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    if works_in_place(argv, parse):
         _work_in_place(argv)
     options = parse(argv)
     description = describe(options, argv)
@@ -187,17 +188,14 @@ def _work_in_place(argv: Sequence[str]) -> None:
 
     def begin() -> tuple[RunDir, RunConfig]:
         options = parse(argv)
-        defaults = {action.dest: action.default for action in torchrun_options()}
-        if given := [name for name, default in defaults.items() if getattr(options, name) != default]:
-            flag = "--" + given[0].replace("_", "-")
-            raise UsageError(f"the workers are torchrun's already: give {flag} to torchrun, before -m motet run")
+        refuse_torchruns_options(options)
         place = Path(options.run_dir) if options.run_dir is not None else None
         return entry.begin_or_find(place, describe(options, argv), fresh=options.fresh, seed=options.seed)
 
     status, results, run_dir = entry.work(lambda: entry.begin_together(begin), launched=False)
     if results is not None and run_dir is not None and entry.worker() == 0:
         report(run_dir, run_dir.read_results(), None)
-    entry.end(status)
+    entry.end_together(status, results)
 
 
 def _default_run_dir() -> str:

@@ -36,6 +36,8 @@ LAST_WORDS_SECONDS = 10.0
 STORE_SECONDS = 3.0
 # How long all workers may take to end after a stop was asked for. The run as a whole has 30 seconds.
 STOP_SECONDS = 25.0
+# Signals that workers ignore, and every process that they start: only this process takes them for a stop.
+PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 # How much later than a worker this process may be asked to stop, where every process is.
 ECHO_SECONDS = 2.0
 
@@ -169,12 +171,16 @@ class Agent(LocalElasticAgent):
         self.num_workers = 0
         self.attempt = 0
         self._before_restart = before_restart
-        self._starting = False
+        self._starting = self._ends_now = False
         self._told_to_stop_at: float | None = None
         self._first_failure_at: float | None = None
 
     def on_signal(self, number: int, frame: object) -> None:
-        """Note a request to stop; the second one ends everything. Without workers there is nothing to wait for."""
+        """Note a request to stop; Ctrl-C after another one ends everything. Without workers nothing is waited for.
+
+        What batch systems send comes more than once: by the step's daemon, and by whoever started the step.
+        """
+        self._ends_now |= bool(self.stop_signals) and number == signal.SIGINT
         self.stop_signals.append(signal.Signals(number))
         if not self._starting and not any(process.poll() is None for process in self._processes().values()):
             raise SignalException(f"signal {number} before any worker ran", signal.Signals(number))
@@ -184,9 +190,13 @@ class Agent(LocalElasticAgent):
         self._told_to_stop_at = self._first_failure_at = None
         self.num_workers = worker_group.workers[0].world_size
         self._starting = True
+        # A batch system may send it to every process: a worker ignores it as soon as it can (`motet.entry`), and until
+        # then it is held back. This process hears it, and passes it on.
+        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         try:
             return super()._start_workers(worker_group)  # type: ignore[no-any-return]
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
             self._starting = False
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -219,7 +229,7 @@ class Agent(LocalElasticAgent):
         if any(self.exits.values()) and self._first_failure_at is None:
             self._first_failure_at = now
         return (
-            len(self.stop_signals) > 1
+            self._ends_now
             or (self._told_to_stop_at is not None and now - self._told_to_stop_at > STOP_SECONDS)
             or (self._first_failure_at is not None and now - self._first_failure_at > LAST_WORDS_SECONDS)
         )

@@ -31,6 +31,7 @@ from motet.launcher.outcome import conclude
 from motet.launcher.parcel import pack
 from motet.results import Results
 from motet.run_dir import RunDir
+from motet.started_by import find_tasks
 from motet.torch_versions import check
 
 
@@ -74,6 +75,11 @@ def launch(
         raise UsageError(
             'motet.launch was called inside a worker. In a program, call it below `if __name__ == "__main__":` '
             "(workers import the program); under torchrun, use motet.run"
+        )
+    if (tasks := find_tasks(os.environ)) is not None:
+        raise UsageError(
+            f"{tasks.by} has started this program {tasks.size} times, and each would launch workers of its own: "
+            "use motet.run, which takes the tasks for its workers, or start the program once"
         )
     specs, calls = _sorted_out(jobs)
     names = [*calls, *(spec.name for spec in specs)] if not isinstance(jobs, Mapping) else list(jobs)

@@ -21,7 +21,8 @@ from motet.launcher.agent import Agent
 from motet.launcher.options import check_torchrun_options, on_one_machine, worker_spec
 from motet.launcher.outcome import Outcome, how_it_ended
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The last two are what batch systems are told to send before the end: SLURM's --signal=USR1@60, submitit's USR2.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_workers(
@@ -34,8 +35,9 @@ def run_workers(
 ) -> Outcome:
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
-    Ctrl-C, SIGTERM and SIGHUP ask the workers to end; the second one, or 25 seconds, ends them. When this returns or
-    raises, none of their processes is left. ``say`` is told about restarts, with what ``explain`` knows of the reason.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
+    Ctrl-C, or 25 seconds, ends them. When this returns or raises, none of their processes is left. ``say`` is told
+    about restarts, with what ``explain`` knows of the reason.
     """
     check_torchrun_options(options)
     begun = time.monotonic()
@@ -91,7 +93,8 @@ def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Itera
     before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGQUIT)}
     try:
         for number in STOP_SIGNALS:
-            signal.signal(number, handler)
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, handler)
         yield
     finally:
         for number, old in before.items():

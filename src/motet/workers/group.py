@@ -26,11 +26,11 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
 from motet.workers.deadlock import Item
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
+from motet.workers.meeting import enter_tasks, meet
 from motet.workers.watch import Watch
 
 SLICE_SECONDS = 0.25
@@ -287,14 +287,14 @@ def _initialize() -> None:
     order_launches(backend)
     if choice.device is not None:
         torch.accelerator.set_device_index(choice.device)  # as scripts do: before anything touches a device
+    enter_tasks()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=GROUP_TIMEOUT)
         return
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # torch elastic keeps one store over restarts, with the addresses of the workers that are gone: a prefix for
     # every attempt keeps the new ones apart.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store, rank, world_size = next(rendezvous("env://", rank, world_size, timeout=timedelta(minutes=10)))
+    store, rank, world_size = meet()
     store = PrefixStore(f"motet/attempt/{attempt}/run/{_num_runs}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)

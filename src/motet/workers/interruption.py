@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM during a run, and its time limit: the first asks all workers to stop together, at a save point.
 
-A run that was asked to stop has 30 seconds. Jobs that save checkpoints may go on to their next save point for
-`PATIENCE_SECONDS`; then all are stopped where they are. A second Ctrl-C ends this worker at once.
+SIGUSR1 and SIGUSR2 ask for the same: batch systems are told to send them before the end. A run that was asked to stop
+has 30 seconds. Jobs that save checkpoints may go on to their next save point for `PATIENCE_SECONDS`; then all are
+stopped where they are. A second Ctrl-C ends this worker at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from motet.errors import GangError
 from motet.workers.agreement import GO_ON, STOP, STOP_NOW
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE_SECONDS = 12.0
 GRACE_SECONDS = 20.0
 ECHO_SECONDS = 2.0
@@ -106,7 +108,7 @@ class Interruption:
         for number in self._read_unseen():
             if number == signal.SIGINT and self._asked_before():
                 os._exit(130)
-            if number in (signal.SIGINT, signal.SIGTERM):
+            if number in STOP_SIGNALS:
                 self._heard.add(number)
                 self._note_request(signal.Signals(number).name)
         return self.hopeless()
@@ -119,7 +121,9 @@ class Interruption:
             return
         global _listening
         self._unseen, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        # What is ignored stays ignored: `nohup`, a shell's background, what a launcher hears in this worker's place.
+        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         _listening = self
         try:
