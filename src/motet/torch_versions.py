@@ -101,8 +101,6 @@ FEATURES = (
     LOGGED_WARNINGS,
     ENVIRONMENT,
 )
-# Dynamo of these looks into a process group's methods where a whole DDP model is compiled, and fails at what it finds.
-DYNAMO_ENTERS_GROUPS = ((2, 12),)
 
 
 def found(path: str) -> bool:

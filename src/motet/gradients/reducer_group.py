@@ -7,6 +7,7 @@ and its only collective per bucket is what `ReducerGroup` takes over.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import _create_work_from_future  # type: ignore[attr-defined]
-
-from motet.torch_versions import DYNAMO_ENTERS_GROUPS, torch_version
 
 Send = Callable[[list[Tensor], Any], dist.Work]
 
@@ -33,6 +32,7 @@ class ReducerGroup(dist.ProcessGroup):
 
     def __init__(self, group: dist.ProcessGroup, send: Send) -> None:
         super().__init__(group.rank(), group.size())  # type: ignore[call-arg]
+        _hide_from_dynamo()
         self._group, self._send = group, send
         backends = dist.BackendConfig(dist.Backend(dist.get_backend_config(group))).get_device_backend_map()
         for device in group._device_types:
@@ -55,9 +55,15 @@ class ReducerGroup(dist.ProcessGroup):
         return self._group.barrier(*args)
 
 
-if torch_version() in DYNAMO_ENTERS_GROUPS:
-    for _name in ("allreduce", "broadcast", "allgather", "barrier"):
-        setattr(ReducerGroup, _name, torch.compiler.disable(ReducerGroup.__dict__[_name]))
+@functools.cache
+def _hide_from_dynamo() -> None:
+    """Keep Dynamo out of the methods that the reducer calls; once, with the first model (DDP imports Dynamo as well).
+
+    It would look into them where a whole DDP model is compiled, and fail: an object of this class is a process group to
+    it, of which it knows the members of torch's own class alone.
+    """
+    for name in ("allreduce", "broadcast", "allgather", "barrier"):
+        setattr(ReducerGroup, name, torch.compiler.disable(ReducerGroup.__dict__[name]))
 
 
 def completed_work(tensor: Tensor) -> dist.Work:

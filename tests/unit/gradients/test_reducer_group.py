@@ -41,3 +41,29 @@ def test_collectives_beside_callbacks_that_need_the_interpreter(method: str, arg
     code = BESIDE_CALLBACKS.replace("{method}", method).replace("{arguments}", arguments)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert ended.stdout == "done\n", ended.stderr
+
+
+COMPILED = """
+import os
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+import torch, torch.distributed as dist
+import torch.distributed.tensor  # from then on, process groups are something of their own to Dynamo
+from torch.nn.parallel import DistributedDataParallel
+from motet.gradients.reducer_group import ReducerGroup
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+world = dist.group.WORLD
+group = ReducerGroup(world, lambda tensors, options: world.allreduce(tensors, options))
+ddp = DistributedDataParallel(torch.nn.Linear(2, 1), process_group=group)
+ddp.process_group = world
+compiled = torch.compile(ddp, backend="eager")
+for _ in range(3):
+    compiled(torch.ones(1, 2)).sum().backward()
+assert ddp._has_rebuilt_buckets
+print("done")
+"""
+
+
+def test_a_compiled_model_whose_buckets_are_rebuilt() -> None:
+    """The reducer broadcasts the new layout in a forward that Dynamo watches."""
+    ended = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout == "done\n", ended.stderr
