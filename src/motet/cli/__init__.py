@@ -26,8 +26,9 @@ COMMANDS = {
     "plan": ("motet.cli.plan", "say what a run would take, in which order, and whether it pays"),
     "resume": ("motet.cli.resume", "go on with a run that was stopped, from its checkpoints"),
     "report": ("motet.cli.report", "rebuild a run's report and print its summary"),
+    "completion": ("motet.cli.completion", "print what completes these commands in a shell"),
 }
-WITHOUT_TORCH = {"report"}
+WITHOUT_TORCH = {"report", "completion"}
 REFUSED, STOPPED, BROKEN = 2, 3, 4
 _taken: set[int] = set()
 
@@ -113,5 +114,5 @@ def _main(words: Sequence[str]) -> int:
 
 def _help() -> str:
     lines = ["usage: motet COMMAND ...", "", "Train several models at once on the same data-parallel workers.", ""]
-    lines += [f"  motet {name:8} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  motet {name:10} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join([*lines, "", "motet COMMAND --help says more.", ""])

@@ -71,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
         return _conclude(options, results, run_dir)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the options of ``motet plan`` and torchrun's, in any order."""
+def make_parser() -> Parser:
+    """Return the parser of the options of ``motet plan`` and torchrun's, in any order."""
     parser = Parser("motet plan", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument(
         "jobs", metavar="JOBS", nargs="?", type=expanduser, help="a jobs file (.yaml), or a script (.py) with --each"
@@ -105,7 +105,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # what argparse's own `parents=` does
-    options = parser.parse_args(with_each_attached(argv))
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse what the command was given."""
+    options = make_parser().parse_args(with_each_attached(argv))
     _check(options)
     return options
 

@@ -11,8 +11,8 @@ from motet.cli.table import terminal_width
 from motet.observe import build_report, summary_text, write_trace
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; `UsageError` if there is no run in the directory."""
+def make_parser() -> Parser:
+    """Return the parser of the options of ``motet report``."""
     parser = Parser("motet report", description="Rebuild report.html and trace.json of a run and print its summary.")
     parser.add_argument(
         "run_dir",
@@ -22,7 +22,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--metric", metavar="NAME", help="compare jobs by this value")
     parser.add_argument("--mode", choices=("min", "max"), help="whether less or more of it is better")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; `UsageError` if there is no run in the directory."""
+    options = make_parser().parse_args(argv)
     summary = summary_text(options.run_dir, terminal_width(), options.metric, options.mode)
     write_trace(options.run_dir)
     path = build_report(options.run_dir, options.metric, options.mode)

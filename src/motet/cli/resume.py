@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         return start.go_on(options, run_dir, config, retry_failed=options.retry_failed)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the options of ``motet resume`` and torchrun's, in any order."""
+def make_parser() -> Parser:
+    """Return the parser of the options of ``motet resume`` and torchrun's, in any order."""
     parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=os.path.expanduser, help="the directory of the run")
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
@@ -53,7 +53,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # as in `motet run`
-    options = parser.parse_args(list(argv))
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse what the command was given."""
+    options = make_parser().parse_args(list(argv))
     RunConfig(**given_options(options, "resume"))  # refuses what no run could be asked
     return options
 

@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
     return _run_here(options, description) if on_one_machine(options) else _run_on_several(options, description)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the options of ``motet run`` and torchrun's, in any order."""
+def make_parser() -> Parser:
+    """Return the parser of the options of ``motet run`` and torchrun's, in any order."""
     parser = Parser("motet run", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument(
         "jobs", metavar="JOBS", type=expanduser, help="a jobs file (.yaml), or a script (.py) with --each"
@@ -77,7 +77,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group("torchrun's options")
     for action in torchrun_options():
         group._add_action(action)  # what argparse's own `parents=` does
-    options = parser.parse_args(with_each_attached(argv))
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse what the command was given."""
+    options = make_parser().parse_args(with_each_attached(argv))
     options.config = RunConfig(**given_options(options, "run"))
     if options.order is not None and options.plan is not None:
         raise UsageError("--order and --plan contradict each other: a plan has an order")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from motet.confidential import is_secret
 from motet.errors import UsageError
-from motet.jobs.names import is_name, joined, label, part
+from motet.jobs.names import is_name, joined, label, names_of
 from motet.jobs.spec import JobSpec, Kind, check_module, find_script, last_part
 
 _FLAG = re.compile(r"--?[^\W\d]|--\w")  # "-1" and "-.5" are values
+_OVERRIDE = re.compile(r"[+~]{0,2}([^\W\d][\w./@]*)=(.*)", re.DOTALL)
 
 
 def specs_from_each(script: Path | str, each: Sequence[str], *, module: bool = False) -> list[JobSpec]:
@@ -30,8 +31,8 @@ def specs_from_each(script: Path | str, each: Sequence[str], *, module: bool = F
     argvs = [_split(text) for text in each]
     names = _names_by_what_varies([_given(argv) for argv in argvs])
     if not all(map(is_name, names)) or len(set(names)) < len(names):
-        stem = joined([label(last_part(target) if module else Path(target).stem)]) or "job"
-        names = [joined([stem[:90], str(number)]) for number in range(1, len(argvs) + 1)]
+        stem = joined([label(last_part(target) if module else Path(target).stem)[:90]]) or "job"
+        names = [joined([stem, str(number)]) for number in range(1, len(argvs) + 1)]
     kind: Kind = "module" if module else "script"
     paths = (os.getcwd(),) if module else ()
     return [
@@ -50,6 +51,7 @@ def _split(text: str) -> list[str]:
 def _given(argv: Sequence[str]) -> dict[str, str]:
     """Return what is given for each option, for names alone: ``--lr 0.1 -v`` to ``{"lr": "0.1", "v": ""}``.
 
+    ``model.lr=0.1``, as hydra has it, is an option, too.
     Names stand in logs and paths: what looks like a token or a password is left out.
     """
     given: dict[str, list[str]] = {}
@@ -60,6 +62,8 @@ def _given(argv: Sequence[str]) -> dict[str, str]:
             words = given.setdefault(option, [])
             if value:
                 words.append(value)
+        elif (override := _OVERRIDE.fullmatch(word)) is not None:
+            given.setdefault(override[1], []).append(override[2])
         else:
             given.setdefault(option, []).append(word)
     secret = {option for option, words in given.items() if any(is_secret(option, word) for word in words or ("",))}
@@ -69,4 +73,4 @@ def _given(argv: Sequence[str]) -> dict[str, str]:
 def _names_by_what_varies(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     options = dict.fromkeys(option for given in jobs for option in given)
     varied = [option for option in options if len({given.get(option) for given in jobs}) > 1]
-    return [joined([part(option, given[option]) for option in varied if option in given]) for given in jobs]
+    return names_of([{option: given[option] for option in varied if option in given} for given in jobs])

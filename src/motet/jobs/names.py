@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
+from itertools import starmap
 
 from motet.confidential import is_secret
 from motet.errors import UsageError
@@ -75,12 +76,82 @@ def part(key: str, value: str) -> str:
 
 
 def joined(parts: list[str]) -> str:
-    """Join ``parts`` to one name (or to '' if nothing usable is left); long names end in a hash of the whole."""
+    """Join ``parts`` to one name (or to '' if nothing usable is left).
+
+    In the middle of a long name stands a hash of the whole: jobs mostly differ at its end.
+    """
     name = "-".join(filter(None, parts)).lstrip("._=+-")
     if len(name) <= MAX_NAME_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS_OF_HASH]
-    return f"{name[: MAX_NAME_LENGTH - _DIGITS_OF_HASH - 1]}-{digest}"
+    kept = MAX_NAME_LENGTH - _DIGITS_OF_HASH - 2
+    return f"{name[: kept // 3]}-{digest}-{name[-(kept - kept // 3) :]}"
+
+
+def names_of(jobs: Sequence[Mapping[str, str]], stems: Sequence[str] = ()) -> list[str]:
+    """Return a name for each job: of its stem, if there are stems, and of each of its parts, a key and a label.
+
+    Where names get too long, all are made shorter alike, as far as that leaves apart what was: keys by the dotted path
+    before their last word, values by the beginnings and ends that all have, or in their middle; at last by a hash.
+    """
+    stems = stems or [""] * len(jobs)
+
+    def made(pairs: Sequence[Mapping[str, str]]) -> list[str]:
+        return [joined([stem, *starmap(part, given.items())]) for stem, given in zip(stems, pairs, strict=True)]
+
+    def whole(pairs: Mapping[str, str], stem: str) -> int:
+        return len("-".join(filter(None, [stem, *starmap(part, pairs.items())])))
+
+    names, shorter = made(jobs), list(jobs)
+    num_names = len(set(names))
+    for step in (_short_keys, _short_values, _cut_values):
+        if all(whole(pairs, stem) <= MAX_NAME_LENGTH for pairs, stem in zip(shorter, stems, strict=True)):
+            break
+        tried = step(shorter)
+        if len(set(made(tried))) == num_names:
+            shorter, names = tried, made(tried)
+    return names
+
+
+def _short_keys(jobs: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Leave of ``model.encoder.width`` the last word, where no other key has the same."""
+    keys = dict.fromkeys(key for given in jobs for key in given)
+    last = [re.split(r"[./@]", key.rstrip("./@"))[-1] for key in keys]
+    short = {key: word if last.count(word) == 1 and label(word) else key for key, word in zip(keys, last, strict=True)}
+    return [{short[key]: value for key, value in given.items()} for given in jobs]
+
+
+def _short_values(jobs: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Leave out the words with which all values of a key begin, and those with which they end."""
+    shorter: list[dict[str, str]] = [dict(given) for given in jobs]
+    for key in dict.fromkeys(key for given in jobs for key in given):
+        words = [re.split(r"(?<=[-_+=./])", given[key]) for given in jobs if key in given]
+        first, last = _num_alike(words), _num_alike([found[::-1] for found in words])
+        for given in shorter:
+            if key in given:
+                found = re.split(r"(?<=[-_+=./])", given[key])
+                kept = found[first : len(found) - last] if first + last < len(found) else found
+                given[key] = "".join(kept).rstrip("-_+=./") or given[key]
+    return list(shorter)
+
+
+def _num_alike(words: Sequence[Sequence[str]]) -> int:
+    number = 0
+    while all(number < len(found) - 1 for found in words) and len({found[number] for found in words}) == 1:
+        number += 1
+    return number if len(words) > 1 else 0
+
+
+def _cut_values(jobs: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Cut what is long in its middle, so that a name of so many values has room for each."""
+    most = max(map(len, jobs))
+    keys = sum(len(label(key)) + 2 for key in dict.fromkeys(key for given in jobs for key in given))
+    room = max(6, (MAX_NAME_LENGTH - keys) // max(most, 1))
+
+    def cut(value: str) -> str:
+        return value if len(value) <= room else f"{value[: (room - 2) // 3]}..{value[-(room - 2 - (room - 2) // 3) :]}"
+
+    return [{key: cut(value) for key, value in given.items()} for given in jobs]
 
 
 def unused(name: str, used: Collection[str]) -> str:

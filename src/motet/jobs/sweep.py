@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from motet.confidential import is_secret
 from motet.errors import UsageError
 from motet.jobs.entry import Entry, Source, is_empty, read_entry, to_spec
-from motet.jobs.names import joined, label, part, unused
+from motet.jobs.names import joined, label, names_of, unused
 from motet.jobs.spec import JobSpec
 from motet.jobs.yaml_text import Listing, Mapped, Tree, plain
 from motet.suggest import shown
@@ -33,15 +33,20 @@ def sweep_specs(source: Source, tree: Tree, line: int) -> list[JobSpec]:
     several_targets = len({(entry.kind, entry.target) for entry in entries}) > 1
     specs: dict[str, JobSpec] = {}
     seen: dict[str, JobSpec] = {}
-    for entry, grid in zip(entries, grids, strict=True):
-        for values in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, values, strict=True))
-            told = [key for key in varied if key in chosen and not is_secret(key, plain(chosen[key]))]
-            parts = [part(key, label(plain(chosen[key]))) for key in told]
-            name = joined([entry.label, *parts] if several_targets else parts) or joined([entry.label]) or "job"
-            spec = to_spec(source, unused(name, specs), entry, chosen)
-            _refuse_repeated(spec, entry, seen)
-            specs[spec.name] = spec
+    jobs = [
+        (entry, dict(zip(grid, values, strict=True)))
+        for entry, grid in zip(entries, grids, strict=True)
+        for values in itertools.product(*grid.values())
+    ]
+    told = [
+        {key: label(plain(chosen[key])) for key in varied if key in chosen and not is_secret(key, plain(chosen[key]))}
+        for _, chosen in jobs
+    ]
+    names = names_of(told, [entry.label if several_targets else "" for entry, _ in jobs])
+    for (entry, chosen), name in zip(jobs, names, strict=True):
+        spec = to_spec(source, unused(name or joined([entry.label]) or "job", specs), entry, chosen)
+        _refuse_repeated(spec, entry, seen)
+        specs[spec.name] = spec
     return list(specs.values())
 
 

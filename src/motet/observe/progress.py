@@ -43,7 +43,9 @@ from motet.tracebacks import short_form
 DRAW_EVERY_SECONDS = 0.25
 DRAWING_SHARE = 0.01  # of the run's time, about
 DRAW_AT_LEAST_EVERY_SECONDS = 2.0
-PLAIN_EVERY_SECONDS = 10.0
+# Without a terminal: a line so often at first, then after a twentieth of the time, and at least so often. A run of
+# three days leaves some 4,000 lines in a log.
+PLAIN_EVERY_SECONDS, PLAIN_SHARE, PLAIN_AT_LEAST_EVERY_SECONDS = 1.5, 1 / 20, 60.0  # 2 s, with the turn that ends then
 RATE_MEMORY_SECONDS = 8.0
 BAR_CELLS = 16
 NARROW = 100  # cells: below, there is no bar, and words are shorter
@@ -97,9 +99,9 @@ class Progress:
     """Show how the run goes. Other workers than 0 show nothing.
 
     On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
-    line is printed every ten seconds. With ``quiet``, only failures and notices are printed. `print_line` prints
-    above the rows; use it for everything else that goes to the same terminal. ``logs`` tells where a
-    job's log is. Changes of the order are told if ``verbose``.
+    line is printed, every two seconds at first and then less and less often. With ``quiet``, only failures and
+    notices are printed. `print_line` prints above the rows; use it for everything else that goes to the same
+    terminal. ``logs`` tells where a job's log is. Changes of the order are told if ``verbose``.
     """
 
     changes_nothing_global = True
@@ -142,7 +144,7 @@ class Progress:
             row = self._row(event.job)
             row.turns = event.turn
             row.state = "gradients travelling" if event.synchronizing else "ready"
-            if event.time < self._due + DRAW_EVERY_SECONDS:
+            if event.time < self._due + (DRAW_EVERY_SECONDS if self._live else 0.0):
                 return  # rather draw when a sync has ended: then it is known which job computes
         elif isinstance(event, SyncEnded):
             self._row(event.job).state = "computing"
@@ -239,7 +241,8 @@ class Progress:
             return
         if not self._live:
             self.print_line(self._plain_line())
-            self._due = self._now + PLAIN_EVERY_SECONDS
+            pause = max(PLAIN_EVERY_SECONDS, PLAIN_SHARE * (self._now - self._began))
+            self._due = self._now + min(PLAIN_AT_LEAST_EVERY_SECONDS, pause)
             return
         begin = time.thread_time()
         with self._console.capture() as captured:

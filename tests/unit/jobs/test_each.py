@@ -40,6 +40,8 @@ def test_each_is_a_job(folder: Path) -> None:
         (["--betas 0.9 0.99", "--betas 0.8 0.99"], ["betas0.9+0.99", "betas0.8+0.99"]),
         (["adam", "sgd"], ["adam", "sgd"]),
         (["--config a/b.yaml", "--config a/c.yaml"], ["config=a-b.yaml", "config=a-c.yaml"]),
+        (["model.lr=0.1 +seed=1 data=a", "model.lr=0.2 +seed=1 data=a"], ["model.lr0.1", "model.lr0.2"]),
+        (["fit --lr 0.1 model.width=8", "fit --lr 0.1 model.width=16"], ["model.width8", "model.width16"]),
         (["--amp", ""], ["train-1", "train-2"]),
         (["--lr 0.1", "--lr 0.1"], ["train-1", "train-2"]),
         (["--x ä", "--x ö", "--x ü"], ["train-1", "train-2", "train-3"]),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from motet.errors import UsageError
-from motet.jobs.names import MAX_NAME_LENGTH, check_name, is_name, joined, label, part, unused
+from motet.jobs.names import MAX_NAME_LENGTH, check_name, is_name, joined, label, names_of, part, unused
 
 
 @pytest.mark.parametrize("name", ["a", "0", "lr0.1-width=128", "A.b_c+d", "x" * MAX_NAME_LENGTH])
@@ -64,6 +64,45 @@ def test_long_names_are_cut_but_stay_apart() -> None:
     assert is_name(other)
     assert one != other
     assert one == joined(["x" * 200 + "1"])
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    assert joined(["x" * 200, "seed1"]).endswith("x-seed1")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "names"),
+    [
+        ([{"lr": "0.1"}, {"lr": "0.2", "amp": ""}], ["lr0.1", "lr0.2-amp"]),
+        (
+            [
+                {"model.optimizer.learning_rate": f"0.{i}", "model." * 8 + "encoder.width": "8", "x" * 20: "1"}
+                for i in (1, 2)
+            ],
+            [f"learning_rate0.{i}-width8-{'x' * 20}1" for i in (1, 2)],
+        ),
+        (
+            [{"data": f"{'long-' * 20}{i}.yaml", "seed": str(i)} for i in (1, 2)],
+            ["data1-seed1", "data2-seed2"],
+        ),
+        (
+            [{"name": f"{'abc' * 40}{i}"} for i in (1, 2)],
+            [f"name={'abc' * 10}..c{'abc' * 20}{i}" for i in (1, 2)],
+        ),
+    ],
+)
+def test_long_names_keep_what_tells_jobs_apart(jobs: list[dict[str, str]], names: list[str]) -> None:
+    assert names_of(jobs) == names
+
+
+def test_many_values_leave_a_hash_and_the_end() -> None:
+    jobs = [{f"key{number}": f"{number}{seed}" for number in range(40)} for seed in (1, 2)]
+    one, other = names_of(jobs)
+    assert is_name(one)
+    assert is_name(other)
+    assert one != other
+    assert one.endswith("-key39=391")
+    assert other.endswith("-key39=392")
 
 
 def test_used_names_are_numbered() -> None:

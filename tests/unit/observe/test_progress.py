@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 
@@ -132,21 +133,34 @@ def test_drawing_is_limited() -> None:
     assert 5 < frames <= 4 * 26
 
 
-def test_plain_lines_every_ten_seconds() -> None:
+def test_plain_lines_come_every_two_seconds() -> None:
     lines = show(streams(THREE)[0]).splitlines()
     assert "\x1b" not in "".join(lines)
     progress = [line for line in lines if "|" in line]
-    assert len(progress) == 3  # after 10 and 20 seconds, and at the end
+    moments = [int(line.split("| 0:")[1][:2]) for line in progress]
+    assert all(1 <= later - earlier <= 2 for earlier, later in itertools.pairwise(moments[:-1])), moments
     assert re.match(
         r"motet: gpt 1\d\d/400 \(1\d\.\d/s, loss [\d.]+, lr [\d.e-]+\), recommender .*, conv .* "
-        r"\| 0:10 · 2 workers · eff",
-        progress[0],
-    ), progress[0]
+        r"\| 0:1\d · 2 workers · eff",
+        next(line for line in progress if "| 0:1" in line),
+    ), progress
     assert "gpt 400/400 finished" in progress[-1]
 
 
+def test_a_long_run_fills_no_log() -> None:
+    told = RunStarted(time=0.0, unix_time=0.0, worker=0, num_workers=2, jobs=("a",), order=("a",))
+    turns = [
+        TurnEnded(time=float(second), job="a", turn=second, begin=second - 1.0, synchronizing=False)
+        for second in range(1, 100_000)
+    ]
+    moments = re.findall(r"\| ([\d:]+) ", show([told, *turns]))
+    assert moments[:4] == ["0:02", "0:04", "0:06", "0:08"]  # a turn takes a second
+    assert len({moment.rpartition(":")[0] for moment in moments[-100:]}) == 100  # one a minute
+    assert len(moments) < 1800
+
+
 def test_plain_lines_of_many_jobs_are_short() -> None:
-    progress = [line for line in show(streams(sixteen())[0]).splitlines() if "|" in line]
+    progress = [line for line in show(streams(sixteen())[0]).splitlines() if "| 0:1" in line]
     assert re.match(r"motet: \d+ going on, 1 failed, 1 pruned, 1 finished, \d+ turns \| ", progress[0]), progress[0]
 
 
