@@ -49,6 +49,16 @@ class Turnaround:
     launches: list[tuple[float, int]] = field(default_factory=list)
     travels: list[Travel] = field(default_factory=list)  # of buckets on a device, in place of all times above
     error: Exception | None = None  # what a user's hook raised
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def arrived(self, moment: float, link: Link, mark: float, stopwatch: Stopwatch) -> None:
+        """Count a bucket that arrived at ``moment``; those of a turn arrive on several threads, in any order."""
+        with self._lock:
+            self.link_seconds += link.end(mark, moment)
+            if moment >= self.completed:
+                self.completed = moment
+                waited = stopwatch.waited_seconds(moment) - self.waited_at_launch
+                self.hidden_seconds = moment - self.launched - waited
 
 
 @dataclass(slots=True)
@@ -83,12 +93,7 @@ class Journey:
         self.share = self.link.begin(now)
 
         def there(_: object) -> None:
-            moment = time.perf_counter()
-            turn.completed = moment
-            share = self.link.end(self.share, moment)
-            turn.link_seconds += share  # in one step: buckets of a turn arrive on several threads
-            turn.hidden_seconds = moment - turn.launched
-            turn.hidden_seconds -= self.stopwatch.waited_seconds(moment) - turn.waited_at_launch
+            turn.arrived(time.perf_counter(), self.link, self.share, self.stopwatch)
             if arrived is not None:
                 arrived()
             self.done.set()

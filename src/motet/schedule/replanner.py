@@ -103,8 +103,15 @@ def sync_seconds(by_worker: Sequence[Sequence[tuple[float, float]]]) -> float:
     """Return what a job's synchronization takes on an idle network, from (travel, link) seconds of the same turns.
 
     A worker that launches early counts the wait for the slowest as travel. Of each turn, the worker counts that
-    launched last: the one with the shortest travel.
+    launched last: the one with the shortest travel. Raises `DivergenceError` if the workers have synchronized different
+    numbers of turns.
     """
+    if len({len(of_worker) for of_worker in by_worker}) > 1:
+        counts = ", ".join(f"worker {worker}: {len(of_worker)}" for worker, of_worker in enumerate(by_worker))
+        raise DivergenceError(
+            f"The workers have measured different numbers of a job's latest synchronizations ({counts}), so they have "
+            "not taken the same turns. Look for an `if` on the rank around backward() or no_sync()."
+        )
     return typical(min(turn)[1] for turn in zip(*by_worker, strict=True))
 
 
@@ -120,12 +127,6 @@ def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
         [(travel, link) for travel, link in zip(figures[_HEAD::2], figures[_HEAD + 1 :: 2], strict=True) if travel >= 0]
         for figures in by_worker
     ]
-    if len({len(of_worker) for of_worker in syncs}) > 1:
-        counts = ", ".join(f"worker {worker}: {len(of_worker)}" for worker, of_worker in enumerate(syncs))
-        raise DivergenceError(
-            f"The workers have measured different numbers of a job's latest synchronizations ({counts}), so they have "
-            "not taken the same turns. Look for an `if` on the rank around backward() or no_sync()."
-        )
     compute = max(figures[0] for figures in by_worker)
     return Cost(compute, sync_seconds(syncs), round(max(figures[1] for figures in by_worker)))
 

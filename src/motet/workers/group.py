@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
+from motet.workers.asked_store import AskedStore
 from motet.workers.deadlock import Item
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
 from motet.workers.meeting import enter_tasks, meet
@@ -61,8 +62,9 @@ class Workers:
         self.interrupted: Callable[[], GangError | None] = lambda: None
         self._owns_group = owns_group
         self._excepthook = excepthook
-        self._store = store
-        self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds)  # before anything that can block
+        self._store = AskedStore(store)
+        # Before anything that can block.
+        self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds, asks=self._store.waits)
         self._num_broadcasts = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
@@ -141,11 +143,11 @@ class Workers:
         try:
             with self.watch.waiting_for(item):
                 # Not store.wait in slices: each slice that passes would put two warnings of torch's on stderr.
-                while not self._store.check([place]):
+                while not self._store.check(place):
                     self._raise_if_hopeless(item, time.monotonic() - begin)
                     time.sleep(pause)
                     pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
-                word: str = self._store.get(place).decode()
+                word = self._store.get(place)
                 if not keep and self._store.add(f"{place}/read", 1) == self.num_workers - 1:
                     self._store.delete_key(place)
                     self._store.delete_key(f"{place}/read")
@@ -165,10 +167,9 @@ class Workers:
 
     def word(self, key: str) -> str | None:
         """Return what a worker left under ``key``, or None if none has yet; waits for nobody."""
-        if not self._store.check([f"motet/word/{key}"]):
+        if not self._store.check(f"motet/word/{key}"):
             return None
-        text: str = self._store.get(f"motet/word/{key}").decode()
-        return text
+        return self._store.get(f"motet/word/{key}")
 
     def forget_word(self, key: str) -> None:
         """Free the store of a word that everybody who wants it has read."""
@@ -197,7 +198,7 @@ class Workers:
 
         Whoever waits for the store through another one, to make a group, must not hold up this one.
         """
-        return PrefixStore(what, self._store.clone())  # type: ignore[attr-defined]
+        return PrefixStore(what, self._store.clone())
 
     def return_lane(self, lane: dist.ProcessGroup) -> None:
         """Take back a lane on which nothing travels any more."""

@@ -44,9 +44,6 @@ LAST_SECONDS = 5.0
 LONGEST_LOOK_SECONDS = 2.0
 # A run, and a job, begins with imports and data: a short timeout does not mean these.
 LONGEST_BEGIN_SECONDS = 60.0
-# What the main thread may ask it in between; a call that is not back holds up everything.
-_WORKERS = os.path.join("motet", "workers", "group.py")
-_STORE_CALLS = {"leave_word", "word", "forget_word", "broadcast_from_0", "forget_broadcasts"}
 
 
 class Watch:
@@ -54,6 +51,7 @@ class Watch:
 
     ``suspicion_seconds``: how long the main thread may stand still before anything is published.
     ``certainty_seconds``: how long before a collective that others have passed counts as never met.
+    ``asks``: whether the main thread waits for an answer of the store.
     """
 
     def __init__(
@@ -64,6 +62,7 @@ class Watch:
         timeout_seconds: float = 1800.0,
         suspicion_seconds: float = 3.0,
         certainty_seconds: float = 15.0,
+        asks: Callable[[], bool] = lambda: False,
     ) -> None:
         self.worker = worker
         self.num_workers = num_workers
@@ -72,6 +71,7 @@ class Watch:
         self.ended: dict[str, str] = {}
         self.num_agreements = 0
         self.blocking = False  # the main thread is inside a synchronization that cannot be sliced
+        self._asks = asks
         self._job: str | None = None
         self._turn = 0
         self._phase = "starting"
@@ -297,10 +297,7 @@ class Watch:
 
     def _is_blocked(self) -> bool:
         """Whether the main thread waits for other workers or for the store, and not in code of its own."""
-        frame = self._main_frame()
-        code = frame.f_code if frame is not None else None
-        asks = code is not None and code.co_name in _STORE_CALLS and code.co_filename.endswith(_WORKERS)
-        return asks or self._item is not None or self.blocking or self._in_collective()
+        return self._asks() or self._item is not None or self.blocking or self._in_collective()
 
     def _compare(self, still: float) -> None:
         """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""

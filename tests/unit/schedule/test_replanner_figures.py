@@ -45,3 +45,8 @@ def test_drift_is_relative_to_what_a_turn_takes_alone() -> None:
 
 def test_a_job_that_outlives_its_turns_has_one_to_come() -> None:
     assert remaining_turns({"a": 10, "b": None}, {"a": 12, "b": 3, "c": 0}) == {"a": 1, "b": None, "c": None}
+
+
+def test_workers_that_synchronized_different_numbers_of_turns_are_named() -> None:
+    with pytest.raises(DivergenceError, match=r"worker 0: 2, worker 1: 1"):
+        sync_seconds([[(0.1, 0.1), (0.1, 0.1)], [(0.1, 0.1)]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from motet.errors import SyncTimeoutError
 from motet.launcher import agent
 from motet.launcher.agent import BoundedRendezvous
 from motet.workers import watch
+from motet.workers.asked_store import AskedStore
 from motet.workers.deadlock import Item
 from motet.workers.watch import Watch
 
@@ -61,6 +62,38 @@ def test_the_timeout_needs_no_store(silent: Silent) -> None:
     watching.close()
     assert isinstance(watching.error, SyncTimeoutError)
     assert "the gradients of job 'gpt', turn 7" in str(watching.error)
+
+
+ASKS: dict[str, Callable[[AskedStore], object]] = {
+    "set": lambda store: store.set("key", "value"),
+    "get": lambda store: store.get("key"),
+    "check": lambda store: store.check("key"),
+    "add": lambda store: store.add("key", 1),
+    "delete_key": lambda store: store.delete_key("key"),
+}
+
+
+@pytest.mark.parametrize("call", ASKS)
+def test_whoever_asks_in_vain_is_seen_to_wait(silent: Silent, call: str) -> None:
+    store = AskedStore(silent)  # type: ignore[arg-type]
+    watching = Watch(0, 1, silent, asks=store.waits)  # type: ignore[arg-type]
+    seen: list[bool] = []
+
+    def look() -> None:
+        deadline = time.monotonic() + 10
+        while not watching._is_blocked() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(watching._is_blocked())
+        silent.answers.set()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    silent.get = lambda key: silent.answers.wait() and b"value"  # type: ignore[attr-defined]
+    ASKS[call](store)
+    looking.join()
+    assert seen == [True]
+    assert not watching._is_blocked()
+    watching.close()
 
 
 def test_an_agent_is_not_kept_from_its_workers(silent: Silent) -> None:
