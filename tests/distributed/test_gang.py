@@ -26,6 +26,8 @@ def test_workers_are_joined_or_left_to_themselves(gangs: NewGang) -> None:
     assert gangs(2).run("torch.distributed:get_world_size") == [2, 2]
     with Gang(2, joined=False) as gang:
         assert gang.run("torch.distributed:is_initialized") == [False, False]
+        told = gang.run("tests.distributed.jobs_saving:without_a_place")
+        assert [worker["jobs"]["saves"][:2] for worker in told] == [("finished", 24)] * 2, "a run joins them"
 
 
 def test_an_exception_is_told_with_its_traceback_and_the_gang_starts_anew(new_gang: NewGang) -> None:

@@ -142,7 +142,7 @@ def test_signals_and_timers_are_the_jobs_own(tmp_path: Path) -> None:
 
 
 LEFT = """
-import signal, sys
+import signal, sys, time
 import motet
 from motet.testing import tiny_job
 
@@ -150,8 +150,12 @@ def handler(number, frame):
     raise AssertionError("of the program")
 
 def loop():
-    signal.signal(signal.SIGALRM, lambda number, frame: None)
-    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    told = []
+    signal.signal(signal.SIGALRM, lambda number, frame: told.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    deadline = time.monotonic() + 20
+    while not told:  # in one turn, of a function
+        assert time.monotonic() < deadline
     tiny_job(steps=3)
 
 signal.signal(signal.SIGALRM, handler)

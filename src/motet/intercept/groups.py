@@ -21,7 +21,7 @@ from motet.errors import GangError, UnsupportedError
 from motet.intercept.forked import end_forked
 from motet.intercept.left_running import FAILED_SECONDS, alive, at_work, wait_for
 from motet.intercept.patches import Call, instead_of
-from motet.intercept.process import ProcessSeams
+from motet.intercept.process import ProcessSeams, motet_starts_thread
 from motet.jobs import Script
 from motet.same_files import about_to_start
 from motet.workers import Workers
@@ -83,7 +83,13 @@ class WorldSeams(ProcessSeams):
         return self._worlds.values()
 
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
-        """Start a thread in the world of whoever starts it; the user is told what else it shares."""
+        """Start a thread in the world of whoever starts it; the user is told what else it shares.
+
+        Motet's own are nobody's: the one that writes checkpoints does so for all jobs, whichever is the first to save.
+        """
+        if motet_starts_thread():
+            original(thread)
+            return
         about_to_start(thread)
         super().start_thread(partial(self._worlds.start_thread, original), thread)
 

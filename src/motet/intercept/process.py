@@ -31,6 +31,7 @@ _THREAD = (
     "(random.Random, torch.Generator, numpy.random.default_rng), or run this job alone."
 )
 _MOTET = os.path.join(os.path.dirname(motet.__file__), "")
+_SEAMS = os.path.join(os.path.dirname(__file__), "")
 _TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
 _SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
 _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
@@ -163,15 +164,27 @@ class ProcessSeams:
             operators.forget(owner)
 
 
+def motet_starts_thread() -> bool:
+    """Tell whether it is Motet that has called `threading.Thread.start`, for purposes of its own."""
+    file = _caller(_STARTERS)
+    return file is not None and file.startswith(_MOTET)
+
+
 def _own_code_calls(between: tuple[str, ...]) -> bool:
-    """Tell whether a program's own code has called a seam, and not a library for purposes of its own.
+    """Tell whether a program's own code has called a seam, and not a library or Motet for purposes of its own.
 
     ``between`` are the files and folders through which it calls.
     """
+    file = _caller(between)
+    return file is not None and not file.startswith(_MOTET) and is_own_code(file)
+
+
+def _caller(between: tuple[str, ...]) -> str | None:
+    """Return the file that has called a seam, if need be through those in ``between``."""
     frame = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((*between, _MOTET)):
-            return is_own_code(file)
+        if not file.startswith((*between, _SEAMS)):
+            return file
         frame = frame.f_back  # type: ignore[assignment]
-    return False
+    return None

@@ -317,7 +317,8 @@ def _torchrun_environment(worker: int, num_workers: int, address: str, port: int
     ranks = {"RANK": worker, "LOCAL_RANK": worker, "GROUP_RANK": 0, "ROLE_RANK": worker}
     sizes = {"WORLD_SIZE": num_workers, "LOCAL_WORLD_SIZE": num_workers, "GROUP_WORLD_SIZE": 1}
     store = {"MASTER_ADDR": address, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-    return {key: str(value) for key, value in {**ranks, **sizes, **store, "TORCHELASTIC_RESTART_COUNT": 0}.items()}
+    launch = {"TORCHELASTIC_RUN_ID": "gang", "TORCHELASTIC_RESTART_COUNT": 0}
+    return {key: str(value) for key, value in {**ranks, **sizes, **store, **launch}.items()}
 
 
 def _serve(end: connection.Connection, environment: Mapping[str, str], joined: bool) -> None:

@@ -1,0 +1,17 @@
+"""Motet's own threads are no job's, though one starts in a job's turn: nobody is told of it, and no file is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from motet.testing import Gang
+
+
+def test_the_thread_that_writes_checkpoints(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
+    for told in gangs(2).run("tests.distributed.jobs_threads:who_writes", str(tmp_path)):
+        assert {job: ended[:2] for job, ended in told["jobs"].items()} == dict.fromkeys(
+            ("first", "second"), ("finished", 4)
+        )
+        assert told["notices"] == ()
+        assert told["threads"] == {"motet-checkpoints_0": None}
