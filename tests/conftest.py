@@ -22,6 +22,7 @@ _SLOW = (
     "distributed/test_isolation_between_jobs.py",
     "distributed/test_motet_run.py",
     "distributed/test_order_changes.py",
+    "distributed/test_orphans.py",
     "distributed/test_plan.py",
     "distributed/test_process_state.py",
     "distributed/test_refusals.py",

@@ -25,6 +25,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     config                    every option of a run, written once (pure)
     schedule                  in which order: costs, orders, simulation, plans (pure)
     timing, trainers          clocks, of the host and of a device; what frameworks' trainers tell
+    parent                    a process that ends with the one that started it
     run_dir, divergence       where to keep what came of it; what is not finite any more (pure)
     shaped_links              slow links between workers, for tests and measurements
     torch_versions, option_kinds     which versions of torch it runs on; how an option's value is read (pure)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import glob
 import io
@@ -40,8 +39,10 @@ from motet.errors import (
     unpack_error,
 )
 from motet.jobs import Job, JobSpec, check_cwd, fill_in
+from motet.launcher.ends import ENDS, IMPORTS, JOINS, WRITES
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
+from motet.parent import end_with_parent
 from motet.results import Results
 from motet.run_dir import RunDir, shown_path, write_whole
 
@@ -54,12 +55,12 @@ if TYPE_CHECKING:
     from motet.workers import Workers
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _held: list[object] = []
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run this worker's part and end the process."""
+    end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m motet.entry", description=__doc__.split("\n")[0])
     parser.add_argument("run_dir", help="the run directory, begun by the launcher")
     parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
@@ -72,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--status-file", action="store_true", help="write how far jobs are into a file, for a notebook")
     options = parser.parse_args(argv)
     _leave_signals_to_the_launcher()
-    _die_with_the_launcher()
 
     def find() -> tuple[RunDir, bool, RunConfig]:
         if options.together:
@@ -122,11 +122,14 @@ def work(
     try:
         run_dir, writes, config = find()
         run_dir.error_path(worker()).unlink(missing_ok=True)
+        run_dir.write_state(worker(), IMPORTS)
         trackers = _trackers(run_dir, config)
         results = _run(run_dir, config, calls(), trackers, status_file=status_file)
+        run_dir.write_state(worker(), WRITES if writes else ENDS)
         if writes:
             _write_results(run_dir, results)
             _attach_report(run_dir, trackers)
+            run_dir.write_state(worker(), ENDS)
     except MotetError as error:
         refused = isinstance(error, UsageError | UnsupportedError)
         _tell(error, run_dir if launched else None, everyone=not (refused or error.from_worker_0))
@@ -208,6 +211,7 @@ def _run(
     if worker() == 0 and not quiet:
         _say_phase("the workers join each other")
     jobs = [_job(run_dir, data, calls) for data in description["jobs"]]
+    run_dir.write_state(worker(), JOINS)
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
     progress = Progress(quiet=quiet, logs=run_dir.shown_log, verbose=config.verbose)
@@ -368,12 +372,6 @@ def _leave_signals_to_the_launcher() -> None:
     for number in passed_on:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
-
-
-def _die_with_the_launcher() -> None:
-    """Have Linux end this process when the launcher is killed: nothing else could."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def end_together(status: int, results: Results | None) -> NoReturn:

@@ -195,6 +195,16 @@ class RunDir:
         """Return the file in which ``worker`` leaves the error that ended it, for the launcher."""
         return self.state_dir / f"error-{worker}"
 
+    def write_state(self, worker: int, phase: str) -> None:
+        """Write down what ``worker`` does outside of all jobs, before its own watch begins or after it has ended."""
+        with contextlib.suppress(OSError), open(self.state_path(worker), "w", encoding="utf-8", opener=opener) as file:
+            file.write(f"- 0 {phase.replace(' ', '-')}\n")
+
+    def forget_state(self, worker: int) -> None:
+        """Forget what ``worker`` of an earlier start was doing."""
+        with contextlib.suppress(OSError):
+            self.state_path(worker).unlink(missing_ok=True)
+
     def read_state(self, worker: int) -> WorkerState | None:
         """Return what ``worker`` was doing last; None if it never said so, or was torn away in the middle of a word."""
         try:

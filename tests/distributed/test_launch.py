@@ -211,7 +211,7 @@ def test_workers_that_do_not_stop_are_ended(stage: Stage, monkeypatch: pytest.Mo
     def end(told: list[list[str]]) -> None:
         stop(signal.SIGINT)
         if how == "a second signal":
-            stop(signal.SIGTERM)
+            stop(signal.SIGINT)
 
     outcome = stage.run(
         """

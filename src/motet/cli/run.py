@@ -125,7 +125,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
 
     check_torchrun_options(options)
     say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
-    check_specs(specs)
+    check_specs(specs, say=lambda text: say(options, text))
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
     return description
@@ -160,6 +160,8 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
             [str(run_dir.path)],
             say=lambda text: say(options, text),
             explain=lambda: what_workers_told(run_dir),
+            run_dir=run_dir,
+            timeout_seconds=options.config.timeout_seconds,
         )
         return report(run_dir, *conclude(outcome, run_dir), refused=entry.REFUSED in outcome.exits.values())
 

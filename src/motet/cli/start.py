@@ -90,7 +90,7 @@ def go_on(
         sys.stdout.write(results_table(results, width=terminal_width()))
         return exit_status(results)
     specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
-    check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs])
+    check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs], say=lambda text: say(options, text))
     for name in left:
         _say_where(options, run_dir, name)
     arguments = [str(run_dir.path), f"--config={json.dumps(config.to_json())}"]
@@ -103,6 +103,8 @@ def go_on(
         arguments,
         say=lambda text: say(options, text),
         explain=lambda: what_workers_told(run_dir),
+        run_dir=run_dir,
+        timeout_seconds=config.timeout_seconds,
     )
     refused, writes = entry.REFUSED in outcome.exits.values(), 0 in outcome.exits
     if refused and not what_workers_told(run_dir):

@@ -9,30 +9,39 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from motet.errors import UsageError
 from motet.jobs.spec import JobSpec
+from motet.parent import PARENT
 
 _CHECK_TIMEOUT_SECONDS = 300.0
+_SILENT_SECONDS = 2.0
 _MOST_NAMED = 3
 _LONGEST_PROBLEM = 600
 
 
-def check_specs(specs: Sequence[JobSpec], *, timeout_seconds: float = _CHECK_TIMEOUT_SECONDS) -> None:
+def check_specs(
+    specs: Sequence[JobSpec],
+    *,
+    timeout_seconds: float = _CHECK_TIMEOUT_SECONDS,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
     """Import each function, match its arguments, compile each script, all in one short-lived child process.
 
     The child's environment is that of worker 0 of one. Nothing is trained, and this process imports nothing.
-    Blocks for as long as the imports take. Raises one UsageError that lists every problem.
+    Blocks for as long as the imports take, and tells ``say`` so now and then. Raises one UsageError that lists every
+    problem.
     """
     if not specs:
         return
     with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as noise:
         request.write(json.dumps([spec.to_json() for spec in specs], default=repr).encode())
         request.seek(0)
-        status = _run_child(request, report, noise, timeout_seconds)
+        status = _run_child(request, report, noise, timeout_seconds, say)
         report.seek(0)
         problems, unfinished = _read_report(report.read(), len(specs))
         if unfinished is not None:
@@ -43,7 +52,9 @@ def check_specs(specs: Sequence[JobSpec], *, timeout_seconds: float = _CHECK_TIM
         raise UsageError(_message(specs, problems))
 
 
-def _run_child(request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_seconds: float) -> int | None:
+def _run_child(
+    request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_seconds: float, say: Callable[[str], None]
+) -> int | None:
     """Return the child's exit status, or None if it took too long. Files, not pipes: a grandchild cannot hold them."""
     child = subprocess.Popen(
         [sys.executable, "-m", "motet.jobs.check_child"],
@@ -54,9 +65,7 @@ def _run_child(request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_
         start_new_session=True,
     )
     try:
-        return child.wait(timeout_seconds)
-    except subprocess.TimeoutExpired:
-        return None
+        return _wait(child, timeout_seconds, say)
     finally:
         # The whole session: an import may have started processes, and Ctrl-C does not reach them.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -64,11 +73,27 @@ def _run_child(request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_
         child.wait()
 
 
+def _wait(child: subprocess.Popen[bytes], timeout_seconds: float, say: Callable[[str], None]) -> int | None:
+    """Return the child's exit status, or None if it took too long; say so every two seconds, later less often."""
+    begin, pause = time.monotonic(), _SILENT_SECONDS
+    while True:
+        left = begin + timeout_seconds - time.monotonic()
+        try:
+            return child.wait(max(0.0, min(pause, left)))
+        except subprocess.TimeoutExpired:
+            if left <= pause:
+                return None
+            seconds = time.monotonic() - begin
+            say(f"still importing what the jobs need ({seconds:.0f} s)")
+            pause = min(max(_SILENT_SECONDS, seconds / 10), 60.0)
+
+
 def _environment() -> dict[str, str]:
     """Return this environment, made that of worker 0 of one: modules may read it on import, none may find a gang."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC_")}
     single = {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     environment.update(single, MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    environment[PARENT] = str(os.getpid())
     home = Path(__file__).resolve().parent.parent
     if home.name not in ("site-packages", "dist-packages"):  # run from a source tree that may not be installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), str(home))))

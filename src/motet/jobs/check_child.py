@@ -18,11 +18,13 @@ from typing import Any, TextIO
 
 from motet.jobs.script import ModuleScript, Script
 from motet.jobs.spec import JobSpec, add_paths, import_target
+from motet.parent import end_with_parent
 from motet.suggest import did_you_mean
 
 
 def main() -> None:
     """Check the specs on stdin, report on stdout, and end this process at once."""
+    end_with_parent()
     specs = [JobSpec.from_json(data) for data in json.load(sys.stdin)]
     report = _take_standard_streams()
     report.write("\n")  # whatever was printed while this module was imported ends here

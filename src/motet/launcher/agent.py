@@ -28,6 +28,9 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from torch.distributed.launcher.api import LaunchConfig
 
+from motet.launcher.ends import Ends
+from motet.launcher.guardian import Guardian
+
 LOOPBACK = "127.0.0.1"
 # How long the survivors of a lost worker may take to find out and to say so; a closed connection shows in well
 # under a second, in 4 seconds with DataLoader workers.
@@ -96,8 +99,8 @@ class BoundedRendezvous(RendezvousHandler):
     long as there is no answer, nobody waits.
     """
 
-    def __init__(self, handler: RendezvousHandler) -> None:
-        self._handler = handler
+    def __init__(self, handler: RendezvousHandler, say: Callable[[str], None] = lambda text: None) -> None:
+        self._handler, self._say = handler, say
         self._asking: threading.Thread | None = None
         self._num_waiting, self._round = 0, 0
 
@@ -110,7 +113,20 @@ class BoundedRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         self._num_waiting, self._round = 0, self._round + 1
-        return self._handler.next_rendezvous()
+        begin, over = time.monotonic(), threading.Event()
+
+        def tell() -> None:
+            pause = 2.0
+            while not over.wait(pause):
+                seconds = time.monotonic() - begin
+                self._say(f"still waiting for the other machines ({seconds:.0f} s)")
+                pause = min(max(2.0, seconds / 10), 60.0)
+
+        threading.Thread(target=tell, name="motet-rendezvous", daemon=True).start()
+        try:
+            return self._handler.next_rendezvous()
+        finally:
+            over.set()
 
     def is_closed(self) -> bool:
         return self._handler.is_closed()
@@ -154,10 +170,18 @@ class Agent(LocalElasticAgent):
     """Starts the workers of this machine and stays until they have ended.
 
     ``exits`` holds the exit status of each worker of the current attempt (negative: the signal that ended it), in
-    the order in which they were seen to end; ``killed`` names those that this agent killed.
+    the order in which they were seen to end; ``killed`` names those that this agent killed, ``overdue`` says why if
+    that was because they held up an end of the run.
     """
 
-    def __init__(self, spec: WorkerSpec, config: LaunchConfig, before_restart: Callable[[Agent], None]) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        config: LaunchConfig,
+        before_restart: Callable[[Agent], None],
+        guardian: Guardian,
+        ends: Ends | None,
+    ) -> None:
         assert config.logs_specs is not None
         super().__init__(
             spec,
@@ -170,7 +194,9 @@ class Agent(LocalElasticAgent):
         self.stop_signals: list[signal.Signals] = []
         self.num_workers = 0
         self.attempt = 0
+        self.overdue = ""
         self._before_restart = before_restart
+        self._guardian, self._ends = guardian, ends
         self._starting = self._ends_now = False
         self._told_to_stop_at: float | None = None
         self._first_failure_at: float | None = None
@@ -186,15 +212,19 @@ class Agent(LocalElasticAgent):
             raise SignalException(f"signal {number} before any worker ran", signal.Signals(number))
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self.exits, self.killed = {}, set()
+        self.exits, self.killed, self.overdue = {}, set(), ""
         self._told_to_stop_at = self._first_failure_at = None
         self.num_workers = worker_group.workers[0].world_size
         self._starting = True
         # A batch system may send it to every process: a worker ignores it as soon as it can (`motet.entry`), and until
         # then it is held back. This process hears it, and passes it on.
         held_back = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+        if self._ends is not None:
+            self._ends.begin([worker.global_rank for worker in worker_group.workers])
         try:
-            return super()._start_workers(worker_group)  # type: ignore[no-any-return]
+            started: dict[int, Any] = super()._start_workers(worker_group)
+            self._guardian.watch(process.pid for process in self._processes().values())
+            return started
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
             self._starting = False
@@ -206,7 +236,9 @@ class Agent(LocalElasticAgent):
             self._told_to_stop_at = now
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
-        if running and self._patience_is_over(now):
+        if self._ends is not None and not self.stop_signals:
+            self.overdue = self._ends.look(running) or self.overdue
+        if running and (self.overdue or self._patience_is_over(now)):
             self.killed |= set(running)
             self._kill_groups()
         elif running and any(self.exits.values()):

@@ -109,7 +109,13 @@ def launch(
             path = Path(private, "parcel")
             path.write_bytes(parcel)
             arguments = [str(directory.path), f"--parcel={path}", f"--config={start}"]
-            outcome = run_workers(elastic, [*arguments, *["--status-file"] * inline], say=_say)
+            outcome = run_workers(
+                elastic,
+                [*arguments, *["--status-file"] * inline],
+                say=(lambda text: None) if config.quiet else _say,
+                run_dir=directory,
+                timeout_seconds=config.timeout_seconds,
+            )
         results, error = conclude(outcome, directory)
         if inline:
             show_report(directory.path)

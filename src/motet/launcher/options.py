@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -59,9 +59,16 @@ def check_torchrun_options(options: argparse.Namespace) -> None:
 
 
 def worker_spec(
-    options: argparse.Namespace, program: str, arguments: Sequence[str], logs: str
+    options: argparse.Namespace,
+    program: str,
+    arguments: Sequence[str],
+    logs: str,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[WorkerSpec, LaunchConfig]:
-    """Return what torch elastic calls a `WorkerSpec` and a `LaunchConfig`: how to start ``program``, and with whom."""
+    """Return what torch elastic calls a `WorkerSpec` and a `LaunchConfig`: how to start ``program``, and with whom.
+
+    ``say`` is told about waiting for other machines.
+    """
     options = argparse.Namespace(**vars(options))
     options.training_script, options.training_script_args = program, list(arguments)
     options.module, options.no_python, options.run_path = not program.endswith(".py"), False, False
@@ -74,7 +81,7 @@ def worker_spec(
     try:
         config, command, command_arguments = config_from_args(options)
         if not on_one_machine(options):
-            handler = _handler_among_machines(config)
+            handler = _handler_among_machines(config, say)
             if config.rdzv_backend == "static":
                 address, port = parse_rendezvous_endpoint(config.rdzv_endpoint, default_port=-1)
     except (ValueError, AssertionError, RuntimeError, OSError) as error:
@@ -99,7 +106,7 @@ def worker_spec(
     return spec, config
 
 
-def _handler_among_machines(config: LaunchConfig) -> RendezvousHandler:
+def _handler_among_machines(config: LaunchConfig, say: Callable[[str], None]) -> RendezvousHandler:
     """Return torch elastic's own rendezvous, as torchrun would use it."""
     parameters = RendezvousParameters(
         backend=config.rdzv_backend,
@@ -110,4 +117,4 @@ def _handler_among_machines(config: LaunchConfig) -> RendezvousHandler:
         local_addr=config.local_addr,
         **config.rdzv_configs,
     )
-    return BoundedRendezvous(get_rendezvous_handler(parameters))
+    return BoundedRendezvous(get_rendezvous_handler(parameters), say)

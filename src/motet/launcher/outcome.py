@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from motet import errors
 from motet.checkpoints.resuming import ended_result, saved_turn
-from motet.errors import CheckpointError, GangError, MotetError, WorkerFailedError, WorkerLostError
+from motet.errors import CheckpointError, GangError, MotetError, SyncTimeoutError, WorkerFailedError, WorkerLostError
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 
@@ -21,7 +21,7 @@ class Outcome:
 
     ``exits``: exit status by worker, in the order in which they ended; a negative one is the signal that ended it.
     ``killed``: workers that the launcher ended because they did not end by themselves. ``stopped_by``: the signal
-    by which the user stopped the run.
+    by which the user stopped the run. ``overdue``: who has held up an end of the run for too long, if anybody has.
     """
 
     num_workers: int
@@ -29,6 +29,7 @@ class Outcome:
     killed: frozenset[int]
     stopped_by: signal.Signals | None
     wall_seconds: float
+    overdue: str = ""
 
     @property
     def agreed(self) -> bool:
@@ -76,6 +77,8 @@ def how_it_ended(worker: int, status: int) -> str:
 
 def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
     """Return the error that says which worker ended the run, how, and what it was doing."""
+    if outcome.overdue:
+        return SyncTimeoutError(outcome.overdue)
     told = {worker: error for worker in outcome.exits if (error := _told(run_dir, worker)) is not None}
     for error in told.values():
         if not isinstance(error, GangError):

@@ -18,8 +18,12 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.run import determine_local_world_size
 
 from motet.launcher.agent import Agent
+from motet.launcher.ends import Ends
+from motet.launcher.guardian import Guardian
 from motet.launcher.options import check_torchrun_options, on_one_machine, worker_spec
 from motet.launcher.outcome import Outcome, how_it_ended
+from motet.parent import PARENT
+from motet.run_dir import RunDir
 
 # The last two are what batch systems are told to send before the end: SLURM's --signal=USR1@60, submitit's USR2.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -32,24 +36,33 @@ def run_workers(
     program: str = "motet.entry",
     say: Callable[[str], None] = lambda text: None,
     explain: Callable[[], str] = str,
+    run_dir: RunDir | None = None,
+    timeout_seconds: float = 1800.0,
 ) -> Outcome:
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
     Ctrl-C, or 25 seconds, ends them. When this returns or raises, none of their processes is left. ``say`` is told
-    about restarts, with what ``explain`` knows of the reason.
+    about restarts, with what ``explain`` knows of the reason, and about what takes long. Where workers write in
+    ``run_dir`` what they do, ``timeout_seconds`` holds for the two ends of the run.
     """
     check_torchrun_options(options)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="motet-logs-") as logs, _environment(options), _quiet():
-        spec, config = worker_spec(options, program, arguments, logs)
+    with (
+        tempfile.TemporaryDirectory(prefix="motet-logs-") as logs,
+        _environment(options),
+        _quiet(),
+        Guardian() as guardian,
+    ):
+        spec, config = worker_spec(options, program, arguments, logs, say)
 
         def before_restart(agent: Agent) -> None:
             how = "; ".join(how_it_ended(worker, status) for worker, status in agent.exits.items() if status)
             why = explain()
             say(f"{how or 'machines joined or left'}; all workers start again" + (f" ({why})" if why else ""))
 
-        agent = Agent(spec, config, before_restart)
+        ends = None if run_dir is None else Ends(run_dir, timeout_seconds, say, rows=sys.stderr.isatty())
+        agent = Agent(spec, config, before_restart, guardian, ends)
         try:
             with _handling_signals(agent.on_signal):
                 agent.run()
@@ -63,6 +76,7 @@ def run_workers(
         killed=frozenset(agent.killed),
         stopped_by=agent.stop_signals[0] if agent.stop_signals else None,
         wall_seconds=time.monotonic() - begun,
+        overdue=agent.overdue,
     )
 
 
@@ -70,6 +84,7 @@ def run_workers(
 def _environment(options: argparse.Namespace) -> Iterator[None]:
     """Set what workers inherit and torch elastic reads, and put this process's environment back afterwards."""
     before = dict(os.environ)
+    os.environ[PARENT] = str(os.getpid())
     # torch elastic is to leave SIGINT and SIGTERM to the agent; of the others only these are left to it.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = options.signals_to_handle = "SIGQUIT"
     if determine_local_world_size(options.nproc_per_node) > 1:
