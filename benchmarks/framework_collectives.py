@@ -142,13 +142,13 @@ def joined(workers: list[dict[str, Any]], num_jobs: int) -> dict[str, float]:
     calls = [call for call in calls if all(begin <= first and last <= end for first, last in call)]
     blocked = sum(last - first for call in calls for first, last in call) / len(workers)
     # A call of which the last worker there knows nothing more (a broadcast's source) may end before that.
-    travelled = sum(max(0.0, last - max(first for first, _ in call)) for call in calls for _, last in call)
+    in_flight = sum(max(0.0, last - max(first for first, _ in call)) for call in calls for _, last in call)
     rounds = workers[0]["turns"] / num_jobs
     return {
         "ms": 1e3 * (end - begin) / rounds,
         "calls": len(calls) / rounds,
         "blocked": 1e3 * blocked / rounds,
-        "link": 1e3 * travelled / len(workers) / rounds,
+        "link": 1e3 * in_flight / len(workers) / rounds,
         "whole": workers[0]["whole"],
     }
 

@@ -6,7 +6,7 @@
     python benchmarks/gpu.py --rehearse        # on the CPU with tiny models: does it run? Its figures mean nothing
 
 Needs one accelerator; says so and ends with status 0 where there is none. On one GPU gradients between two workers
-travel by gloo (NCCL refuses two workers on one device); with two GPUs or more the part `overlap` uses NCCL.
+go by gloo (NCCL refuses two workers on one device); with two GPUs or more the part `overlap` uses NCCL.
 `benchmarks/gpu.sh` runs it with everything else that needs a device.
 
 The part `processes` also lets the K processes share the device through CUDA's MPS, where its server starts. The part
@@ -245,13 +245,13 @@ def offload_row(
 
 def predicted_loss(turn_seconds: float, state_bytes: float, bytes_per_second: float, num_jobs: int) -> float:
     """Return which part of the time with all resident is lost, by the model of ``motet plan --offload idle``."""
-    from motet.schedule.offload_model import Resting
+    from motet.schedule.offload_model import OffloadModel
     from motet.schedule.order import Cost, round_robin
     from motet.schedule.replay import Assumptions, replay
 
     costs = {f"job{number}": Cost(turn_seconds, 0.0) for number in range(num_jobs)}
     order, turns = round_robin(list(costs)), dict.fromkeys(costs, 100)
-    moving = Assumptions(num_buckets=1, resting=Resting(dict.fromkeys(costs, state_bytes), bytes_per_second))
+    moving = Assumptions(num_buckets=1, offload=OffloadModel(dict.fromkeys(costs, state_bytes), bytes_per_second))
     resident = replay(order, costs, turns, num_workers=1).total_seconds
     return replay(order, costs, turns, num_workers=1, assumptions=moving).total_seconds / resident - 1
 

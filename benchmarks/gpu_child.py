@@ -203,9 +203,9 @@ def motet_child(order: dict[str, Any], size: str, steps: int, num_jobs: int) -> 
 
 
 def overlap(events: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return for how many seconds gradients travelled on the device, and for how many of them kernels ran as well.
+    """Return for how many seconds gradients were in flight on the device, and for how many of them kernels ran as well.
 
-    Travelling: NCCL's kernels, and copies between device and host (gloo's way).
+    In flight: NCCL's kernels, and copies between device and host (gloo's way).
     """
     travel: list[tuple[float, float]] = []
     compute: list[tuple[float, float]] = []
@@ -223,7 +223,7 @@ def overlap(events: Iterable[dict[str, Any]]) -> dict[str, float]:
         while j < len(compute) and compute[j][0] < end:
             both += min(end, compute[j][1]) - max(begin, compute[j][0])
             j += 1
-    return {"travel_seconds": sum(end - begin for begin, end in travel), "beside_kernels_seconds": both}
+    return {"in_flight_seconds": sum(end - begin for begin, end in travel), "beside_kernels_seconds": both}
 
 
 def union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

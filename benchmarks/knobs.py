@@ -51,16 +51,16 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _lanes(number: int) -> Iterator[None]:
     """Share so many lanes among all jobs, by turns."""
-    take_lane = workers.Workers.take_lane
+    acquire_lane = workers.Workers.acquire_lane
     lanes: list[dist.ProcessGroup] = []
     taken = itertools.count()
 
     def take(self: workers.Workers) -> dist.ProcessGroup:
         if len(lanes) < number:
-            lanes.append(take_lane(self))
+            lanes.append(acquire_lane(self))
         return lanes[next(taken) % number]
 
-    with _replaced(workers.Workers, "take_lane", take), _replaced(workers.Workers, "return_lane", lambda *_: None):
+    with _replaced(workers.Workers, "acquire_lane", take), _replaced(workers.Workers, "release_lane", lambda *_: None):
         yield
 
 

@@ -1,6 +1,6 @@
 """What a worker runs: the same loops, one after another, without overlap, in lock step, or together under Motet.
 
-Every method warms its loops up first and counts from the moment at which all of them are warm and nothing travels.
+Every method warms its loops up first and counts from the moment at which all of them are warm and nothing is in flight.
 Clocks: `time.perf_counter` counts alike in all processes of one machine.
 """
 
@@ -162,7 +162,7 @@ def together(jobs: Mapping[str, BenchJob], units: int, wrap: Wrap, **options: An
 
 
 class Spans:
-    """An observer that keeps what each turn computed and what its gradients' travel took, in seconds."""
+    """An observer that keeps what each turn computed and how long its gradients were in flight, in seconds."""
 
     changes_nothing_global = True
 
@@ -216,7 +216,7 @@ class LockStep(Pipeline):
         job_before, buckets = self._before
         super()._take_turn(job, throw)
         waits = self._waiter("the stage", job.turn)
-        for bucket in buckets if job_before is not job else ():  # its own have landed, and are on their way again
+        for bucket in buckets if job_before is not job else ():  # its own have arrived, and are on their way again
             waits(bucket)
         self._before = job, list(job.gradients._travelling)
 

@@ -31,7 +31,7 @@ from motet.config import RunConfig
 from motet.memory.offload import HostTransfers
 from motet.results import JobResult
 from motet.running import run_jobs
-from motet.schedule.offload_model import Resting
+from motet.schedule.offload_model import OffloadModel
 from motet.schedule.order import Cost, round_robin
 from motet.schedule.replay import Assumptions, replay
 
@@ -91,9 +91,9 @@ def predict(costs: dict[str, Cost], steps: int, state_bytes: int, rate: float) -
     order, turns = round_robin(list(costs)), dict.fromkeys(costs, steps)
     seconds = [
         replay(
-            order, costs, turns, num_workers=1, assumptions=Assumptions(num_buckets=1, resting=resting)
+            order, costs, turns, num_workers=1, assumptions=Assumptions(num_buckets=1, offload=offload)
         ).total_seconds
-        for resting in (Resting(dict.fromkeys(costs, state_bytes), rate), None)
+        for offload in (OffloadModel(dict.fromkeys(costs, state_bytes), rate), None)
     ]
     return seconds[0] - seconds[1]
 

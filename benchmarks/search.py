@@ -5,7 +5,7 @@
 
 The demo's byte-level GPT, Optuna's asynchronous successive halving, the same random trials in both ways. *Plain*:
 one trial after another under plain DDP, worker 0 telling the others suggestions and decisions by broadcasts. *Motet*:
-``motet.integrations.optuna.optimize`` with four trials in flight. A repeat runs both, in turns which comes first. Told
+``motet.integrations.optuna.optimize`` with four trials at once. A repeat runs both, in turns which comes first. Told
 are the seconds until all trials have ended, and until the value that both ways reach is there; medians of the repeats.
 """
 

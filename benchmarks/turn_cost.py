@@ -3,8 +3,8 @@
     python benchmarks/turn_cost.py            # about two minutes
     python benchmarks/turn_cost.py --profile  # where the time goes, by function
 
-With one worker nothing travels: what the run takes longer than the loops one after another is what Motet does in a
-turn (exchanging the global state, switching, starting the sync, landing it, choosing the next job). The order is
+With one worker nothing is in flight: what the run takes longer than the loops one after another is what Motet does in a
+turn (exchanging the global state, switching, starting the sync, finishing it, choosing the next job). The order is
 given: determining one is done a few times a run, not every turn, and `benchmarks/unequal_jobs.py` measures it.
 
 "Undisturbed" figures are of the shortest tenth of all stretches of sixteen turns (sixteen steps of one job, one after

@@ -3,7 +3,7 @@
     sudo python benchmarks/waits.py                              # twins and the mixed four, balanced: about a minute
     sudo python benchmarks/waits.py --sets twins --mbit 700 --seconds 10
 
-Shares of the time of all workers. "Waiting": for gradients that travel, queue for the link, or have not all left
+Shares of the time of all workers. "Waiting": for gradients that are in flight, queue for the link, or have not all left
 another worker yet. "Between turns" is the rest, and holds what ends a run: the jobs' last optimizer steps, agreement on
 their ends. A gap is what lies between two turns without waiting; before the first turn that counts there may be a long
 one. "Uneven" is what the turns took longer than they would if each took the mean of all workers: each waits for

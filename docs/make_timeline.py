@@ -98,7 +98,7 @@ def spans_of(place: Path, num_turns: int, *, together: bool) -> Spans:
 
 
 def draw(runs: Sequence[tuple[str, Spans]], caption: str) -> str:
-    """Return the picture: for each run what the worker computes and what travels, below each other on one axis."""
+    """Return the picture: for each run what the worker computes and synchronizes, below each other on one axis."""
     width, left, right, row, gap = 880, 96, 20, 26, 40
     longest = max(end for _, spans in runs for *_, end in spans)
     scale = (width - left - right) / longest
@@ -114,7 +114,7 @@ def draw(runs: Sequence[tuple[str, Spans]], caption: str) -> str:
             top = y + number * (row + 4)
             parts.append(f'<text x="{left - 10}" y="{top + 18:.0f}" text-anchor="end">{label}</text>')
             parts.append(f'<rect x="{left}" y="{top:.0f}" width="{took * scale:.1f}" height="{row}" class="idle"/>')
-            # Two jobs' gradients may travel at once: each has half of the row.
+            # Two jobs' gradients may be sent at once: each has half of the row.
             for job, _, begin, end in (span for span in spans if span[1] == kind):
                 height = row if kind == "compute" else row / 2
                 place = top + (row / 2 * job if kind == "sync" else 0)

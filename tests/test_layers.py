@@ -151,7 +151,7 @@ def test_the_command_does_without_what_serves_jobs_that_live_together(path: Path
         ("checkpoints.files", "from motet.checkpoints import coordinator", ["checkpoints.coordinator"]),
         ("profiling", "from motet.integrations.wandb import x", ["integrations.wandb"]),  # beside it
         ("pipeline.loop", "from motet import run", ["motet"]),
-        ("pipeline.loop", "from motet.pipeline.ledger import Ledger\nfrom motet.errors import MotetError", []),
+        ("pipeline.loop", "from motet.pipeline.ledger import JobTotals\nfrom motet.errors import MotetError", []),
     ],
 )
 def test_an_import_upward_is_found(module: str, code: str, found: list[str]) -> None:

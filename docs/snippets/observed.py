@@ -9,7 +9,7 @@ from motet.events import Event, RunEnded, RunStarted, SyncEnded
 
 
 class Hidden:
-    """Sum up how long gradients travelled, and how much of that was hidden."""
+    """Sum up how long gradients were in flight, and how much of that was hidden."""
 
     def __init__(self) -> None:
         self.worker = 0

@@ -1,4 +1,4 @@
-"""Train several models at once on the same data-parallel workers: one computes while another's gradients travel.
+"""Train several models at once on the same data-parallel workers: one computes while another synchronizes.
 
 The layers, from top to bottom. A module imports from its own entry and from lines below it only, also inside of
 functions; what is (pure) needs the standard library alone; what is (together) serves jobs that live together in a

@@ -72,18 +72,18 @@ class RunConfig:
     compress: Compress | None = option(
         None,
         one_of(*get_args(Compress)),
-        "bf16: gradients travel as bfloat16, at half the bytes and less precision",
+        "bf16: gradients are sent as bfloat16, at half the bytes and less precision",
     )
     at_once: AtOnce | None = option(
         None,
         JOBS_OR_AUTO,
-        "at most N jobs in flight, or auto: as many as fit in memory; the others wait",
+        "at most N jobs at once, or auto: as many as fit in memory; the others wait",
         metavar="N",
     )
     offload: OffloadWhat = option(
         "nothing",
         one_of(*get_args(OffloadWhat)),
-        "idle: what a job holds on a device rests in the host's memory while others compute",
+        "idle: what a job holds on a device is kept in the host's memory while others compute",
     )
     buffers: Buffers = option(
         "overlapped",

@@ -40,7 +40,7 @@ class RunningJob:
         self.name = name
         self.gradients = gradients
         self.handle = job
-        self.reported = Reported(job.tell_log, lambda: job.logs_itself)
+        self.reported = Reported(job.log_for_trainer, lambda: job.logs_itself)
         self.num_synced = 0
         self.num_turns: int | None = None  # how many it will be, if the job has said
         self.outcome: Outcome | None = None
@@ -80,7 +80,7 @@ class RunningJob:
             # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
-            text = _tell(error)
+            text = _traceback_text(error)
             self.outcome = Outcome("failed", kind=type(error).__name__, error=text)
             if not self.belongs_to_stop(text):
                 _print_error(text)
@@ -96,7 +96,7 @@ class RunningJob:
                 raise
             return None
 
-    def give_up(self, outcome: Outcome | None = None) -> None:
+    def abandon(self, outcome: Outcome | None = None) -> None:
         """Leave a loop that swallows `JobStopped` where it stands; it is never resumed."""
         _never_resumed.append(self.greenlet)  # collecting a greenlet would raise inside it
         self.outcome, self.greenlet, self.saved = outcome or Outcome("stopped"), None, None
@@ -113,19 +113,19 @@ def _ended() -> None:
     raise AssertionError("a job runs once")
 
 
-def _tell(error: BaseException) -> str:
+def _traceback_text(error: BaseException) -> str:
     """Return the traceback from the job's own first line on; our frames above it help nobody."""
     entry = error.__traceback__
     while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_OURS) and entry.tb_next is not None:
         entry = entry.tb_next
     if not isinstance(error, SystemExit):
         return "".join(traceback.format_exception(type(error), error, entry))
-    told = str(error.code)
+    status = str(error.code)
     if isinstance(error.code, int):  # then the reason was printed: argparse and others exit so
-        said = getattr(sys.stderr, "last_line", "")
-        told = f"exit status {int(error.code)}" + (f"; last on stderr: {said}" if said else "")
+        last_line = getattr(sys.stderr, "last_line", "")
+        status = f"exit status {int(error.code)}" + (f"; last on stderr: {last_line}" if last_line else "")
     lines = ["Traceback (most recent call last):\n", *traceback.format_tb(entry)]
-    return "".join([*lines, f"SystemExit: {told}\n"])
+    return "".join([*lines, f"SystemExit: {status}\n"])
 
 
 def _print_error(text: str | None) -> None:
@@ -193,7 +193,7 @@ class Turns:
             self._outside = self._left = isolation.take_all()
         assert self._left is not None
         left, self._left = self._left, None
-        isolation.enter(job.saved, left, self._outside)
+        isolation.swap_in(job.saved, left, self._outside)
         self.current = job
         handle.set_current(job.handle)
         if self.signals is not None:
@@ -208,7 +208,7 @@ class Turns:
                 self.signals.turn_ended(job)
             handle.set_current(None)
             self.current = None
-            job.saved = self._left = isolation.leave(self._outside)
+            job.saved = self._left = isolation.swap_out(self._outside)
         if job.outcome is not None:
             job.saved = job.greenlet = None
 
@@ -216,7 +216,7 @@ class Turns:
         """Let code that is not ours find, between turns, what it would find without Motet; it may change it."""
         if self._outside is not None and self.current is None:
             outside, self._outside = self._outside, None
-            isolation.settle(outside, self._left)
+            isolation.restore_outside(outside, self._left)
             self._left = None
 
     def end(self) -> None:

@@ -55,14 +55,14 @@ class State:
 
     def text(self) -> str:
         """Return what is not finite, in a line: ``loss is NaN since turn 9``; '' if everything is."""
-        return told(self.now)
+        return diverged_text(self.now)
 
     def to_json(self) -> dict[str, dict[str, object]] | None:
         """Return the form that results.json has; None if everything is finite."""
         return {name: {"value": one.word, "since_turn": one.since_turn} for name, one in self.now.items()} or None
 
 
-def told(values: Mapping[str, Diverged]) -> str:
+def diverged_text(values: Mapping[str, Diverged]) -> str:
     """Return ``loss is NaN since turn 9`` for values that are not finite; gradients only where nothing else tells."""
     logged = [name for name in values if name != GRADIENTS] or list(values)
     return ", ".join(f"{name} {'are' if name == GRADIENTS else 'is'} {values[name]}" for name in logged)

@@ -132,7 +132,7 @@ def work(
             run_dir.write_state(worker(), ENDS)
     except MotetError as error:
         refused = isinstance(error, UsageError | UnsupportedError)
-        _tell(error, run_dir if launched else None, everyone=not (refused or error.from_worker_0))
+        _report_error(error, run_dir if launched else None, everyone=not (refused or error.from_worker_0))
         return (REFUSED if refused else GANG_FAILED), None, run_dir
     except KeyboardInterrupt:  # before the pipeline could take it for a request to stop
         return BROKEN, None, run_dir
@@ -146,11 +146,11 @@ def work(
 def _keep_for_the_launcher(error: BaseException, run_dir: RunDir | None) -> None:
     """Leave word of an error of Motet's own: where it was met, and how far jobs were."""
     where = [note for note in getattr(error, "__notes__", ()) if note.startswith("worker ")]
-    told = where[-1] if where else f"worker {worker()}: {type(error).__name__}: {error}"
-    kept = WorkerFailedError(told)
+    text = where[-1] if where else f"worker {worker()}: {type(error).__name__}: {error}"
+    kept = WorkerFailedError(text)
     kept.turns = dict(getattr(error, "turns", {}))
     if run_dir is not None:
-        _tell(kept, run_dir, everyone=True)
+        _report_error(kept, run_dir, everyone=True)
 
 
 def _write_results(run_dir: RunDir, results: Results) -> None:
@@ -221,7 +221,7 @@ def _run(
         config,
         run_dir=run_dir,
         observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path), *status, *trackers],
-        show=Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), tell=lambda text: None),
+        show=Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), notify_user=lambda text: None),
         aggregation=aggregation,
     )
 
@@ -267,7 +267,7 @@ def _profile(run_dir: RunDir, jobs: Sequence[Job], options: Mapping[str, Any]) -
     from motet.running import Show
 
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # their lines are in their logs
-        show = Show((nowhere, nowhere), tell=lambda text: None)
+        show = Show((nowhere, nowhere), notify_user=lambda text: None)
         found, results = profile(jobs, num_turns=options["turns"], run_dir=run_dir, show=show)
     if worker() == 0 and found is not None:
         write_whole(run_dir.path / "profile.json", json.dumps(found.to_json()))
@@ -308,13 +308,13 @@ def begin_together(
         store.set(key, json.dumps(begun))
         return run_dir, True, config
     wait_for_all(store, f"motet/here/{attempt}", rank, size, _say_phase)
-    word = _wait_for_word(store, key)
-    if "error" in word:
-        raise unpack_error(word["error"])
-    return *RunDir.join(word["path"], word["description"]), RunConfig.from_json(word["config"])
+    message = _wait_for_begin(store, key)
+    if "error" in message:
+        raise unpack_error(message["error"])
+    return *RunDir.join(message["path"], message["description"]), RunConfig.from_json(message["config"])
 
 
-def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
+def _wait_for_begin(store: Store, key: str) -> dict[str, Any]:
     """Return what worker 0 leaves under ``key``; looks for it now and then, so that signals are heard meanwhile."""
     deadline = time.monotonic() + DEFAULTS.timeout_seconds
     try:
@@ -322,10 +322,10 @@ def _wait_for_word(store: Store, key: str) -> dict[str, Any]:
             if time.monotonic() > deadline:
                 raise SyncTimeoutError(f"Worker 0 has not begun the run within {DEFAULTS.timeout_seconds:.0f} s.")
             time.sleep(0.02)
-        word: dict[str, Any] = json.loads(store.get(key))
+        message: dict[str, Any] = json.loads(store.get(key))
     except RuntimeError as error:
         raise WorkerLostError(f"Worker {worker()} lost worker 0 before the run had begun: {error}") from error
-    return word
+    return message
 
 
 def begin_or_find(
@@ -352,12 +352,12 @@ def begin_or_find(
     return run_dir, config
 
 
-def _tell(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:
+def _report_error(error: MotetError, run_dir: RunDir | None, *, everyone: bool) -> None:
     """Leave ``error`` for the launcher, or print it: from every worker, or from worker 0 alone."""
     if run_dir is not None:
         try:
-            word = {"type": type(error).__name__, "text": str(error), "turns": dict(getattr(error, "turns", {}))}
-            write_whole(run_dir.error_path(worker()), json.dumps(word))
+            message = {"type": type(error).__name__, "text": str(error), "turns": dict(getattr(error, "turns", {}))}
+            write_whole(run_dir.error_path(worker()), json.dumps(message))
             return
         except OSError:
             pass  # a full disk: say it here

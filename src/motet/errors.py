@@ -82,11 +82,11 @@ def pack_error(error: BaseException) -> str:
     return json.dumps({"type": names[0] if names else None, "text": text})
 
 
-def unpack_error(word: str) -> MotetError:
+def unpack_error(packed: str) -> MotetError:
     """Return an error like the one that worker 0 packed: of its type if that is Motet's, else one that names it."""
-    told = json.loads(word)
-    kind = WorkerFailedError if told["type"] is None else globals()[told["type"]]
-    prefix = "" if told["type"] else "Worker 0 met an error that the other workers did not meet:\n"
-    error: MotetError = kind(prefix + told["text"])
+    data = json.loads(packed)
+    kind = WorkerFailedError if data["type"] is None else globals()[data["type"]]
+    prefix = "" if data["type"] else "Worker 0 met an error that the other workers did not meet:\n"
+    error: MotetError = kind(prefix + data["text"])
     error.from_worker_0 = True
     return error

@@ -51,12 +51,12 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class SyncEnded:
-    """A turn's gradients have landed on this worker.
+    """A turn's gradients have arrived on this worker.
 
-    They travelled from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The first
+    They were in flight from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The first
     bucket was ready at ``ready``, and queued for the link until it left (None: it left at once). The worker had nothing
-    else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of the travel during which it computed
-    something. ``link_seconds`` is the turn's share of the time during which anything travelled (None: not told).
+    else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of that time during which it computed
+    something. ``link_seconds`` is the turn's share of the time during which anything was in flight (None: not told).
     """
 
     time: float

@@ -83,7 +83,7 @@ class JobHandle:
         self.logs_itself = True
         self._on_log(plain)
 
-    def tell_log(self, values: dict[str, float]) -> None:
+    def log_for_trainer(self, values: dict[str, float]) -> None:
         """Log what is no word of the job's own: a trainer's, on its behalf (`motet.trainers.metrics`)."""
         self._on_log(values)
 

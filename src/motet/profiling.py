@@ -2,9 +2,9 @@
 
 Everything happens in one run on the same workers, so that costs can be compared: first each job's turns that are no
 measure (memory, compilation, DDP's buckets), then the jobs by themselves, two times round, and a round robin at the
-end. A turn counts as *alone* if the same job had the turn before and has the turn after: nothing else travelled while
-it computed, and nothing else computed while it travelled. The round robin tells how much slower a worker computes
-while something travels (gloo moves bytes with the worker's own cores).
+end. A turn counts as *alone* if the same job had the turn before and has the turn after: nothing else was in flight
+while it computed, and nothing else computed while it was in flight. The round robin tells how much slower a worker
+computes while something is in flight (gloo moves bytes with the worker's own cores).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from motet.run_dir import RunDir
 from motet.running import Show, run_planned
 from motet.schedule.order import Cost, Order
 from motet.schedule.plan import Buckets, Profile
-from motet.schedule.replanner import TURNS_SKIPPED, Planning, Sync, sync_seconds, typical
+from motet.schedule.replanner import TURNS_SKIPPED, Replanner, Sync, sync_seconds, typical
 from motet.workers import Workers
 
 NUM_TURNS = 8
 _NUM_BLOCKS = 2
 _MOST_BUCKETS = 32
-_LEAST_BUSY = 0.05  # of the compute seconds: below, nothing can be said about computing while something travels
+_LEAST_BUSY = 0.05  # of the compute seconds: below, nothing can be said about computing while something is in flight
 _MOST_CPU_FRACTION = 0.8
 _UNKNOWN = -1.0
 
 
 @dataclass(slots=True)
 class _Turn:
-    """One turn as this worker saw it; ``sync`` follows when it has landed."""
+    """One turn as this worker saw it; ``sync`` follows when it has arrived."""
 
     alone: bool
     begin: float
@@ -43,7 +43,7 @@ class _Turn:
     sync: Sync | None = None
 
 
-class Profiling(Planning):
+class Profiling(Replanner):
     """Leads the jobs through a profile, and keeps what it sees. The run stops when all turns are taken."""
 
     def __init__(self, names: Sequence[str], num_turns: int) -> None:
@@ -58,7 +58,7 @@ class Profiling(Planning):
 
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:
         if self._last is not None and self._last != job and self._turns[self._last]:
-            self._turns[self._last][-1].alone = False  # its gradients travelled while this job computed
+            self._turns[self._last][-1].alone = False  # its gradients were in flight while this job computed
         self._turns[job].append(_Turn(self._last == job, begin, seconds, busy_seconds))
         self._last = job
 
@@ -69,7 +69,7 @@ class Profiling(Planning):
     def over(self, num_slots: int) -> bool:
         return num_slots >= len(self.order)
 
-    def tell(self, expected: Mapping[str, int | None]) -> list[float]:
+    def report_costs(self, expected: Mapping[str, int | None]) -> list[float]:
         self._expected_turns.update(expected)
         return []
 
@@ -100,7 +100,7 @@ class Profiling(Planning):
         syncs = [turn.sync for turn in usable if turn.sync is not None][-self._num_turns :]
         figures.append(float(syncs[-1].num_bytes) if syncs else _UNKNOWN)
         for sync in syncs:
-            figures += [sync.travel_seconds, sync.link_seconds]
+            figures += [sync.in_flight_seconds, sync.link_seconds]
         figures += [_UNKNOWN] * 2 * (self._num_turns - len(syncs))
         for after, share in _buckets(usable):
             figures += [after, share]
@@ -111,13 +111,13 @@ class Profiling(Planning):
     def _width(self) -> int:
         return 6 + 2 * self._num_turns + 2 * _MOST_BUCKETS + 1
 
-    def profile(self, told: Sequence[Sequence[float]]) -> Profile:
+    def profile(self, reports: Sequence[Sequence[float]]) -> Profile:
         """Return the profile, from the figures of all workers; the same on each.
 
         Raises `UsageError` where a job took no turn that synchronized.
         """
         by_job = {
-            name: [figures[number * self._width : (number + 1) * self._width] for figures in told]
+            name: [figures[number * self._width : (number + 1) * self._width] for figures in reports]
             for number, name in enumerate(self._names)
         }
         for name, figures in by_job.items():
@@ -131,7 +131,7 @@ class Profiling(Planning):
         return Profile(
             costs={name: self._cost(of_job, fraction) for name, of_job in by_job.items()},
             expected_turns={name: None if turns == _UNKNOWN else round(turns) for name, turns in expected.items()},
-            num_workers=len(told),
+            num_workers=len(reports),
             buckets={name: found for name, of_job in by_job.items() if (found := self._agreed_buckets(of_job))},
             transfer_cpu_fraction=fraction,
             state_bytes={name: round(max(figures[-1] for figures in of_job)) for name, of_job in by_job.items()},
@@ -142,7 +142,7 @@ class Profiling(Planning):
         compute = max(figures[1] - fraction * figures[2] for figures in of_job)
         pairs = [figures[6 : 6 + 2 * self._num_turns] for figures in of_job]
         syncs = [
-            [(travel, link) for travel, link in zip(of_worker[::2], of_worker[1::2], strict=True) if travel >= 0]
+            [(total, link) for total, link in zip(of_worker[::2], of_worker[1::2], strict=True) if total >= 0]
             for of_worker in pairs
         ]
         return Cost(max(compute, 0.0), sync_seconds(syncs), round(of_job[0][5]))
@@ -191,7 +191,7 @@ def _buckets(turns: Sequence[_Turn]) -> list[tuple[float, float]]:
 
 
 def _transfer_cpu_fraction(by_job: Sequence[Sequence[Sequence[float]]]) -> float:
-    """Return how much slower the workers compute while something travels, from turns alone and together."""
+    """Return how much slower the workers compute while something is in flight, from turns alone and together."""
     slower = busier = compute = 0.0
     for of_job in by_job:
         for _, alone, busy_alone, together, busy_together, *_rest in of_job:

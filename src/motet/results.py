@@ -14,7 +14,7 @@ class JobResult:
     """What came of one job.
 
     ``compute_seconds``, ``sync_seconds`` and ``hidden_seconds`` are sums over the job's turns on this worker:
-    computing, gradients travelling, and travelling while this worker computed something. ``startup_seconds`` went by
+    computing, gradients in flight, and in flight while this worker computed something. ``startup_seconds`` went by
     until its first backward began: imports, building, its first forward; they are not among the computing.
     ``memory``: what the job held on this worker at most, in bytes (`motet.memory.footprint.Footprint`), or None where
     it ended before it was measured. ``nonfinite``: what was NaN or infinite when the job ended, and since which turn.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO, Unpack
 
 from motet.checkpoints import resuming
-from motet.checkpoints.coordinator import Safety
+from motet.checkpoints.coordinator import RecoveryPolicy
 from motet.config import RunConfig, RunOptions
 from motet.errors import UsageError
 from motet.events import Observer
@@ -29,7 +29,7 @@ from motet.pipeline import Pipeline
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 from motet.schedule.order import Order
-from motet.schedule.replanner import Planning
+from motet.schedule.replanner import Replanner
 from motet.torch_versions import check
 from motet.workers import Workers
 
@@ -39,7 +39,7 @@ class Show:
     """Where jobs' lines appear (stdout, stderr), and how Motet itself says something, where that is not the default."""
 
     streams: tuple[TextIO, TextIO]
-    tell: Callable[[str], None]
+    notify_user: Callable[[str], None]
 
 
 def run(
@@ -61,8 +61,8 @@ def run(
 
     ``options`` are those of ``motet run``, by the names of `RunConfig`'s fields, which says what each may be; they go
     over those of ``config``. Among them: ``order``, a cyclic sequence of names (``"a,b,a,c"``, or ``"round-robin"``) to
-    keep to; by default it is determined from what the jobs' turns cost. ``at_once``: how many are in flight together;
-    the others join as earlier ones end. ``compress="bf16"``: gradients travel as bfloat16, of jobs that do not say
+    keep to; by default it is determined from what the jobs' turns cost. ``at_once``: how many run together;
+    the others join as earlier ones end. ``compress="bf16"``: gradients are sent as bfloat16, of jobs that do not say
     otherwise. ``sync="aggregate"``: one worker sums gradients and sends the sums back, each in turn or those of
     ``aggregators``. ``seed``: each job begins with random numbers of its own on each worker, which follow from this
     seed and its name; None: with the state of the generators that the caller has left.
@@ -98,7 +98,7 @@ def run_jobs(
     return _run(
         lambda workers: ListedJobs(listed),
         config,
-        Planning(None if config.order is None else Order(tuple(config.order)), [job.name for job in listed]),
+        Replanner(None if config.order is None else Order(tuple(config.order)), [job.name for job in listed]),
         run_dir=run_dir,
         observers=observers,
         resume=resume,
@@ -115,7 +115,7 @@ def run_source(
     run_dir: RunDir | Path | str | None = None,
     observers: Sequence[Observer] = (),
 ) -> Results:
-    """Train the jobs that a source gives, ``config.at_once`` of them in flight together, until it gives no more.
+    """Train the jobs that a source gives, ``config.at_once`` of them at once, until it gives no more.
 
     ``make_source`` is called on every worker alike once the workers are joined; its source names at least the first
     job, if there is one at all. Everything else is as in `run`.
@@ -125,20 +125,20 @@ def run_source(
 
 def run_planned(
     jobs: Sequence[Job],
-    planning: Planning,
+    planning: Replanner,
     config: RunConfig,
     *,
     run_dir: RunDir | Path | str | None = None,
     show: Show | None = None,
 ) -> Results:
-    """Train jobs, all in flight together, in the order that ``planning`` decides. Everything else is as in `run`."""
+    """Train jobs, all together, in the order that ``planning`` decides. Everything else is as in `run`."""
     return _run(lambda workers: ListedJobs(jobs), config, planning, run_dir=run_dir, show=show)
 
 
 def _run(
     make_source: Callable[[Workers], JobSource],
     config: RunConfig,
-    planning: Planning | None,
+    planning: Replanner | None,
     *,
     run_dir: RunDir | Path | str | None,
     observers: Sequence[Observer] = (),
@@ -161,9 +161,9 @@ def _run(
             workers.watch.write_down_in(folder.state_path(workers.worker))
         job_dir = (lambda name: None) if folder is None else folder.job_dir
         output = JobOutput(workers.worker, job_dir, everybody=config.verbose, streams=show.streams if show else None)
-        tell = show.tell if show else output.tell
+        notify_user = show.notify_user if show else output.notify_user
         if notice is not None:
-            tell(notice)
+            notify_user(notice)
         surroundings = JobSurroundings(workers.worker, config.seed)
 
         def start_job(job: Job) -> None:
@@ -176,7 +176,7 @@ def _run(
         except UsageError:
             orderly = True
             raise
-        names, standing = list(source.names), resuming.Standing()
+        names, standing = list(source.names), resuming.ResumeState()
         if folder is not None and isinstance(source, ListedJobs):
             standing = _standing(workers, folder, names, config)
             source.leave_out(standing.ended)
@@ -186,16 +186,16 @@ def _run(
             return Results(dict(standing.ended), num_workers=workers.num_workers, wall_seconds=wall_seconds)
         pipeline = Pipeline(
             source,
-            planning or Planning(None, source.names),
+            planning or Replanner(None, source.names),
             config,
             workers,
             observers,
             job_dir=job_dir,
             start_job=start_job,
             end_job=output.end,
-            tell=tell,
+            notify_user=notify_user,
             aggregation=aggregates,
-            safety=_safety(workers, folder, standing, tell),
+            safety=_safety(workers, folder, standing, notify_user),
             transfers=transfers,
         )
         begun = True  # from here on the pipeline tells the others
@@ -208,7 +208,7 @@ def _run(
         return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
     except BaseException as error:
         if not begun:
-            workers.watch.tell_left(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
+            workers.watch.publish_exit(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
         raise
     finally:
         hold.close()
@@ -223,24 +223,24 @@ def _aggregation(config: RunConfig, workers: Workers) -> Aggregation | None:
     return Aggregation(workers.worker, workers.num_workers, config.aggregators)
 
 
-def _standing(workers: Workers, folder: RunDir, names: Sequence[str], config: RunConfig) -> resuming.Standing:
+def _standing(workers: Workers, folder: RunDir, names: Sequence[str], config: RunConfig) -> resuming.ResumeState:
     """Return where the run stands, by worker 0's word."""
 
     def look() -> str:
-        standing = resuming.look(folder, names, max_job_failures=config.max_job_failures, only=config.only)
+        standing = resuming.inspect(folder, names, max_job_failures=config.max_job_failures, only=config.only)
         for name in standing.left_out:
             resuming.keep_result(folder, name, standing.ended[name], None)
         return json.dumps(standing.to_json())
 
-    return resuming.Standing.from_json(json.loads(workers.broadcast_from_0(look)))
+    return resuming.ResumeState.from_json(json.loads(workers.broadcast_from_0(look)))
 
 
 def _safety(
-    workers: Workers, folder: RunDir | None, standing: resuming.Standing, tell: Callable[[str], None]
-) -> Safety:
+    workers: Workers, folder: RunDir | None, standing: resuming.ResumeState, notify_user: Callable[[str], None]
+) -> RecoveryPolicy:
     """Return what the pipeline does with what it learns about jobs, so that a later start knows."""
     if folder is None:
-        return Safety()
+        return RecoveryPolicy()
     start = workers.broadcast_from_0(lambda: uuid.uuid4().hex)
 
     def keep_result(name: str, result: JobResult) -> None:
@@ -248,17 +248,17 @@ def _safety(
             try:
                 resuming.keep_result(folder, name, result, save_result)
             except OSError as error:
-                tell(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
+                notify_user(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
 
-    def charge(name: str, turn: int, error: str) -> None:
+    def record_failure(name: str, turn: int, error: str) -> None:
         with contextlib.suppress(OSError):  # a full disk: then the job is tried once more than it should be
-            resuming.charge(folder, name, start, workers.worker, turn, error)
+            resuming.record_failure(folder, name, start, workers.worker, turn, error)
 
-    return Safety(
+    return RecoveryPolicy(
         checkpoints=folder.checkpoints_dir,
         keep_result=keep_result,
-        charge=charge,
-        take_back=lambda name: resuming.take_back(folder, name, start, workers.worker),
+        record_failure=record_failure,
+        withdraw_failure=lambda name: resuming.withdraw_failure(folder, name, start, workers.worker),
         starting_again=standing.starting_again,
         run_dir=folder.path,
     )
@@ -285,10 +285,10 @@ def _common_run_dir(
         hold.enter_context(begun.held())
         return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
 
-    told = json.loads(workers.broadcast_from_0(begin))
+    opened = json.loads(workers.broadcast_from_0(begin))
     if workers.worker == 0:
-        return RunDir.open(told["path"])
-    return RunDir.join(told["path"], told["description"])[0]
+        return RunDir.open(opened["path"])
+    return RunDir.join(opened["path"], opened["description"])[0]
 
 
 def _listed(jobs: Mapping[str, Callable[[], object]] | Sequence[Job]) -> list[Job]:

@@ -154,8 +154,8 @@ class ShapedLinks:
         with contextlib.suppress(BrokenPipeError):
             holder.stdin.write(b"\n")
         if holder.stdout.read(1) != b"\n":  # what came back came through `cat`, so the namespace is there
-            told = holder.stderr.read().decode().strip() if holder.stderr else ""
-            raise UsageError(f"shaped links need the right to make network namespaces, and got: {told}. {_ROOT}")
+            reason = holder.stderr.read().decode().strip() if holder.stderr else ""
+            raise UsageError(f"shaped links need the right to make network namespaces, and got: {reason}. {_ROOT}")
         return holder
 
     def _connect(self) -> None:

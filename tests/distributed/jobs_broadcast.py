@@ -47,7 +47,7 @@ def fails_early(path: str, where: str) -> None:
 
     if dist.get_rank() == 0:
         if where == "look":
-            resuming.look = fail
+            resuming.inspect = fail
         else:
             running.JobOutput = fail  # type: ignore[assignment, misc]
     running.run({"a": loop}, run_dir=path, timeout_seconds=20)

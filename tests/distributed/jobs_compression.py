@@ -63,7 +63,7 @@ def loop(hook: bool, kind: str = "plain", dtype: torch.dtype = torch.float32) ->
 
 
 class Bytes:
-    """An observer that adds up what travelled, by job."""
+    """An observer that adds up what was sent, by job."""
 
     def __init__(self) -> None:
         self.sent: dict[str, int] = {}

@@ -62,7 +62,7 @@ def surgery_bucket_view() -> Record:
 
 
 def surgery_wide() -> Record:
-    """The same with layers so wide that their buckets are lent to DDP in place of the gradients."""
+    """The same with layers so wide that their buckets stand in place of the gradients."""
     return surgery(width=WIDE)
 
 

@@ -190,7 +190,7 @@ def unused_bucket_view() -> Record:
 
 
 def unused_no_sync() -> Record:
-    """Branches used only under no_sync() in this step: their accumulated gradients travel all the same."""
+    """Branches used only under no_sync() in this step: their accumulated gradients are in flight all the same."""
     ddp = DDP(Branches(), find_unused_parameters=True)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
     record = Record()

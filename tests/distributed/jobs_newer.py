@@ -95,7 +95,7 @@ def manual_finalization_hook() -> Record:
 
 
 def finalized_inside_backward() -> None:
-    """DDP finalizes from a hook, when its gradients have not travelled under Motet; to be refused."""
+    """DDP finalizes from a hook, when its gradients were not sent under Motet; to be refused."""
     ddp = DDP(net())
     ddp.require_manual_backward_finalization = True  # type: ignore[assignment]  # a property, of torch 2.15
     for _ in range(3):

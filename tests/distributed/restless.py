@@ -19,20 +19,20 @@ import motet.running
 from motet.events import Event, OrderChanged, TurnEnded
 from motet.running import run
 from motet.schedule.order import Order
-from motet.schedule.replanner import Change, Planning, Sync
+from motet.schedule.replanner import Change, Replanner, Sync
 from motet.workers import agreement
 
 
-class Restless(Planning):
+class Restless(Replanner):
     """A planning for which costs drift with every agreement: each worker tells noise, and all follow it."""
 
     def first_known(self, live: Collection[str]) -> bool:
         return False  # they are told every time
 
-    def tell(self, expected: Mapping[str, int | None]) -> list[float]:
+    def report_costs(self, expected: Mapping[str, int | None]) -> list[float]:
         return [random.SystemRandom().random() for _ in expected]
 
-    def hear(self, told: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
+    def receive_costs(self, told: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
         return self._any_order(repr(told), num_synced)
 
     def ended(self, job: str, num_synced: Mapping[str, int]) -> Change | None:
@@ -48,7 +48,7 @@ class Restless(Planning):
         return Change(self.order, "restless")
 
 
-class Reckoned(Planning):
+class Reckoned(Replanner):
     """A planning to which time is given: turns take what is written here, and from the 20th on something else."""
 
     COSTS: ClassVar = {"wide": (0.01, 0.1), "narrow": (0.01, 0.001), "late": (0.03, 0.06)}
@@ -71,15 +71,15 @@ class Reckoned(Planning):
 
 
 @contextmanager
-def planned_by(planning: type[Planning]) -> Iterator[None]:
+def planned_by(planning: type[Replanner]) -> Iterator[None]:
     """Let the runs inside use another planning, and agree as often as they can."""
-    before = motet.running.Planning, agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS
-    motet.running.Planning = planning  # type: ignore[misc]
+    before = motet.running.Replanner, agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS
+    motet.running.Replanner = planning  # type: ignore[misc]
     agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS = 0.0, 1
     try:
         yield
     finally:
-        motet.running.Planning = before[0]  # type: ignore[misc]
+        motet.running.Replanner = before[0]  # type: ignore[misc]
         agreement.INTERVAL_SECONDS, agreement.FIRST_INTERVAL_SLOTS = before[1:]
 
 

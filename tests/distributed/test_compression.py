@@ -1,4 +1,4 @@
-"""Gradients that travel as bfloat16: a job ends as under plain DDP with the same compression, bit for bit."""
+"""Gradients that are sent as bfloat16: a job ends as under plain DDP with the same compression, bit for bit."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ for step in range(1, 13):
     if step == 7 and how == "bug" and dist.get_rank() == 1:
         from motet.pipeline.loop import Pipeline
         def planned(*_): raise RuntimeError("a planned bug")
-        Pipeline._hear_costs = planned
+        Pipeline._receive_costs = planned
 """
 
 

@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = RunDir.create(place / "run", {**description, "order": None, "at_once": None})
     resuming.keep_result(run_dir, "done", FINISHED, None)
     resuming.keep_result(run_dir, "bad", JobResult("failed", 3, 0.0, 0.0, 0.0, error="ValueError: no"), None)
-    resuming.charge(run_dir, "half", "first", 1, 7, "ValueError: no")
+    resuming.record_failure(run_dir, "half", "first", 1, 7, "ValueError: no")
     checkpoints = Checkpoints(run_dir.checkpoints_dir, "half", worker=0, num_workers=1)
     for turn in (5, 10):
         payloads = {SHARED: {"objects": {"model": {"w": torch.ones(3)}}}, worker_part(0): {"objects": {}}}

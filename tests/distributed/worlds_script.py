@@ -151,7 +151,7 @@ def in_thread(folder: Path) -> list[Any]:
             dist.all_gather_object(gathered, number)
             said.append([hexed(value), gathered, dist.get_rank() == rank()])
 
-    begun = train()  # on its own, so that nothing else travels on the group, also alone
+    begun = train()  # on its own, so that nothing else is in flight on the group, also alone
     thread = threading.Thread(target=talk)
     thread.start()
     model = nn.Linear(4, 4)  # nothing of it is synchronized: turns of others come between by themselves

@@ -134,7 +134,7 @@ def convolutions() -> Record:
 
 
 def wide() -> Record:
-    """Layers so large that DDP's buckets stand in the gradients' place while they travel (ADR 12)."""
+    """Layers so large that DDP's buckets stand in the gradients' place while they are in flight (ADR 12)."""
     model = DDP(nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(4))), bucket_cap_mb=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     record = Record()

@@ -53,7 +53,7 @@ def test_overlap_is_what_travels_beside_kernels(gpu: ModuleType) -> None:
             {"name": "a mark", "cat": "kernel", "ts": 0.0},
         ]
     )
-    assert found["travel_seconds"] == pytest.approx(5.0)
+    assert found["in_flight_seconds"] == pytest.approx(5.0)
     assert found["beside_kernels_seconds"] == pytest.approx(2.0)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, from_json, told, word_of
+from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, diverged_text, from_json, word_of
 from motet.events import Diverged as DivergedEvent
 from motet.events import Event
 from motet.gradients.nonfinite import Watch, _word
@@ -38,7 +38,7 @@ def test_what_is_told() -> None:
     assert state.text() == "gradients are NaN since turn 4"
     state.note("loss", 5, word_of(INF))
     assert state.text() == "loss is infinity since turn 5"
-    assert told(from_json(state.to_json())) == state.text()
+    assert diverged_text(from_json(state.to_json())) == state.text()
     state.note("loss", 6, word_of(0.5))
     state.note("gradients", 6, "")
     assert state.to_json() is None
@@ -80,7 +80,7 @@ def gradients_on_one_worker() -> list[object]:
     for turn, factor in enumerate((1.0, NAN, NAN, 1.0, NAN), start=1):
         model.zero_grad()
         (model(torch.ones(2, 4)) * factor).sum().backward()
-        watch.landed("a", turn, [model])
+        watch.synced("a", turn, [model])
     events = [(e.name, e.value, e.since_turn) for e in seen if isinstance(e, DivergedEvent)]
     return [events, watch.ended("a")]
 

@@ -35,18 +35,18 @@ Notice = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Safety:
+class RecoveryPolicy:
     """What a run does so that nothing is lost.
 
     ``checkpoints``: where they go. ``keep_result`` keeps what came of a job, for a later start of the run;
-    ``charge`` and ``take_back`` are called with a job that failed on this worker, and when it has turned out to have
-    failed on all of them. ``starting_again``: jobs that have run before and left no checkpoint to go on from.
+    ``record_failure`` is called with a job that failed on this worker, ``withdraw_failure`` when it has turned out to
+    have failed on all of them. ``starting_again``: jobs that have run before and left no checkpoint to go on from.
     """
 
     checkpoints: Path | None = None
     keep_result: Callable[[str, JobResult], None] = lambda job, result: None
-    charge: Callable[[str, int, str], None] = lambda job, turn, error: None
-    take_back: Callable[[str], None] = lambda job: None
+    record_failure: Callable[[str, int, str], None] = lambda job, turn, error: None
+    withdraw_failure: Callable[[str], None] = lambda job: None
     starting_again: Collection[str] = ()
     run_dir: Path | None = None
 
@@ -62,7 +62,7 @@ class _Save:
     committing: bool = False
 
 
-class Saving:
+class Coordinator:
     """All checkpoints of one run, on this worker.
 
     ``directory``: where they lie (None: nothing is saved). ``notice(job, text)`` tells the user something, once;
@@ -79,7 +79,7 @@ class Saving:
         self.stopping = False  # the run stops: every job that saves does so at its next save point, and ends there
         self.clock_seconds = 0.0  # worker 0's, as all workers have heard
         self.start = uuid.uuid4().hex  # worker 0's counts: a word for this start of the gang
-        self._jobs: dict[str, JobSaving] = {}
+        self._jobs: dict[str, JobSaver] = {}
         self._writer: Writer | None = None
         self._num_writing: dict[str, int] = {}
         self._open: dict[tuple[str, int], _Save] = {}
@@ -89,7 +89,7 @@ class Saving:
 
     def attach(self, job: RunningJob) -> None:
         """Let the job's loop register what it wants to have saved."""
-        saving = self._jobs[job.name] = JobSaving(self, job)
+        saving = self._jobs[job.name] = JobSaver(self, job)
         job.handle.keeper = saving
         job.before_end = saving.at_end
 
@@ -169,8 +169,8 @@ class Saving:
     def _part_ended(self, done: Done) -> None:
         """Tell worker 0 that this worker's part is on the disk, or why not."""
         if self.workers.worker != 0:
-            word = {"parts": [asdict(part) for part in done.parts], "error": str(done.error) if done.error else None}
-            self.workers.leave_word(_key(done.job, done.turn, self.workers.worker), json.dumps(word))
+            report = {"parts": [asdict(part) for part in done.parts], "error": str(done.error) if done.error else None}
+            self.workers.publish(_key(done.job, done.turn, self.workers.worker), json.dumps(report))
             return
         save = self._open[done.job, done.turn]
         save.parts[0] = list(done.parts)
@@ -181,13 +181,13 @@ class Saving:
         """Look what the other workers have said of a checkpoint; commit it, or give it up, when all have."""
         job, workers = save.checkpoints.job, self.workers
         for worker in range(1, workers.num_workers):
-            if worker in save.parts or (text := workers.word(_key(job, save.turn, worker))) is None:
+            if worker in save.parts or (text := workers.lookup(_key(job, save.turn, worker))) is None:
                 continue
-            workers.forget_word(_key(job, save.turn, worker))
-            word = json.loads(text)
-            save.parts[worker] = [Part(**part) for part in word["parts"]]
-            if word["error"] is not None:
-                save.errors[worker] = word["error"]
+            workers.unpublish(_key(job, save.turn, worker))
+            report = json.loads(text)
+            save.parts[worker] = [Part(**part) for part in report["parts"]]
+            if report["error"] is not None:
+                save.errors[worker] = report["error"]
         if len(save.parts) < workers.num_workers or save.committing:
             return
         if save.errors:
@@ -223,10 +223,10 @@ class Saving:
                 self._when_settled.pop(job)()
 
 
-class JobSaving:
+class JobSaver:
     """What one job registered, and when it was saved. Implements `motet.handle.Keeper`."""
 
-    def __init__(self, saving: Saving, job: RunningJob) -> None:
+    def __init__(self, saving: Coordinator, job: RunningJob) -> None:
         self._saving = saving
         self._job = job
         self._objects: dict[str, object] = {}
@@ -291,13 +291,13 @@ class JobSaving:
         except GangError as error:
             saving.lost(error)
             raise
-        word = json.loads(answer)
-        checkpoints.attempt = word["start"]
-        for problem in word["problems"]:
+        report = json.loads(answer)
+        checkpoints.attempt = report["start"]
+        for problem in report["problems"]:
             saving.notice(job.name, f"passes over a checkpoint: {problem}")
-        if word["found"] is None:
+        if report["found"] is None:
             return 0
-        restored = restore_job(checkpoints, checkpoints.open(word["found"]), self._objects)
+        restored = restore_job(checkpoints, checkpoints.open(report["found"]), self._objects)
         for note in restored.notes:
             saving.notice(job.name, f"goes on from another state: {note}")
         return restored.turn

@@ -28,7 +28,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Standing:
+class ResumeState:
     """Where a run stands. ``ended``: jobs that are not run again, and what came of them (``stopped``: not asked for).
 
     ``starting_again``: jobs that have run before and have no checkpoint to go on from. ``left_out``: those of
@@ -48,19 +48,19 @@ class Standing:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Standing:
+    def from_json(cls, data: Mapping[str, Any]) -> ResumeState:
         """Rebuild what `to_json` gave."""
         ended = {name: JobResult(**fields) for name, fields in data["ended"].items()}
         return cls(ended, frozenset(data["starting_again"]), frozenset(data["left_out"]))
 
 
-def look(
+def inspect(
     run_dir: RunDir,
     names: Sequence[str],
     *,
     max_job_failures: int,
     only: Collection[str] | None = None,
-) -> Standing:
+) -> ResumeState:
     """Return where the run stands; with ``only``, other jobs than these count as stopped.
 
     Raises `CheckpointError` if a file that says so is damaged, `UsageError` if ``only`` names no job of the run.
@@ -80,7 +80,7 @@ def look(
             ended[name] = _not_asked_for(run_dir, name)
         elif _has_begun(run_dir, name) and not _has_checkpoint(run_dir, name):
             starting_again.add(name)
-    return Standing(ended, starting_again, left_out)
+    return ResumeState(ended, starting_again, left_out)
 
 
 def keep_result(run_dir: RunDir, name: str, result: JobResult, save: Callable[[object, Path], None] | None) -> None:
@@ -133,7 +133,7 @@ class Attempt:
     unix_time: float
 
 
-def charge(run_dir: RunDir, name: str, start: str, worker: int, turn: int, error: str) -> None:
+def record_failure(run_dir: RunDir, name: str, start: str, worker: int, turn: int, error: str) -> None:
     """Note that a job has failed on this worker; OSError (a full disk) is the caller's."""
     folder = _attempts_dir(run_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,8 @@ def charge(run_dir: RunDir, name: str, start: str, worker: int, turn: int, error
     write_whole(folder / f"{start}-{worker}.json", json.dumps(vars(attempt), indent=2) + "\n")
 
 
-def take_back(run_dir: RunDir, name: str, start: str, worker: int) -> None:
-    """Undo `charge`: the job has failed on all workers, and that ends it in good order."""
+def withdraw_failure(run_dir: RunDir, name: str, start: str, worker: int) -> None:
+    """Undo `record_failure`: the job has failed on all workers, and that ends it in good order."""
     with contextlib.suppress(OSError):
         (_attempts_dir(run_dir, name) / f"{start}-{worker}.json").unlink()
 

@@ -88,7 +88,7 @@ def make_parser() -> Parser:
         "--offload",
         choices=("nothing", "idle"),
         default="nothing",
-        help="idle: what would be lost by resting idle state in the host's memory, as motet run --offload idle does",
+        help="idle: what would be lost by keeping idle state in the host's memory, as motet run --offload idle does",
     )
     parser.add_argument(
         "--host-link",

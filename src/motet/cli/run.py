@@ -24,7 +24,7 @@ from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
 from motet.jobs import JobSpec, check_specs, found_from, in_cwd, load_jobs_file, specs_from_each
 from motet.launcher.launch import describe_run
-from motet.launcher.outcome import conclude, what_workers_told
+from motet.launcher.outcome import conclude, what_workers_reported
 from motet.launcher.torchrun_options import torchrun_options
 from motet.run_dir import RunDir, shown_path
 from motet.schedule.plan import saved_order, saved_prediction
@@ -159,7 +159,7 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
             options,
             [str(run_dir.path)],
             say=lambda text: say(options, text),
-            explain=lambda: what_workers_told(run_dir),
+            explain=lambda: what_workers_reported(run_dir),
             run_dir=run_dir,
             timeout_seconds=options.config.timeout_seconds,
         )

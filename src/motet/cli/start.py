@@ -16,7 +16,7 @@ from motet.cli.table import results_table, terminal_width
 from motet.config import RunConfig
 from motet.errors import MotetError
 from motet.jobs import JobSpec, check_specs
-from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_told
+from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_reported
 from motet.results import Results
 from motet.run_dir import RunDir, shown_path
 
@@ -60,8 +60,8 @@ def _how_to_go_on(run_dir: RunDir, results: Results) -> str:
     saved = {name: turn for name in stopped if (turn := saved_turn(run_dir, name))}
     if not saved:
         return f"motet: no job has saved a checkpoint: {command} would begin {', '.join(stopped)} anew\n"
-    told = [f"{name} after turn {saved[name]}" if name in saved else f"{name} anew" for name in stopped]
-    return f"motet: to go on: {command} ({', '.join(told)})\n"
+    text = [f"{name} after turn {saved[name]}" if name in saved else f"{name} anew" for name in stopped]
+    return f"motet: to go on: {command} ({', '.join(text)})\n"
 
 
 def say(options: argparse.Namespace, text: str) -> None:
@@ -84,9 +84,9 @@ def go_on(
     if not (left := [name for name in names if name not in standing.ended]):
         jobs = {name: standing.ended[name] for name in names}
         results = Results(jobs, num_workers=0, wall_seconds=0.0)
-        told = "nothing to do: all jobs that were asked for have ended"
+        text = "nothing to do: all jobs that were asked for have ended"
         hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
-        say(options, told + hint)
+        say(options, text + hint)
         sys.stdout.write(results_table(results, width=terminal_width()))
         return exit_status(results)
     specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
@@ -102,12 +102,12 @@ def go_on(
         options,
         arguments,
         say=lambda text: say(options, text),
-        explain=lambda: what_workers_told(run_dir),
+        explain=lambda: what_workers_reported(run_dir),
         run_dir=run_dir,
         timeout_seconds=config.timeout_seconds,
     )
     refused, writes = entry.REFUSED in outcome.exits.values(), 0 in outcome.exits
-    if refused and not what_workers_told(run_dir):
+    if refused and not what_workers_reported(run_dir):
         return entry.REFUSED  # before it was theirs: worker 0 has said why
     return report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
 
@@ -118,15 +118,15 @@ def standing_of(
     config: RunConfig,
     *,
     retry_failed: bool,
-) -> resuming.Standing:
+) -> resuming.ResumeState:
     """Return where the run stands, after what failed is made to count no more, if that was asked for."""
     names = resuming.job_names(run_dir)
     failures, only = config.max_job_failures, config.only
-    resuming.look(run_dir, names, max_job_failures=failures, only=only)  # is everything whole that is asked for?
+    resuming.inspect(run_dir, names, max_job_failures=failures, only=only)  # is everything whole that is asked for?
     if retry_failed:
         for name in resuming.retry(run_dir, only or names):
             say(options, f"job '{name}' had failed and is tried again")
-    return resuming.look(run_dir, names, max_job_failures=failures, only=only)
+    return resuming.inspect(run_dir, names, max_job_failures=failures, only=only)
 
 
 def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 
-from motet.divergence import from_json, told
+from motet.divergence import diverged_text, from_json
 from motet.observe.text import fitted
 from motet.results import JobResult, Results
 from motet.tracebacks import short_form
@@ -26,7 +26,9 @@ def results_table(results: Results, logs: Callable[[str], object] | None = None,
     text = "\n".join(fitted([head, *rows], left={0, 1, 3}, flexible=3, spare=(5, 4, 6, 3), width=width))
     failed = [_failure(name, job.error, logs) for name, job in results.jobs.items() if job.error]
     diverged = [
-        f"{name} diverged: {told(from_json(job.nonfinite))}" for name, job in results.jobs.items() if job.nonfinite
+        f"{name} diverged: {diverged_text(from_json(job.nonfinite))}"
+        for name, job in results.jobs.items()
+        if job.nonfinite
     ]
     return "\n".join([text, _whole(results), *failed, *diverged, ""])
 

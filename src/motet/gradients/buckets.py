@@ -26,33 +26,33 @@ from motet.gradients.reducer_group import ReducerGroup, completed_work
 from motet.torch_versions import MANUAL_FINALIZATION
 
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
-Landing = tuple[Callable[[], None], Callable[[], None]]
+CopyBack = tuple[Callable[[], None], Callable[[], None]]
 """What brings a synchronized bucket to where plain DDP leaves it, and what gives it up."""
-WORTH_LENDING_BYTES = 64 * 1024  # a parameter: below, binding its gradient twice costs more than the copy
+MIN_ALIAS_BYTES = 64 * 1024  # a parameter: below, binding its gradient twice costs more than the copy
 
 
 @dataclass(slots=True, eq=False)
 class Bucket:
-    """One bucket, as long as it lies in the same memory. It travels once a turn: ``done`` is set when it is there."""
+    """One bucket, as long as it lies in the same memory. It is sent once a turn: ``done`` is set when it is there."""
 
     buffer: Tensor
     parameters: list[Tensor]
     views: list[Tensor]  # of the buffer, one a parameter
     num_bytes: int
-    worth_lending: bool
+    worth_aliasing: bool
     done: threading.Event = field(default_factory=threading.Event)
     answer: dist.Work | None = None  # a collective that is over, on the CPU
     in_flight: bool = False
-    lent: Sequence[Tensor | None] = ()  # the gradients in whose place it stands meanwhile
+    aliased: Sequence[Tensor | None] = ()  # the gradients in whose place it stands meanwhile
 
     @classmethod
     def of(cls, buffer: Tensor, parameters: list[Tensor]) -> Bucket:
         """Return a bucket that holds the gradients of ``parameters`` in ``buffer``."""
         num_bytes = buffer.numel() * buffer.element_size()
-        worth_lending = num_bytes >= WORTH_LENDING_BYTES * len(parameters)
-        return cls(buffer, parameters, split_bucket(buffer, parameters), num_bytes, worth_lending)
+        worth_aliasing = num_bytes >= MIN_ALIAS_BYTES * len(parameters)
+        return cls(buffer, parameters, split_bucket(buffer, parameters), num_bytes, worth_aliasing)
 
-    def answered(self) -> dist.Work:
+    def completed_work(self) -> dist.Work:
         """Return a completed collective of the bucket: the same one each time, where it remembers no moment."""
         if not self.buffer.is_cpu:
             return completed_work(self.buffer)
@@ -76,7 +76,7 @@ class DeferredDDP:
     has_sparse: bool = False  # its reducer cannot tell what its buckets hold
     reducer_group: ReducerGroup | None = None  # DDP's reducer refers to it without keeping it alive
     user_hook: tuple[Any, Hook] | None = None
-    packer: Packer | None = None  # gradients travel as bfloat16
+    packer: Packer | None = None  # gradients are sent as bfloat16
     hooked: bool = False  # a communication hook hands the buckets over
     _layout: list[list[Tensor]] = field(default_factory=list)  # the buckets' parameters
     _rebuilt: bool = False
@@ -126,7 +126,7 @@ class DeferredDDP:
             return buffer.div_(self.world_size)
         return buffer.mul_(1.0 / self.world_size)
 
-    def landing(self, bucket: Bucket, result: Callable[[], Tensor]) -> Landing:
+    def copy_back_of(self, bucket: Bucket, result: Callable[[], Tensor]) -> CopyBack:
         """Return what brings the synchronized bucket to where plain DDP leaves it, and what gives it up."""
         buffer, parameters, views = bucket.buffer, bucket.parameters, bucket.views
         ddp = self.ddp()
@@ -135,12 +135,12 @@ class DeferredDDP:
         if self.gradient_as_bucket_view:
             return lambda: _copy_unless_same(buffer, result()), _nothing  # the gradients are the bucket
         before = [(p.grad, _version(p.grad)) for p in parameters] if self.may_skip_parameters else None
-        if before is None and bucket.worth_lending and not self.batched_grad_copy:
-            return _lent(bucket, result)
+        if before is None and bucket.worth_aliasing and not self.batched_grad_copy:
+            return _alias_gradients(bucket, result)
 
         def into_gradients() -> None:
-            landed = result()
-            sources = views if landed is buffer else split_bucket(landed, parameters)
+            synced = result()
+            sources = views if synced is buffer else split_bucket(synced, parameters)
             targets: Sequence[Tensor | None] = [p.grad for p in parameters]
             if before is not None:
                 # DDP has touched exactly the gradients of parameters that some worker used: leave the others as well.
@@ -153,7 +153,7 @@ class DeferredDDP:
         return into_gradients, _nothing
 
     def turn_over(self) -> None:
-        """Let go of what does not outlast a turn: all that was sent has landed, or been given up."""
+        """Let go of what does not outlast a turn: all that was sent has arrived, or been given up."""
         if self.lazy_buckets:
             self._by_address.clear()
 
@@ -165,29 +165,29 @@ class DeferredDDP:
         self._layout.clear()
 
 
-def _lent(bucket: Bucket, result: Callable[[], Tensor]) -> Landing:
+def _alias_gradients(bucket: Bucket, result: Callable[[], Tensor]) -> CopyBack:
     """Let DDP find its bucket where the gradients were, until the synchronized ones are copied there.
 
     DDP copies every bucket into the gradients before ``backward()`` returns: here as it left, which is of no use to
     anybody. A tensor that is copied onto itself costs nothing (ADR 0012).
     """
     buffer, parameters, views = bucket.buffer, bucket.parameters, bucket.views
-    gradients = bucket.lent = [p.grad for p in parameters]
+    gradients = bucket.aliased = [p.grad for p in parameters]
     for parameter, view in zip(parameters, views, strict=True):
         parameter.grad = view
 
-    def give_back() -> None:
-        bucket.lent = ()
+    def restore() -> None:
+        bucket.aliased = ()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
     def into_gradients() -> None:
-        landed = result()
-        give_back()
-        sources = views if landed is buffer else split_bucket(landed, parameters)
+        synced = result()
+        restore()
+        sources = views if synced is buffer else split_bucket(synced, parameters)
         torch._foreach_copy_(gradients, sources)  # type: ignore[arg-type]
 
-    return into_gradients, give_back
+    return into_gradients, restore
 
 
 def split_bucket(buffer: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

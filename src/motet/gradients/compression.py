@@ -1,4 +1,4 @@
-"""Smaller messages, where the user asks for them: gradients travel as bfloat16 (``--compress bf16``, ADR 0014).
+"""Smaller messages, where the user asks for them: gradients are sent as bfloat16 (``--compress bf16``, ADR 0014).
 
 The arithmetic is that of torch's ``bf16_compress_hook``: each worker's gradients are rounded to bfloat16 and divided
 by the number of workers, in bfloat16; the sum is taken in bfloat16, as the backend takes it (gloo and NCCL both can);
@@ -18,13 +18,13 @@ _LARGER = (torch.float32, torch.float64)
 
 
 def may_be_smaller(parameters: Iterable[Tensor]) -> bool:
-    """Whether gradients of such parameters can travel as bfloat16, and any would be smaller."""
+    """Whether gradients of such parameters can be sent as bfloat16, and any would be smaller."""
     dtypes = {parameter.dtype for parameter in parameters}
     return any(dtype in _LARGER for dtype in dtypes) and not any(dtype.is_complex for dtype in dtypes)
 
 
 class Packer:
-    """Packs the buckets of one DDP model, into the same memory each turn: a turn's buckets land before the next."""
+    """Packs the buckets of one DDP model, into the same memory each turn: a turn's buckets arrive before the next."""
 
     def __init__(self) -> None:
         self._packed: dict[int, Tensor] = {}

@@ -3,8 +3,8 @@
 DDP's reducer hands every finished bucket to its process group (`motet.gradients.reducer_group`), or to a communication
 hook, and waits for the result before ``backward()`` returns. `JobGradients` starts the real collective on the job's
 lane, keeps its handle, and returns one that is already complete: ``backward()`` returns at once, and the job's turn can
-end while its gradients travel (ADR 0002, ADR 0015). `JobGradients.wait_landed` is the other half: afterwards every
-``p.grad`` holds what plain DDP would have left there, bit for bit.
+end while its gradients are in flight (ADR 0002, ADR 0015). `JobGradients.wait_synced` is the other half: afterwards
+every ``p.grad`` holds what plain DDP would have left there, bit for bit.
 
 Buckets leave in the order in which DDP's reducer hands them over, which is the same on every worker.
 """
@@ -27,10 +27,10 @@ from torch._C._distributed_c10d import GradBucket
 from motet.errors import UnsupportedError
 from motet.gradients.buckets import Bucket, DeferredDDP
 from motet.gradients.compression import Packer
-from motet.gradients.send_queue import LinkQueue
-from motet.gradients.transfer import Journey, Travelling, Turnaround
+from motet.gradients.send_queue import SendQueue
+from motet.gradients.transfer import HostTransfer, InFlightBucket, SyncTiming
 from motet.timing.clocks import Link, Stopwatch
-from motet.timing.device import DeviceClock, Moment, Travel
+from motet.timing.device import DeviceClock, DeviceTransfer, Moment
 
 _SUM = dist.AllreduceOptions()
 _SUM.asyncOp = True
@@ -49,7 +49,7 @@ class JobGradients:
         stopwatch: Stopwatch,
         link: Link,
         on_exposed: Callable[[bool], None],
-        queue: LinkQueue,
+        queue: SendQueue,
         clock: DeviceClock | None = None,
     ) -> None:
         self.job = job
@@ -57,7 +57,7 @@ class JobGradients:
         self.depth = 0
         self.lane: dist.ProcessGroup | None = None
         self.aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None  # instead of an all-reduce
-        self.compress = False  # gradients travel as bfloat16
+        self.compress = False  # gradients are sent as bfloat16
         self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
         self.num_ddp = 0
         self.first_backward: Moment | None = None  # when the job's first one began: until then it only started up
@@ -68,14 +68,14 @@ class JobGradients:
         self._has_device = False
         self._clock = clock or DeviceClock()
         self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
-        self._travelling: list[Travelling] = []
-        self._turn = Turnaround()
+        self._in_flight: list[InFlightBucket] = []
+        self._turn = SyncTiming()
         self._models: list[DeferredDDP] = []
         self._sent: set[DeferredDDP] = set()
 
     def backward_over(self) -> None:
         """Note which stream the job computes in; called in the job when its gradients have left."""
-        if self._turn.travels:
+        if self._turn.transfers:
             self._stream = torch.accelerator.current_stream(self._clock.device)
 
     def on_stream(self) -> AbstractContextManager[object]:
@@ -84,17 +84,17 @@ class JobGradients:
 
     @property
     def in_flight(self) -> bool:
-        """Whether gradients are travelling."""
-        return bool(self._travelling)
+        """Whether gradients are in flight."""
+        return bool(self._in_flight)
 
     @property
-    def lent(self) -> dict[int, Tensor]:
-        """By the parameter's id: gradients in whose place its bucket stands while it travels."""
-        buckets = [travelling.bucket for travelling in self._travelling]
+    def aliased(self) -> dict[int, Tensor]:
+        """By the parameter's id: gradients in whose place its bucket stands while it is in flight."""
+        buckets = [transfer.bucket for transfer in self._in_flight]
         return {
             id(parameter): gradient
             for bucket in buckets
-            for parameter, gradient in zip(bucket.parameters, bucket.lent, strict=False)
+            for parameter, gradient in zip(bucket.parameters, bucket.aliased, strict=False)
             if gradient is not None
         }
 
@@ -108,9 +108,9 @@ class JobGradients:
         return self._models
 
     @property
-    def travels(self) -> list[Travel]:
-        """The buckets of the current turn that travel from and to a device."""
-        return self._turn.travels
+    def transfers(self) -> list[DeviceTransfer]:
+        """The buckets of the current turn that go from and to a device."""
+        return self._turn.transfers
 
     @property
     def num_collectives(self) -> int:
@@ -151,7 +151,7 @@ class JobGradients:
             self._keep_future(model, bucket, self.aggregate(buffer))
         else:
             self._keep_sum(model, bucket, buffer)
-        return bucket.answered()
+        return bucket.completed_work()
 
     def send_hooked(self, model: DeferredDDP, given: GradBucket) -> torch.futures.Future[Tensor]:
         """Synchronize a bucket where a communication hook is needed: a user's, smaller messages, sparse gradients."""
@@ -169,14 +169,14 @@ class JobGradients:
             self._keep_future(model, bucket, future)
             return _completed(buffer)
         packed = None if model.packer is None else model.packer.pack(given.index(), buffer, model.world_size)
-        travels = model.scaled(buffer) if packed is None else packed
+        payload = model.scaled(buffer) if packed is None else packed
         if deferred and self.aggregate is not None:
-            self._keep_future(model, bucket, self.aggregate(travels), travels)
+            self._keep_future(model, bucket, self.aggregate(payload), payload)
             return _completed(buffer)
         if deferred:
-            self._keep_sum(model, bucket, travels)
+            self._keep_sum(model, bucket, payload)
             return _completed(buffer)
-        work = model.group.allreduce([travels], _SUM)
+        work = model.group.allreduce([payload], _SUM)
         if self.lane is not None:
             self._on_exposed(self.depth == 0)
         unpacked: torch.futures.Future[Tensor] = work.get_future().then(lambda done: _unpacked(buffer, done.value()[0]))
@@ -185,37 +185,37 @@ class JobGradients:
     def _refuse_a_second_pass(self) -> NoReturn:
         raise UnsupportedError(
             f"job '{self.job}': a DistributedDataParallel synchronized twice within one backward(), and would "
-            "overwrite what is still travelling. Use checkpoint() inside the model rather than around it, or run this "
+            "overwrite what is still in flight. Use checkpoint() inside the model rather than around it, or run this "
             "job alone with torchrun."
         )
 
-    def _keep_sum(self, model: DeferredDDP, bucket: Bucket, travels: Tensor) -> None:
-        """Sum ``travels`` over all workers: when the link is free, or now if it travels from a device (ADR 0020)."""
-        lane = self.lane if self.device_lane is None or travels.is_cpu else self.device_lane
+    def _keep_sum(self, model: DeferredDDP, bucket: Bucket, payload: Tensor) -> None:
+        """Sum ``payload`` over all workers: when the link is free, or now if it is on a device (ADR 0020)."""
+        lane = self.lane if self.device_lane is None or payload.is_cpu else self.device_lane
         assert lane is not None
-        num_bytes, sum_up = _num_bytes(travels), partial(lane.allreduce, [travels], _SUM)
-        if not travels.is_cpu:
+        num_bytes, sum_up = _num_bytes(payload), partial(lane.allreduce, [payload], _SUM)
+        if not payload.is_cpu:
             work = sum_up()
-            self._keep(model, bucket, num_bytes, work.wait, lambda: travels)
-            self._follow_on_device(self._travelling[-1], work.get_future(), travels.device, num_bytes)
+            self._keep(model, bucket, num_bytes, work.wait, lambda: payload)
+            self._follow_on_device(self._in_flight[-1], work.get_future(), payload.device, num_bytes)
             return
-        journey = Journey(self._turn, bucket.done, self._link, self._stopwatch)
-        self._keep(model, bucket, num_bytes, journey.wait, lambda: travels)
+        transfer = HostTransfer(self._turn, bucket.done, self._link, self._stopwatch)
+        self._keep(model, bucket, num_bytes, transfer.wait, lambda: payload)
         if self._has_device:  # what is sent from a device on this lane does not queue, and may not be passed
-            journey.launch(sum_up, lambda: None)
+            transfer.launch(sum_up, lambda: None)
         else:
-            self._queue.send(self.job, num_bytes, partial(journey.launch, sum_up))
+            self._queue.send(self.job, num_bytes, partial(transfer.launch, sum_up))
 
     def _keep_future(
-        self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any], travels: Tensor | None = None
+        self, model: DeferredDDP, bucket: Bucket, future: torch.futures.Future[Any], payload: Tensor | None = None
     ) -> None:
         """Take note of a bucket that somebody else synchronizes."""
-        num_bytes = bucket.num_bytes if travels is None else _num_bytes(travels)
+        num_bytes = bucket.num_bytes if payload is None else _num_bytes(payload)
         self._keep(model, bucket, num_bytes, lambda: _wait_for_hook(future), lambda: _hook_result(future))
         if bucket.buffer.is_cpu:
-            Journey(self._turn, bucket.done, self._link, self._stopwatch).follow(future)
+            HostTransfer(self._turn, bucket.done, self._link, self._stopwatch).follow(future)
         else:
-            self._follow_on_device(self._travelling[-1], future, bucket.buffer.device, num_bytes)
+            self._follow_on_device(self._in_flight[-1], future, bucket.buffer.device, num_bytes)
 
     def _keep(
         self,
@@ -233,11 +233,11 @@ class JobGradients:
         turn.launches.append((time.perf_counter(), num_bytes))
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
         bucket.in_flight = True
-        self._travelling.append(Travelling(bucket, bucket.done, wait, *model.landing(bucket, result)))
+        self._in_flight.append(InFlightBucket(bucket, bucket.done, wait, *model.copy_back_of(bucket, result)))
 
     def _follow_on_device(
         self,
-        travelling: Travelling,
+        transfer: InFlightBucket,
         future: torch.futures.Future[Any],
         device: torch.device,
         num_bytes: int,
@@ -249,59 +249,59 @@ class JobGradients:
         once the sums are on their way back to the device; a wait holds up the host until then.
         """
         self._clock.use(device)
-        travel = Travel(self._clock.now(), num_bytes)
-        self._turn.travels.append(travel)
+        device_transfer = DeviceTransfer(self._clock.now(), num_bytes)
+        self._turn.transfers.append(device_transfer)
         if future.done():
-            travel.completed = self._clock.behind(travelling.wait)
-            travelling.done.set()
+            device_transfer.completed = self._clock.behind(transfer.wait)
+            transfer.done.set()
             return
 
         def arrived(_: object) -> None:
-            travel.completed = self._clock.host_now()
-            travelling.done.set()
+            device_transfer.completed = self._clock.host_now()
+            transfer.done.set()
 
         future.add_done_callback(arrived)
 
-    def wait_landed(self, wait: Callable[[Travelling], None]) -> Turnaround:
+    def wait_synced(self, wait: Callable[[InFlightBucket], None]) -> SyncTiming:
         """Block until all gradients of the turn are synchronized and lie where the optimizer looks for them.
 
         ``wait`` blocks for one bucket; what it raises leaves the rest in flight. Returns the turn's figures, with what
         a user's hook raised: that is the job's own.
         """
         with torch.no_grad(), self.on_stream():
-            for travelling in self._travelling:
-                wait(travelling)
+            for transfer in self._in_flight:
+                wait(transfer)
                 try:
-                    travelling.land()
+                    transfer.copy_back()
                 except Exception as error:
                     self._turn.error = self._turn.error or error
-                    travelling.drop()
+                    transfer.drop()
         return self._begin_turn()
 
-    def drain(self, wait: Callable[[Travelling], None]) -> None:
-        """Block until nothing travels any more, and forget what arrived: the buffers may be freed afterwards."""
+    def drain(self, wait: Callable[[InFlightBucket], None]) -> None:
+        """Block until nothing is in flight any more, and forget what arrived: the buffers may be freed afterwards."""
         with self.on_stream():
-            for travelling in self._travelling:
-                wait(travelling)
-                travelling.drop()
+            for transfer in self._in_flight:
+                wait(transfer)
+                transfer.drop()
         self._begin_turn()
 
     def close(self) -> None:
         """End the deferral: DDP models that outlive the job synchronize on their own group, waiting as ever."""
-        assert not self._travelling
+        assert not self._in_flight
         self.lane = None
         for model in self._models:
             model.let_go()
 
-    def _begin_turn(self) -> Turnaround:
-        for travelling in self._travelling:
-            travelling.done.clear()
-            travelling.bucket.in_flight = False
-        self._travelling.clear()
+    def _begin_turn(self) -> SyncTiming:
+        for transfer in self._in_flight:
+            transfer.done.clear()
+            transfer.bucket.in_flight = False
+        self._in_flight.clear()
         for model in self._sent:
             model.turn_over()
         self._sent.clear()
-        turn, self._turn = self._turn, Turnaround()
+        turn, self._turn = self._turn, SyncTiming()
         return turn
 
 
@@ -317,7 +317,7 @@ def _completed(buffer: Tensor) -> torch.futures.Future[Tensor]:
 
 
 def _wait_for_hook(future: torch.futures.Future[Any]) -> None:
-    """Wait for a user's hook; raise where the network failed. What the hook itself raised comes out on landing."""
+    """Wait for a user's hook; raise where the network failed. What the hook itself raised comes out later."""
     try:
         future.wait()
     except Exception as error:

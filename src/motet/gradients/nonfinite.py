@@ -1,4 +1,4 @@
-"""NaN and infinity in gradients: found when they have landed, where all workers see the same numbers.
+"""NaN and infinity in gradients: found when they have arrived, where all workers see the same numbers.
 
 A synchronized gradient is the same on every worker, so every worker decides alike and nothing is sent. Costs one pass
 over the gradients of each turn, and nothing where it is not asked for.
@@ -23,7 +23,7 @@ from motet.events import Diverged, Event
 from motet.jobs.outcome import JobStopped
 
 
-def answer_to(on_nan: OnNan, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> BaseException | None:
+def error_for(on_nan: OnNan, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> BaseException | None:
     """Return what to raise inside ``job`` after ``turn``, None if all its gradients are finite.
 
     ``raise``: a `NonFiniteError`, which the loop may catch; ``stop-job``: what ends the job as failed.
@@ -56,7 +56,7 @@ class Watch:
         for name, value in values.items():
             self._note(job, name, turn, word_of(value))
 
-    def landed(self, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> None:
+    def synced(self, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> None:
         """Take note of the gradients of a turn."""
         words = [_word(grad) for model in models if (grad := self._small_gradient(model)) is not None]
         if words:

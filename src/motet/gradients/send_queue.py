@@ -1,4 +1,4 @@
-"""Whose buckets travel first: those of the job that comes first in the order.
+"""Whose buckets are sent first: those of the job that comes first in the order.
 
 Every job has a lane of its own, and lanes share the link evenly. But the job whose gradients left first is the job
 whose turn comes first: what others send meanwhile holds it up, and with it every worker. So a bucket leaves once the
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from motet.schedule.order import Order, ranks
+from motet.schedule.order import Order, priority_classes
 
 SWITCH_SECONDS = 0.0005
 """A thread that sees a bucket arrive shall have the interpreter so soon: until then the link is idle. Python: 5 ms."""
@@ -27,11 +27,11 @@ SWITCH_SECONDS = 0.0005
 Launch = Callable[[Callable[[], None]], None]
 """Launches a bucket; what it is given is to be called when the bucket has arrived."""
 WINDOW_BYTES = 256 * 1024
-"""Of other jobs' buckets, so much may still travel when a bucket leaves: a link holds more than one small message."""
+"""So much of other jobs' buckets may still be in flight when one leaves: a link holds more than one small message."""
 
 
 @contextlib.contextmanager
-def quick_handover() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """Have threads wait for the interpreter `SWITCH_SECONDS` at most inside the block, instead of Python's 5 ms."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, SWITCH_SECONDS))
@@ -43,25 +43,25 @@ def quick_handover() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Queue:
-    """Jobs that wait for each other, and how many bytes of them travel."""
+    """Jobs that wait for each other, and how many bytes of them are in flight."""
 
     # Reentrant, for a collective may be over before its launch returns. One a queue: where launching blocks until
     # other workers have launched (torch's debug mode), another queue must not wait for it.
     lock: threading.RLock = field(default_factory=threading.RLock)
     waiting: deque[tuple[str, int, Launch]] = field(default_factory=deque)
-    travelling: int = 0
+    in_flight_bytes: int = 0
     by_job: dict[str, int] = field(default_factory=dict)
     launches: bool = False
 
     def may_leave(self, job: str) -> bool:
-        return self.travelling - self.by_job.get(job, 0) <= WINDOW_BYTES
+        return self.in_flight_bytes - self.by_job.get(job, 0) <= WINDOW_BYTES
 
-    def travels(self, job: str, num_bytes: int) -> None:
-        self.travelling += num_bytes
+    def add(self, job: str, num_bytes: int) -> None:
+        self.in_flight_bytes += num_bytes
         self.by_job[job] = self.by_job.get(job, 0) + num_bytes
 
 
-class LinkQueue:
+class SendQueue:
     """Buckets that wait for the link. Used by the main thread, and by those of process groups when a bucket arrives."""
 
     def __init__(self, order: Order) -> None:
@@ -71,17 +71,17 @@ class LinkQueue:
 
     def follow(self, order: Order) -> None:
         """Queue what is sent from now on by ``order``. Every worker must call this at the same slot."""
-        self._ranks = ranks(order)
+        self._classes = priority_classes(order)
 
     def send(self, job: str, num_bytes: int, launch: Launch) -> None:
         """Call ``launch``, now or on another thread, as soon as the bucket may leave. It must not raise.
 
         One job's buckets are launched in the order in which they are sent.
         """
-        rank = self._ranks.get(job, 0)
-        queue = self._queues.get(rank)
+        priority = self._classes.get(job, 0)
+        queue = self._queues.get(priority)
         if queue is None:
-            queue = self._queues[rank] = _Queue()
+            queue = self._queues[priority] = _Queue()
         with queue.lock:
             queue.waiting.append((job, num_bytes, launch))
             self._launch(queue)
@@ -101,12 +101,12 @@ class LinkQueue:
         try:
             while queue.waiting and not self._closed and queue.may_leave(queue.waiting[0][0]):
                 job, num_bytes, launch = queue.waiting.popleft()
-                queue.travels(job, num_bytes)
+                queue.add(job, num_bytes)
                 launch(partial(self._arrived, queue, job, num_bytes))
         finally:
             queue.launches = False
 
     def _arrived(self, queue: _Queue, job: str, num_bytes: int) -> None:
         with queue.lock:
-            queue.travels(job, -num_bytes)
+            queue.add(job, -num_bytes)
             self._launch(queue)

@@ -1,4 +1,4 @@
-"""What travels, and what a turn's travel took: kept by whichever thread sees a bucket leave or arrive."""
+"""What is in flight, and how long a turn's buckets were: kept by whichever thread sees a bucket leave or arrive."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import torch.distributed as dist
 
 from motet.gradients.buckets import Bucket
 from motet.timing.clocks import Link, Stopwatch
-from motet.timing.device import Travel
+from motet.timing.device import DeviceTransfer
 
 
 @dataclass(slots=True)
-class Travelling:
+class InFlightBucket:
     """One bucket on its way. ``done`` is set when it has arrived, or failed.
 
-    ``wait`` then raises what went wrong, or (on an accelerator) orders its stream behind the arrival; ``land`` brings
-    the bucket to where plain DDP would have left it. One that will never land is dropped instead.
+    ``wait`` then raises what went wrong, or (on an accelerator) orders its stream behind the arrival; ``copy_back``
+    brings the bucket to where plain DDP would have left it. One that will never arrive is dropped instead.
     """
 
     bucket: Bucket
     done: threading.Event
     wait: Callable[[], object]
-    land: Callable[[], None]
+    copy_back: Callable[[], None]
     drop: Callable[[], None]
 
 
 @dataclass(slots=True)
-class Turnaround:
+class SyncTiming:
     """When and how much one turn synchronized.
 
     ``launched`` and ``completed`` are `time.perf_counter` values of this worker; ``link_seconds`` is the turn's share
@@ -47,7 +47,7 @@ class Turnaround:
     num_bytes: int = 0
     num_collectives: int = 0
     launches: list[tuple[float, int]] = field(default_factory=list)
-    travels: list[Travel] = field(default_factory=list)  # of buckets on a device, in place of all times above
+    transfers: list[DeviceTransfer] = field(default_factory=list)  # of buckets on a device, in place of all times above
     error: Exception | None = None  # what a user's hook raised
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -62,10 +62,10 @@ class Turnaround:
 
 
 @dataclass(slots=True)
-class Journey:
+class HostTransfer:
     """A bucket's way over the network, as the host sees it. Runs on whichever thread launches it, or sees it arrive."""
 
-    turn: Turnaround
+    turn: SyncTiming
     done: threading.Event
     link: Link
     stopwatch: Stopwatch
@@ -74,7 +74,7 @@ class Journey:
     error: BaseException | None = None
 
     def launch(self, collective: Callable[[], dist.Work], arrived: Callable[[], None]) -> None:
-        """Start the bucket's collective. What goes wrong comes out of `wait`, where the job's gradients land."""
+        """Start the bucket's collective. What goes wrong comes out of `wait`, where the job's gradients arrive."""
         try:
             self.work = collective()
             future = self.work.get_future()

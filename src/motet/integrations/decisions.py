@@ -52,17 +52,17 @@ class Decisions:
             return json.dumps({"question": question, "error": [kind.__module__, kind.__name__, str(raised)]})
 
         self._num_asked += 1
-        told = json.loads(self._workers.broadcast_from_0(decide, key=self._key(self._num_asked), keep=True))
+        reply = json.loads(self._workers.broadcast_from_0(decide, key=self._key(self._num_asked), keep=True))
         if raised is not None:
             raise raised
-        if told["question"] != question:
+        if reply["question"] != question:
             raise DivergenceError(
-                f"Worker {self._workers.worker} asks '{question}' where worker 0 asks '{told['question']}': all "
+                f"Worker {self._workers.worker} asks '{question}' where worker 0 asks '{reply['question']}': all "
                 "workers must ask the same in the same order. Look for an `if` on the rank."
             )
-        if "error" in told:
-            raise _like(*told["error"])
-        return told["answer"]
+        if "error" in reply:
+            raise _like(*reply["error"])
+        return reply["answer"]
 
     def hold(self, error: Exception) -> None:
         """Have the next question raise ``error`` on all workers. For worker 0, between questions."""

@@ -50,7 +50,7 @@ def optimize(
     observers: Sequence[Observer] = (),
     verbose: bool = False,
 ) -> Results:
-    """Optimize ``study`` with ``at_once`` trials in flight, each on all workers; return what came of the jobs.
+    """Optimize ``study`` with ``at_once`` trials at once, each on all workers; return what came of the jobs.
 
     Every worker calls it alike. Worker 0 alone uses ``study``: the object, a function that makes or loads it, or a
     storage's URL (with ``study_name``); other workers may give the same, or None. ``objective`` runs on all workers;

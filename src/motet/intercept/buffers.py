@@ -2,7 +2,7 @@
 
 Before a forward that follows a training forward, DDP broadcasts the model's buffers from worker 0 and waits for it.
 Most of these waits are needless: worker 0's buffers are known as soon as its last forward is over. So when a turn
-ends, a *copy* of them starts to travel, and the next forward finds it there. Each worker decides by itself, and all
+ends, a *copy* of them is sent, and the next forward finds it there. Each worker decides by itself, and all
 alike, whether the copy is still what DDP would send: if any buffer was replaced or written to since (its identity or
 version counter changed: a second forward, ``load_state_dict``, an update after ``backward()``), DDP's own blocking
 broadcast is done instead. If nothing was written since the last synchronization, there is nothing to do at all.
@@ -31,7 +31,7 @@ from motet.coroutines import RunningJob
 from motet.errors import DivergenceError
 from motet.gradients.buckets import DeferredDDP
 from motet.workers import Workers
-from motet.workers.deadlock import Item
+from motet.workers.deadlock import WaitsFor
 
 _FROM_WORKER_0 = dist.BroadcastOptions()
 _FROM_WORKER_0.rootRank = 0
@@ -75,7 +75,7 @@ class BufferSync:
     def __init__(self, workers: Workers, *, blocking: bool = False) -> None:
         self._workers = workers
         self._blocking = blocking or workers.num_workers == 1
-        self._group = None if self._blocking else workers.take_lane()
+        self._group = None if self._blocking else workers.acquire_lane()
         self._states: dict[str, dict[DeferredDDP, BufferState]] = {}
 
     def attach(self, job: RunningJob, model: DeferredDDP, ddp: DistributedDataParallel) -> None:
@@ -177,14 +177,14 @@ class BufferSync:
         """Wait for a broadcast that is under way (it was sent a turn ago, so it is mostly there)."""
         if state.work is not None:
             work, state.work = state.work, None
-            self._workers.wait(Item("collective", job.name, job.turn), state.done, work.wait)
+            self._workers.wait(WaitsFor("collective", job.name, job.turn), state.done, work.wait)
 
     def close(self) -> None:
-        """Let go of the group that buffers travel on."""
+        """Let go of the group that buffers are sent on."""
         self._group = None
 
     def detach(self, job: RunningJob) -> None:
-        """Forget a job that has ended, once nothing of it travels any more."""
+        """Forget a job that has ended, once nothing of it is in flight any more."""
         for state in self._states.pop(job.name, {}).values():
             self._settle(job, state)
             for read in state.unread:

@@ -47,8 +47,8 @@ _BUILTIN_HOOKS = {
 class JobSeams(WorldSeams):
     """Implements `motet.intercept.patches.Seams` for the job whose turn it is.
 
-    ``wait_in_place`` blocks until the current job's gradients have landed, without ending its turn; ``drain`` until
-    nothing of it travels any more; ``notice`` tells the user something, once for each pair of arguments;
+    ``wait_in_place`` blocks until the current job's gradients have arrived, without ending its turn; ``drain`` until
+    nothing of it is in flight any more; ``notice`` tells the user something, once for each pair of arguments;
     ``unblocked`` notes that a backward with waits of DDP's own inside has returned.
     """
 
@@ -252,7 +252,7 @@ class JobSeams(WorldSeams):
         ddp.register_comm_hook(ddp.process_group, _BUILTIN_HOOKS[given["comm_hook_type"]])
 
     def finalize(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
-        """Finalize a backward by hand: after it, when its gradients have landed."""
+        """Finalize a backward by hand: after it, when its gradients have arrived."""
         job = self._turns.running_here()
         if job is not None and job.gradients.depth > 0:
             raise UnsupportedError(

@@ -109,7 +109,7 @@ class WorldSeams(ProcessSeams):
             self._signals.agreed(told, names)
 
     def end_groups(self, job: RunningJob) -> None:
-        """End the groups that a job has left, once nothing of it travels any more; forget one left where it stood."""
+        """End the groups that a job has left, once nothing of it is in flight; forget one that was abandoned."""
         self.forget(job)
         for group in job.groups:
             dist.destroy_process_group(group)

@@ -64,7 +64,7 @@ class JobSignals:
         self._since = 0.0  # how much the process had computed then
         self._pending: dict[str, list[int]] = {}  # by job, what has come and was not handled yet
         self._ripe: dict[str, list[int]] = {}  # by job, what is handled when its next turn begins
-        self._told: dict[str, list[int]] = {}  # what was pending at the latest agreement
+        self._reported: dict[str, list[int]] = {}  # what was pending at the latest agreement
         self._turn_since = 0.0
         self._retry_at = math.inf
         self.alone = True  # this worker has no others
@@ -152,17 +152,18 @@ class JobSignals:
 
         A number with a bit for each; ``names`` are those of all jobs, the same on every worker.
         """
-        before, self._told = self._told, {job: list(numbers) for job, numbers in self._pending.items() if numbers}
-        return _bits(self._told, names), _bits(before.keys() & self._told, names)
+        before = self._reported
+        self._reported = {job: list(numbers) for job, numbers in self._pending.items() if numbers}
+        return _bits(self._reported, names), _bits(before.keys() & self._reported, names)
 
-    def agreed(self, told: Sequence[Sequence[float]], names: Sequence[str]) -> None:
+    def agreed(self, reports: Sequence[Sequence[float]], names: Sequence[str]) -> None:
         """Hear what all workers have told: what has come everywhere, or that others wait for in vain, is ripe."""
-        if not self._told:
+        if not self._reported:
             return
-        ripe = functools.reduce(operator.and_, (int(here) for here, _ in told))
-        ripe |= functools.reduce(operator.or_, (int(before) for _, before in told))
-        for job in [job for job in self._told if int(_bits([job], names)) & ripe]:
-            for number in self._told.pop(job):
+        ripe = functools.reduce(operator.and_, (int(here) for here, _ in reports))
+        ripe |= functools.reduce(operator.or_, (int(before) for _, before in reports))
+        for job in [job for job in self._reported if int(_bits([job], names)) & ripe]:
+            for number in self._reported.pop(job):
                 if number in self._pending.get(job, ()):
                     self._pending[job].remove(number)
                     self._ripe.setdefault(job, []).append(number)
@@ -202,7 +203,7 @@ class JobSignals:
             del self._handlers[key]  # and what they refer to: trainers, models
         for which in self._resting.pop(job, ()):
             real.setitimer(which, 0.0)
-        for kept in (self._pending, self._ripe, self._told):
+        for kept in (self._pending, self._ripe, self._reported):
             kept.pop(job, None)
         if self._alarms.pop(job, None) is not None:
             self._arm()

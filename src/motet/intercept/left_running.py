@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 
 LOOK_EVERY_SECONDS = 0.01
-TELL_AFTER_SECONDS = 3.0
+NOTIFY_AFTER_SECONDS = 3.0
 FAILED_SECONDS = 60.0  # for what a job that has failed has left: often a producer that nobody consumes from any more
 _LEFT = (
     "has come to its end, but has left running what a process waits for: {}. All other jobs wait for it, too. "
@@ -24,22 +24,24 @@ _GIVEN_UP = "has ended, and what it has left running has not, and is waited for 
 _POOLS = concurrent.futures.thread.__file__
 
 
-def wait_for(find: Callable[[], list[str]], seconds_left: Callable[[], float], tell: Callable[[str], None]) -> None:
+def wait_for(
+    find: Callable[[], list[str]], seconds_left: Callable[[], float], notify_user: Callable[[str], None]
+) -> None:
     """Block until ``find`` finds nothing twice in a row: a pool's thread that takes work looks idle for an instant.
 
     Not longer than ``seconds_left()``, which may change meanwhile. A long wait is told, once, and so is its giving up.
     """
-    begin, told, num_nothing = time.monotonic(), False, 0
+    begin, notified, num_nothing = time.monotonic(), False, 0
     while num_nothing < 2 and seconds_left() > 0:
         found = find()
         num_nothing = 0 if found else num_nothing + 1
-        if found and not told and time.monotonic() - begin > TELL_AFTER_SECONDS:
-            told = True
-            tell(_LEFT.format(", ".join(sorted(found))))
+        if found and not notified and time.monotonic() - begin > NOTIFY_AFTER_SECONDS:
+            notified = True
+            notify_user(_LEFT.format(", ".join(sorted(found))))
         if found or num_nothing < 2:
             time.sleep(LOOK_EVERY_SECONDS)
     if found := find():
-        tell(_GIVEN_UP.format(", ".join(sorted(found))))
+        notify_user(_GIVEN_UP.format(", ".join(sorted(found))))
 
 
 def at_work(threads: Iterable[threading.Thread]) -> list[str]:

@@ -14,8 +14,8 @@ back when the next one begins. A registry holds one *entry* for each such thing:
     ...
     put_all(outside)
 
-Where turns follow each other at once, most of ``outside`` need not be put back in between: `leave`, `enter` and
-`settle` are the same in three steps.
+Where turns follow each other at once, most of ``outside`` need not be put back in between: `swap_out`, `swap_in` and
+`restore_outside` are the same in three steps.
 
 Rules:
 
@@ -51,13 +51,13 @@ from motet.isolation import (
 )
 from motet.isolation.registry import (
     Saved,
-    enter,
     exchange,
-    leave,
     put_all,
     register,
     registered,
-    settle,
+    restore_outside,
+    swap_in,
+    swap_out,
     take_all,
     unregister,
 )
@@ -67,16 +67,16 @@ from motet.isolation.trackers import end_runs, open_runs
 __all__ = [
     "Saved",
     "end_runs",
-    "enter",
     "exchange",
-    "leave",
     "note_modules",
     "open_runs",
     "prepare_script",
     "put_all",
     "register",
     "registered",
-    "settle",
+    "restore_outside",
+    "swap_in",
+    "swap_out",
     "take_all",
     "unregister",
 ]

@@ -1,7 +1,7 @@
 """What training frameworks keep one of per process: states, ranks, verbosity, progress bars.
 
-Every entry rests until its framework is imported. Lightning's seeds (``PL_GLOBAL_SEED``) are environment variables and
-need no entry here.
+Every entry is inactive until its framework is imported. Lightning's seeds (``PL_GLOBAL_SEED``) are environment
+variables and need no entry here.
 """
 
 from __future__ import annotations

@@ -152,11 +152,11 @@ def _put_multiprocessing(value: tuple[str | None, str]) -> None:
 
 def register_entries() -> None:
     """Register this family's entries."""
-    add("streams", _take_streams, _put_streams, near=True)
-    add("builtins", take_builtins, put_builtins, skip_equal=True, near=True)
+    add("streams", _take_streams, _put_streams, restore_between_turns=True)
+    add("builtins", take_builtins, put_builtins, skip_equal=True, restore_between_turns=True)
     add("hooks", _take_hooks, _put_hooks)
     add("sys.argv and sys.path", _take_arguments, _put_arguments, copy=_copy_arguments)
-    add("working directory", _take_directory, _put_directory, skip_equal=True, near=True)
+    add("working directory", _take_directory, _put_directory, skip_equal=True, restore_between_turns=True)
     add("environment", take_environment, put_environment, skip_equal=True)
     add("warnings", _take_warnings, _put_warnings, copy=_copy_warnings)
     add("gc", _take_gc, _put_gc, skip_equal=True)

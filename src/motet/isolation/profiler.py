@@ -54,4 +54,4 @@ def put_profile(value: object | None) -> None:
 
 def register_entries() -> None:
     """Register this family's entry."""
-    add("torch profiler", take_profile, put_profile, skip_equal=True, near=True)
+    add("torch profiler", take_profile, put_profile, skip_equal=True, restore_between_turns=True)

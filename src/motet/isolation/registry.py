@@ -22,8 +22,8 @@ class _Entry:
     fresh: Callable[[], Any] | None
     copy: Callable[[Any], Any] | None
     skip_equal: bool
-    unsettles: bool
-    near: bool
+    invalidates_later: bool
+    restore_between_turns: bool
 
 
 _entries: dict[str, _Entry] = {}
@@ -72,9 +72,9 @@ def register(
     """Keep one more piece of global state apart for each job.
 
     ``take()`` returns its present value, ``put(value)`` brings a value back; both are called at every turn, so they
-    should take microseconds. With ``module`` the entry rests until that module is imported; ``fresh()`` then gives
-    the value that a job finds whose state was saved earlier (without it, the job finds what is there). ``take`` may
-    return a live object that ``put`` binds again, if ``copy(value)`` returns an independent one for each new job.
+    should take microseconds. With ``module`` the entry is inactive until that module is imported; ``fresh()`` then
+    gives the value that a job finds whose state was saved earlier (without it, the job finds what is there). ``take``
+    may return a live object that ``put`` binds again, if ``copy(value)`` returns an independent one for each new job.
 
     Register before the run begins, or inside the job. Raises `UsageError` if the name is taken.
 
@@ -99,15 +99,16 @@ def add(
     fresh: Callable[[], Any] | None = None,
     copy: Callable[[Any], Any] | None = None,
     skip_equal: bool = False,
-    unsettles: bool = False,
-    near: bool = False,
+    invalidates_later: bool = False,
+    restore_between_turns: bool = False,
 ) -> None:
     """Register an entry; ``skip_equal`` if its values are plain, so that an equal one need not be put.
 
-    ``unsettles`` if putting a value changes what later entries hold, so that these are put even if they were equal.
-    ``near`` if Motet's own code depends on it, so that it is put back between any two turns (see `leave`).
+    ``invalidates_later`` if putting a value changes what later entries hold, so that these are put even if they were
+    equal. ``restore_between_turns`` if Motet's own code depends on it, so that it is put back between any two turns
+    (see `swap_out`).
     """
-    assert not (near and copy), "what is put back more than once must not be a live object"
+    assert not (restore_between_turns and copy), "what is put back more than once must not be a live object"
     if not isinstance(name, str) or not name:
         raise UsageError(f"an isolation entry needs a name, got {name!r}")
     if name in _entries:
@@ -118,7 +119,7 @@ def add(
     for role, function in (("take", take), ("put", put)):
         if not callable(function):
             raise UsageError(f"isolation entry {name!r}: {role} must be callable, got {function!r}")
-    _entries[name] = _Entry(name, take, put, module, fresh, copy, skip_equal, unsettles, near)
+    _entries[name] = _Entry(name, take, put, module, fresh, copy, skip_equal, invalidates_later, restore_between_turns)
 
 
 def unregister(name: str) -> None:
@@ -162,39 +163,39 @@ def exchange(saved_next: Saved) -> Saved:
     return now
 
 
-def leave(outside: Saved) -> Saved:
+def swap_out(outside: Saved) -> Saved:
     """Put the present state away, and of ``outside`` only what Motet's own code depends on in its place.
 
-    Half of an exchange: between two turns nobody looks at the rest. Either `enter` comes next, or `settle`.
+    Half of an exchange: between two turns nobody looks at the rest. Either `swap_in` comes next, or `restore_outside`.
     """
     now = take_all()
     values, present = outside.values, now.values
     settled = True
     for name, entry in list(_entries.items()):
-        if entry.near and name in values and not (settled and present[name] == values[name]):
+        if entry.restore_between_turns and name in values and not (settled and present[name] == values[name]):
             try:
                 entry.put(values[name])
             except Exception as error:
                 _raise_failed(name, "put back", error)
-            settled = settled and not entry.unsettles
+            settled = settled and not entry.invalidates_later
     return now
 
 
-def enter(saved_next: Saved, left: Saved, outside: Saved) -> None:
-    """Put ``saved_next`` in the place of what `leave` has left there: it returned ``left``, given ``outside``."""
+def swap_in(saved_next: Saved, left: Saved, outside: Saved) -> None:
+    """Put ``saved_next`` in the place of what `swap_out` has left there: it returned ``left``, given ``outside``."""
     _put(saved_next, left.values, outside.values)
 
 
-def settle(outside: Saved, left: Saved | None) -> None:
-    """Put the rest of ``outside`` back, which `leave` did not; all of it where ``left`` is not known."""
+def restore_outside(outside: Saved, left: Saved | None) -> None:
+    """Put the rest of ``outside`` back, which `swap_out` did not; all of it where ``left`` is not known."""
     if left is None:
         _put(outside, {})
     else:
         _put(outside, left.values, outside.values)
 
 
-def _put(saved: Saved, now: dict[str, Any], near_now: dict[str, Any] | None = None) -> None:
-    """Put a state; ``now`` is the present one, ``near_now`` that of the entries that are near, where it differs."""
+def _put(saved: Saved, now: dict[str, Any], between_now: dict[str, Any] | None = None) -> None:
+    """Put a state; ``now`` is the present one, ``between_now`` that of what is restored between turns."""
     global _period
     if saved.period != [saved.number]:
         own = saved.copy()
@@ -202,15 +203,15 @@ def _put(saved: Saved, now: dict[str, Any], near_now: dict[str, Any] | None = No
     values = saved.values
     _period = []
     saved.period.clear()
-    if near_now is None:
-        near_now = now
+    if between_now is None:
+        between_now = now
     modules = sys.modules
     failed: tuple[str, Exception] | None = None
     settled = True
     for name, entry in list(_entries.items()):
         try:
             value = values[name]
-            if entry.skip_equal and settled and (near_now if entry.near else now)[name] == value:
+            if entry.skip_equal and settled and (between_now if entry.restore_between_turns else now)[name] == value:
                 continue
         except KeyError:  # unknown to one of the two: its module has been imported meanwhile, or it is new
             if entry.module is not None and entry.module not in modules:
@@ -221,7 +222,7 @@ def _put(saved: Saved, now: dict[str, Any], near_now: dict[str, Any] | None = No
                 if entry.fresh is None:
                     continue
                 value = values[name] = entry.fresh()
-            settled = settled and not entry.unsettles
+            settled = settled and not entry.invalidates_later
             entry.put(value)
         except Exception as error:
             failed = failed or (name, error)

@@ -279,15 +279,21 @@ def register_entries() -> None:
         torch.is_inference_mode_enabled,
         put_inference_mode,
         skip_equal=True,
-        unsettles=True,
-        near=True,
+        invalidates_later=True,
+        restore_between_turns=True,
     )
-    add("torch modes", take_modes, put_modes, skip_equal=True, near=True)
-    add("torch saved tensor hooks", take_saved_tensor_hooks, put_saved_tensor_hooks, skip_equal=True, near=True)
-    add("torch flags", take_flags, put_flags, skip_equal=True, near=True)
-    add("torch autocast", take_autocast, put_autocast, skip_equal=True, near=True)
-    add("torch determinism", take_determinism, put_determinism, skip_equal=True, near=True)
+    add("torch modes", take_modes, put_modes, skip_equal=True, restore_between_turns=True)
+    add(
+        "torch saved tensor hooks",
+        take_saved_tensor_hooks,
+        put_saved_tensor_hooks,
+        skip_equal=True,
+        restore_between_turns=True,
+    )
+    add("torch flags", take_flags, put_flags, skip_equal=True, restore_between_turns=True)
+    add("torch autocast", take_autocast, put_autocast, skip_equal=True, restore_between_turns=True)
+    add("torch determinism", take_determinism, put_determinism, skip_equal=True, restore_between_turns=True)
     add("torch float32 precision", take_precision, put_precision, skip_equal=True)
     add("torch DDP forward", _take_ddp_forward, _put_ddp_forward)
     add("torch print options", _take_print_options, _put_print_options, copy=copy.copy)
-    add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True, near=True)
+    add("torch cuda device", _take_cuda_device, _put_cuda_device, skip_equal=True, restore_between_turns=True)

@@ -30,8 +30,8 @@ def main() -> None:
     report.write("\n")  # whatever was printed while this module was imported ends here
     imported: dict[str, Callable[..., Any] | str] = {}
     for number, spec in enumerate(specs):
-        _tell(report, {"checking": number})
-        _tell(report, {"checked": number, "problem": problem_of(spec, imported)})
+        _report(report, {"checking": number})
+        _report(report, {"checked": number, "problem": problem_of(spec, imported)})
     os._exit(0)  # threads or exit handlers that an import left behind must not keep us
 
 
@@ -45,7 +45,7 @@ def _take_standard_streams() -> TextIO:
     return report
 
 
-def _tell(report: TextIO, message: Mapping[str, object]) -> None:
+def _report(report: TextIO, message: Mapping[str, object]) -> None:
     report.write(json.dumps(message) + "\n")
     report.flush()
 

@@ -184,7 +184,7 @@ def _argv(source: Source, tree: Tree | None) -> list[str]:
 
 
 def _flags(source: Source, items: Mapping[str, Tree]) -> list[str]:
-    return [word for key, tree in items.items() for word in _flag(source, key, tree)]
+    return [message for key, tree in items.items() for message in _flag(source, key, tree)]
 
 
 def _flag(source: Source, key: str, tree: Tree) -> list[str]:

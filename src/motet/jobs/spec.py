@@ -21,7 +21,7 @@ from motet.suggest import did_you_mean, shown
 
 Kind = Literal["call", "script", "module"]
 COMPRESS: tuple[Compress, ...] = get_args(Compress)
-"""How gradients may travel: as bfloat16, or as they are (whatever the run says)."""
+"""How gradients may be sent: as bfloat16, or as they are (whatever the run says)."""
 
 _IDENTIFIER = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _MODULE = re.compile(_IDENTIFIER)
@@ -32,7 +32,7 @@ _TARGET = re.compile(rf"{_IDENTIFIER}:{_IDENTIFIER}")
 class Job:
     """One model's training loop, with a name. ``turns`` is its expected length, if known.
 
-    ``compress``: how its gradients travel, where that is not as the run says. ``cwd``: the folder that it works in,
+    ``compress``: how its gradients are sent, where that is not as the run says. ``cwd``: the folder that it works in,
     made if missing; ``env``: variables of its environment, beside those that are there.
     """
 

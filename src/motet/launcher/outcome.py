@@ -97,7 +97,7 @@ def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
     return kind("\n".join(lines))
 
 
-def what_workers_told(run_dir: RunDir) -> str:
+def what_workers_reported(run_dir: RunDir) -> str:
     """Return the errors that the workers of the last attempt left, as one text; empty if they could not."""
     paths = sorted(run_dir.state_dir.glob("error-*"))
     told = [_told(run_dir, int(path.name.removeprefix("error-"))) for path in paths if path.name[6:].isdigit()]

@@ -1,10 +1,10 @@
 """Python callables on their way from a program to the workers that it starts.
 
-A function travels by its name: the workers import it from where it was defined. What a program defines in its own
+A function is sent by its name: the workers import it from where it was defined. What a program defines in its own
 file (``__main__``) is imported by running that file under the name ``__mp_main__``, as `multiprocessing` does; what a
-notebook defines has no file and travels by value, for which ``cloudpickle`` must be installed.
+notebook defines has no file and is sent by value, for which ``cloudpickle`` must be installed.
 
-A parcel is code. It travels through a private file which the launcher makes for its own workers and removes; a run
+A parcel is code. It goes through a private file which the launcher makes for its own workers and removes; a run
 directory never holds one.
 """
 
@@ -24,7 +24,7 @@ _kept: list[ModuleType] = []
 
 
 def pack(calls: Mapping[str, Callable[[], object]]) -> bytes:
-    """Return ``calls`` as bytes for `unpack` in a worker; `UsageError` names what cannot travel, and the remedy."""
+    """Return ``calls`` as bytes for `unpack` in a worker; `UsageError` names what cannot be sent, and the remedy."""
     module, file = _main()
     try:
         import cloudpickle

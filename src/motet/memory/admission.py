@@ -21,12 +21,12 @@ from motet.memory.footprint import (
     HostMemory,
     MemoryMeter,
     fits,
-    give_back,
     is_measured,
+    release_cache,
     size_text,
 )
 from motet.memory.offload import Offload, StreamTransfers, Transfers, movable, state_of
-from motet.schedule.offload_model import rests
+from motet.schedule.offload_model import is_offloaded
 from motet.timing.device import DeviceClock
 from motet.workers import Workers
 
@@ -36,7 +36,7 @@ NOTHING_TO_OFFLOAD = (
 )
 
 
-class Housing:
+class AdmissionControl:
     """Used by the pipeline, between turns. All but `before_turn` and `after_turn` is the same on all workers."""
 
     def __init__(
@@ -60,11 +60,11 @@ class Housing:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(workers.num_workers)))
         self._num_local = local
         self._meter = MemoryMeter(HostMemory(local))
-        self._told = 0
+        self._notified_of = 0
         self._on_host = True
 
-    def has_room(self, live: Mapping[str, RunningJob]) -> bool:
-        """Whether one more job may join. Collective with ``auto``, once every job in flight has been measured."""
+    def can_admit(self, live: Mapping[str, RunningJob]) -> bool:
+        """Whether one more job may join. Collective with ``auto``, once every running job has been measured."""
         if self._at_once != "auto":
             return len(live) < self._at_once
         if not live:
@@ -73,25 +73,25 @@ class Housing:
             return False
         memory = self._meter.memory
         mine = [memory.available_bytes(), self._meter.need_bytes(), memory.total_bytes()]
-        told = self._workers.finish_agreement(self._workers.start_agreement(mine))
-        available, needs, totals = zip(*told, strict=True)
+        gathered = self._workers.finish_agreement(self._workers.start_agreement(mine))
+        available, needs, totals = zip(*gathered, strict=True)
         if fits(available, needs, totals):
             return True
-        if self._told != len(live):
-            self._told = len(live)
+        if self._notified_of != len(live):
+            self._notified_of = len(live)
             self._notice(
                 None,
-                f"--at-once auto: {len(live)} of the jobs are in flight. The largest holds {size_text(max(needs))}, "
+                f"--at-once auto: {len(live)} of the jobs are running. The largest holds {size_text(max(needs))}, "
                 f"{size_text(min(available))} are free, and {MARGIN:.0%} of {size_text(max(totals))} stay free: the "
                 "next job waits until one has ended.",
             )
         return False
 
-    def may_have_room(self, live: Mapping[str, RunningJob]) -> bool:
+    def might_admit(self, live: Mapping[str, RunningJob]) -> bool:
         """Whether it is worth asking for one more job; costs nothing."""
         return self._at_once == "auto" or len(live) < self._at_once
 
-    def asks_again(self, job: RunningJob) -> bool:
+    def should_recheck(self, job: RunningJob) -> bool:
         """Whether the end of this turn is a moment at which another job might join."""
         return self._at_once == "auto" and job.outcome is None and job.num_synced == SETTLED_TURN
 
@@ -99,7 +99,7 @@ class Housing:
         """Take note of a job that begins."""
         self._meter.admitted(job.name)
 
-    def before_landing(self, job: RunningJob) -> None:
+    def before_sync_ends(self, job: RunningJob) -> None:
         """Let the job, whose turn it is, find what it holds."""
         if self._offload is not None:
             self._offload.returned(job.name)
@@ -124,7 +124,7 @@ class Housing:
             self._measure(job)
         if self._offloads_idle and self._offload is None and job.num_synced > 0:
             self._begin_to_offload()
-        if self._offload is not None and job.outcome is None and rests(job.name, next_job(), len(live)):
+        if self._offload is not None and job.outcome is None and is_offloaded(job.name, next_job(), len(live)):
             self._offload.put_away(job.name, self._state_of(job))
 
     def _begin_to_offload(self) -> None:
@@ -136,7 +136,7 @@ class Housing:
 
     def _state_of(self, job: RunningJob) -> Iterator[torch.Tensor]:
         models = self._seams.models_of(job.gradients.models)
-        return state_of(models, job.optimizers, job.gradients.lent)
+        return state_of(models, job.optimizers, job.gradients.aliased)
 
     def _measure(self, job: RunningJob) -> None:
         known = self._meter.of(job.name)
@@ -167,7 +167,7 @@ class Housing:
         """Give back what a job has left on a device."""
         if self._clock.on_device:
             with contextlib.suppress(RuntimeError):
-                give_back()
+                release_cache()
 
 
 def _num_sharing(num_local: int) -> int:

@@ -208,7 +208,7 @@ class DeviceMemory:
         return torch.accelerator.get_memory_info()[1] // self._num_sharing
 
 
-def give_back() -> None:
+def release_cache() -> None:
     """Give what a job has left to the other jobs, and what torch's allocator keeps of it to the device."""
     if torch.accelerator.is_available() and torch.accelerator.memory_reserved() > 0:
         import gc

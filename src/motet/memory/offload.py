@@ -1,10 +1,10 @@
-"""``--offload idle``: what a job holds rests in the host's memory while others have their turns.
+"""``--offload idle``: what a job holds is kept in the host's memory while others have their turns.
 
 The state that is known (the parameters, buffers and gradients of the job's DDP models, its optimizers' state) is
 copied to pinned memory when its turn has ended, and copied back on a side stream while the job before it computes.
 Tensors stay the same objects: their storages are emptied and filled again, so every view, parameter group and
 optimizer entry finds its bytes where it left them, and the weights are the same bit for bit. DDP's buckets stay,
-since gradients travel in them meanwhile.
+since gradients are in flight in them meanwhile.
 
 Not known, and left where it is: what a loop holds beside its DDP models and optimizers. Whatever reads a job's state
 outside of its turns would find nothing: tensors that several jobs share, a thread of the loop's own that reads
@@ -122,7 +122,7 @@ class HostTransfers:
 
 
 @dataclass(slots=True)
-class _Resting:
+class _Offloaded:
     """Storages of one job, each with its bytes in the host's memory."""
 
     moved: list[tuple[torch.UntypedStorage, Tensor]]
@@ -136,48 +136,48 @@ class Offload:
 
     transfers: Transfers
     moved_bytes: int = 0
-    _resting: dict[str, _Resting] = field(default_factory=dict)
+    _offloaded: dict[str, _Offloaded] = field(default_factory=dict)
     _places: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def put_away(self, job: str, tensors: Iterable[Tensor]) -> int:
         """Begin to move a job's state to the host, and free its memory; return the bytes. Does not block."""
-        assert job not in self._resting
+        assert job not in self._offloaded
         storages = movable(tensors, self.transfers.device_type)
-        resting = self._resting[job] = _Resting([])
+        offloaded = self._offloaded[job] = _Offloaded([])
         with torch.no_grad(), self.transfers.aside():
             for storage in storages:
                 bytes_there = _as_bytes(storage)
                 place = self._place(storage.nbytes())
                 self.transfers.copy(place, bytes_there)
                 self.transfers.keep(bytes_there)
-                resting.moved.append((storage, place))
-        for storage, _ in resting.moved:
+                offloaded.moved.append((storage, place))
+        for storage, _ in offloaded.moved:
             storage.resize_(0)
-        moved = sum(place.numel() for _, place in resting.moved)
+        moved = sum(place.numel() for _, place in offloaded.moved)
         self.moved_bytes += moved
         return moved
 
     def begin_return(self, job: str) -> None:
-        """Begin to bring a job's state back, if it rests. Does not block."""
-        resting = self._resting.get(job)
-        if resting is None or resting.returning:
+        """Begin to bring a job's state back, if it is offloaded. Does not block."""
+        offloaded = self._offloaded.get(job)
+        if offloaded is None or offloaded.returning:
             return
-        resting.returning = True
-        for storage, place in resting.moved:  # in the compute stream's memory: it is the one that uses it
+        offloaded.returning = True
+        for storage, place in offloaded.moved:  # in the compute stream's memory: it is the one that uses it
             storage.resize_(place.numel())
         with torch.no_grad(), self.transfers.aside():
-            for storage, place in resting.moved:
+            for storage, place in offloaded.moved:
                 self.transfers.copy(_as_bytes(storage), place)
-        resting.mark = self.transfers.mark()
+        offloaded.mark = self.transfers.mark()
 
     def returned(self, job: str) -> None:
         """Let what the job computes from now on find its state. The host waits for nothing."""
-        if job not in self._resting:
+        if job not in self._offloaded:
             return
         self.begin_return(job)
-        resting = self._resting.pop(job)
-        self.transfers.wait(resting.mark)
-        for _, place in resting.moved:  # the next copy into it stands behind this one, on the same stream
+        offloaded = self._offloaded.pop(job)
+        self.transfers.wait(offloaded.mark)
+        for _, place in offloaded.moved:  # the next copy into it stands behind this one, on the same stream
             self._places.setdefault(place.numel(), []).append(place)
 
     def _place(self, num_bytes: int) -> Tensor:
@@ -201,17 +201,17 @@ def movable(tensors: Iterable[Tensor], device_type: str) -> list[torch.UntypedSt
 def state_of(
     models: Sequence[DistributedDataParallel],
     optimizers: Iterable[torch.optim.Optimizer],
-    lent: Mapping[int, Tensor] = MappingProxyType({}),
+    aliased: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Iterator[Tensor]:
     """Yield the tensors that a job needs in its turns only.
 
-    Gradients that are views of buckets are not among them: something may travel there. Where a bucket stands in a
-    gradient's place for as long as it travels, ``lent`` has the gradient itself (`JobGradients.lent`).
+    Gradients that are views of buckets are not among them: something may be in flight there. Where a bucket stands in a
+    gradient's place for as long as it is in flight, ``aliased`` has the gradient itself (`JobGradients.aliased`).
     """
     for model in models:
         for parameter in model.parameters():
             yield parameter
-            gradient = lent.get(id(parameter), parameter.grad)
+            gradient = aliased.get(id(parameter), parameter.grad)
             if gradient is not None and not model.gradient_as_bucket_view:
                 yield gradient
         yield from model.buffers()

@@ -1,8 +1,8 @@
 """Where a worker's time went, summed as the records come in: constant memory, about a microsecond a record.
 
 Of a run's time on one worker, each moment is one of: computing, waiting for gradients, neither. Each moment is also
-one of: some job's gradients travel, none do. Syncs of several jobs may travel at once; ``network_seconds`` is the
-length of their union, so it never exceeds the run's time.
+one of: some job's gradients are in flight, none do. Syncs of several jobs may be in flight at once; ``network_seconds``
+is the length of their union, so it never exceeds the run's time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NUM_RECENT = 64
 class JobSums:
     """Sums over one job's turns on one worker. ``begin`` and ``end`` are seconds since the run began.
 
-    ``link_seconds`` is its share of the time during which anything travelled. ``overlap_seconds`` is the part of its
-    syncs that its own backward passes covered, ``alone_overlap_seconds`` what they would have covered had no gradients
-    queued before these: plain DDP hides that too.
+    ``link_seconds`` is its share of the time during which anything was in flight. ``overlap_seconds`` is the part of
+    its syncs that its own backward passes covered, ``alone_overlap_seconds`` what they would have covered had no
+    gradients queued before these: plain DDP hides that too.
     """
 
     turns: int = 0
@@ -241,12 +241,12 @@ class Account:
 class Estimate:
     """What the measured costs say about other ways to run the same jobs.
 
-    Where several syncs travelled at once, the network's time is shared out between them; a job alone is taken to show
-    the part of its syncs that its own backward passes do not cover.
+    Where several syncs were in flight at once, the network's time is shared out between them; a job alone is taken to
+    show the part of its syncs that its own backward passes do not cover.
     """
 
     works: Mapping[str, Work]
-    network_seconds: float  # for how long anything travelled
+    network_seconds: float  # for how long anything was in flight
 
     @property
     def compute_seconds(self) -> float:

@@ -1,8 +1,8 @@
 """Merge the workers' parts into ``trace.json``, in Chrome's trace event format (opens in Perfetto).
 
 A worker is a process. Its first thread shows what it computed, and when it waited for gradients; each job's lane is a
-thread below, which shows when that job's gradients travelled. An arrow leads from the end of a backward pass to the
-landing of its gradients. Counters show the shares of time in which the worker computed and the network was busy.
+thread below, which shows when that job's gradients were in flight. An arrow leads from the end of a backward pass to
+the landing of its gradients. Counters show the shares of time in which the worker computed and the network was busy.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _turn_events(worker: int, lane: int, turn: Turn) -> Iterator[tuple[float, st
             dur=_duration(turn.wait_begin, turn.landed),
         )
     # An arrow binds to the slices that enclose its two ends, so both lie just inside them. Backward may end after
-    # the gradients have landed; then there is nothing to point at.
+    # the gradients have arrived; then there is nothing to point at.
     leaves, lands = max(turn.begin, turn.end - 1e-6), max(turn.launched, turn.completed - 1e-6)
     if lands >= leaves:
         arrow = {"name": "gradients", "cat": "sync", "id": f"{worker}.{turn.number}", "pid": worker}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from motet.confidential import masked
-from motet.divergence import Diverged, from_json, told
+from motet.divergence import Diverged, diverged_text, from_json
 from motet.errors import UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
@@ -110,15 +110,15 @@ class RunDigest:
 
     @property
     def network_share(self) -> float:
-        """Share of the run's time, without start-up, in which gradients travelled."""
+        """Share of the run's time, without start-up, in which gradients were in flight."""
         return min(1.0, self.estimate.network_seconds / self.training_seconds) if self.training_seconds else 0.0
 
     @property
     def hidden_share(self) -> float | None:
-        """Share of the time that gradients travelled in which the worker computed; None without any."""
-        travelling = sum(job.sums.sync_seconds for job in self.jobs)
+        """Share of the time that gradients were in flight in which the worker computed; None without any."""
+        in_flight = sum(job.sums.sync_seconds for job in self.jobs)
         hidden = sum(job.sums.hidden_seconds for job in self.jobs)
-        return min(1.0, hidden / travelling) if travelling > 0 else None
+        return min(1.0, hidden / in_flight) if in_flight > 0 else None
 
     def wall_shares(self) -> dict[str, float]:
         """Split the run's seconds into startup, compute, hidden, exposed and idle."""
@@ -130,7 +130,7 @@ class RunDigest:
         """Return what held the run back, in a word, and why."""
         compute, network = self.compute_share, self.network_share
         of = "the time after start-up" if self.startup_seconds > 0.02 * self.wall_seconds else "the time"
-        busy = f"workers computed {share_text(compute)} of {of}; gradients travelled {share_text(network)}"
+        busy = f"workers computed {share_text(compute)} of {of}; gradients were in flight {share_text(network)}"
         longest = self.estimate.longest_job
         longest_seconds = self.estimate.alone_seconds.get(longest or "", 0.0)
         others = max(self.estimate.compute_seconds, self.estimate.network_seconds)
@@ -148,7 +148,7 @@ class RunDigest:
 
 
 def split_wall(wall: float, compute: float, waiting: float, network: float) -> dict[str, float]:
-    """Split ``wall`` seconds of a worker: computing with nothing travelling, computing while gradients travel
+    """Split ``wall`` seconds of a worker: computing with nothing in flight, computing while gradients are in flight
     (hidden), waiting for gradients (exposed), and neither (idle). The four sum up to ``wall`` or a little more."""
     hidden = min(compute, max(0.0, network - waiting))
     return {
@@ -307,9 +307,10 @@ def _job(
     if returned:
         telling = [returned, *(one for one in telling if one.name != returned.name)]
     shown = None if result is None or result.result is None or returned else _one_line(result.result)
-    diverged = told(from_json(result.nonfinite)) if result else ""
+    diverged = diverged_text(from_json(result.nonfinite)) if result else ""
     if not diverged:  # the run still goes, or was killed
-        diverged = told({value: since for value, by_job in curves.items() if (since := _diverged(by_job.get(name)))})
+        found = {value: _diverged(by_job.get(name)) for value, by_job in curves.items()}
+        diverged = diverged_text({value: since for value, since in found.items() if since})
     values = {one.name: one for one in logged} | ({returned.name: returned} if returned else {})
     return JobDigest(
         name=name,

@@ -259,7 +259,7 @@ def sums_of(part: Part) -> dict[str, JobSums]:
 
 
 def busy_over_time(parts: Sequence[Part]) -> Iterator[tuple[float, float, float, float]]:
-    """Yield (begin, length, share computing, share with gradients travelling) over a worker's parts."""
+    """Yield (begin, length, share computing, share with gradients in flight) over a worker's parts."""
     for part in parts:
         data = part.sums.get("intervals")
         if not isinstance(data, Mapping):

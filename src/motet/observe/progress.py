@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from motet.divergence import Diverged as Since
-from motet.divergence import told
+from motet.divergence import diverged_text
 from motet.events import (
     Diverged,
     Event,
@@ -55,7 +55,7 @@ _STYLES = {
     "waiting to join": "dim",
     "starting up": "yellow",
     "computing": "bold green",
-    "gradients travelling": "cyan",
+    "gradients in flight": "cyan",
     "ready": "dim",
     "finished": "green",
     "failed": "bold red",
@@ -143,7 +143,7 @@ class Progress:
         if isinstance(event, TurnEnded):
             row = self._row(event.job)
             row.turns = event.turn
-            row.state = "gradients travelling" if event.synchronizing else "ready"
+            row.state = "gradients in flight" if event.synchronizing else "ready"
             if event.time < self._due + (DRAW_EVERY_SECONDS if self._live else 0.0):
                 return  # rather draw when a sync has ended: then it is known which job computes
         elif isinstance(event, SyncEnded):
@@ -193,7 +193,7 @@ class Progress:
             if row.seen_time is None or row.ended:  # a job may learn its length later, and say it then
                 row.state, row.seen_time, row.ended = "starting up", event.time, False
                 if not self._live:  # its imports may take long, and nothing else is told meanwhile
-                    self._say(f"{event.job} starts up")
+                    self._print(f"{event.job} starts up")
         elif isinstance(event, JobEnded):
             row = self._row(event.job)
             row.measure(event.time)
@@ -203,33 +203,33 @@ class Progress:
             held = event.parameters_bytes + event.gradients_bytes + event.optimizer_bytes
             self._row(event.job).held_bytes = held + (event.activations_bytes or 0)
         elif isinstance(event, Notice):
-            self._say(f"{event.job}: {event.text}" if event.job else event.text, always=True)
+            self._print(f"{event.job}: {event.text}" if event.job else event.text, always=True)
         elif isinstance(event, Diverged):
             self._row(event.job).diverged.pop(event.name, None)
             if event.since_turn is not None:
                 self._row(event.job).diverged[event.name] = Since(event.value, event.since_turn)
         elif isinstance(event, OrderChanged):
             if self._verbose:
-                self._say(f"order changed: {event.reason}")
+                self._print(f"order changed: {event.reason}")
         elif isinstance(event, RunEnded) and self._worker == 0:
             self._draw()
             self.close()
 
     def _say_ended(self, event: JobEnded) -> None:
         text = f"{event.job} {event.status} after {count_text(event.turns, 'turn')}"
-        if diverged := told(self._row(event.job).diverged):
+        if diverged := diverged_text(self._row(event.job).diverged):
             text += f" ({diverged})"
         if held := self._row(event.job).held_bytes:
             text += f", held {bytes_text(held)}"
         if event.error:
             text += f": {short_form(event.error)}{self._rest(event.job)}"
-        self._say(text, always=event.status == "failed")
+        self._print(text, always=event.status == "failed")
 
     def _rest(self, job: str) -> str:
         """Say where all of a traceback is."""
         return f" (all of it: {self._logs(job)})" if self._logs is not None else ""
 
-    def _say(self, text: str, always: bool = False) -> None:
+    def _print(self, text: str, always: bool = False) -> None:
         if self._worker == 0 and (always or not self._quiet):
             self.print_line(f"motet: {text}")
 
@@ -353,7 +353,7 @@ class _Above(io.TextIOBase):
 def _plain_row(row: _Row) -> str:
     text = f"{row.name} {row.turns}/{row.expected}" if row.expected else f"{row.name} {row.turns}"
     if row.ended or row.state == "waiting to join":
-        return f"{text} {row.state}" + (f" ({told(row.diverged)})" if row.diverged else "")
+        return f"{text} {row.state}" + (f" ({diverged_text(row.diverged)})" if row.diverged else "")
     inner = [f"{_rate_text(row.rate)}"] if row.rate else []
     inner += [f"{name} {value_text(value)}" for name, value in list(row.values.items())[:2]]
     return f"{text} ({', '.join(inner)})" if inner else text

@@ -66,7 +66,7 @@ def _worker_data(run: RunDigest, worker: int, jobs: dict[str, int], most: int) -
 
 
 def _turn_row(turn: Turn, jobs: dict[str, int]) -> list[int]:
-    """Return whole microseconds: job, turn, begin, duration [, launched, travel, wait begin, waited, kB]."""
+    """Return whole microseconds: job, turn, begin, duration [, launched, seconds in flight, wait begin, waited, kB]."""
     begin = round(turn.begin * 1e6)
     row = [jobs[turn.job], turn.turn, begin, round((turn.end - turn.begin) * 1e6)]
     if turn.launched is None or turn.completed is None or turn.wait_begin is None or turn.landed is None:

@@ -41,16 +41,16 @@ _COLOURS = (
 
 _SPLIT_LABELS = {
     "startup": "jobs starting up: imports, building",
-    "compute": "computing, nothing travels",
-    "hidden": "computing while gradients travel (hidden sync)",
+    "compute": "computing, nothing is in flight",
+    "hidden": "computing while gradients are in flight (hidden sync)",
     "exposed": "waiting for gradients (exposed sync)",
     "idle": "idle: saving, other",
 }
 _JOB_SPLIT_LABELS = {
     "startup": "starting up: imports, building",
     "compute": "computing",
-    "hidden": "its gradients travel, another job computes (hidden)",
-    "exposed": "its gradients travel, nothing computes (exposed)",
+    "hidden": "its gradients are in flight, another job computes (hidden)",
+    "exposed": "its gradients are in flight, nothing computes (exposed)",
     "idle": "ready, other jobs have their turn",
 }
 
@@ -139,7 +139,7 @@ def _cards(run: RunDigest) -> str:
             (
                 "Sync hidden",
                 share_text(run.hidden_share),
-                "of the time that gradients travelled between workers (sync), something was being computed meanwhile.",
+                "of the time that gradients were in flight (sync), something was being computed meanwhile.",
             )
         )
     return "".join(
@@ -216,7 +216,7 @@ def _best(run: RunDigest, job: JobDigest) -> str:
 
 def _memory(held: Mapping[str, Any] | None) -> str:
     """Return what a job held in all, with its parts on hovering."""
-    kinds = ("parameters", "gradients", "optimizer", "activations")  # what rests with --offload idle is among them
+    kinds = ("parameters", "gradients", "optimizer", "activations")  # what moves with --offload idle is among them
     parts = {kind: size for kind in kinds if (size := (held or {}).get(f"{kind}_bytes"))}
     if not parts:
         return "–"

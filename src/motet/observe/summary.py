@@ -27,7 +27,7 @@ def summarise(run: RunDigest, width: int | None = None) -> str:
     if run.efficiency is not None:
         lines.append(f"  efficiency   {efficiency_text(run)}")
     if run.hidden_share is not None:
-        lines.append(f"  sync hidden  {share_text(run.hidden_share)} of the time that gradients travelled")
+        lines.append(f"  sync hidden  {share_text(run.hidden_share)} of the time that gradients were in flight")
     if run.predicted_seconds is not None:
         lines.append(f"  predicted    {seconds_text(run.predicted_seconds)}, {difference_text(run)}")
     if run.ranking is not None:

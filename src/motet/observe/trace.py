@@ -50,7 +50,7 @@ def sums_path(part: Path) -> Path:
 
 
 class TraceRecorder:
-    """Record when this worker computed, and when gradients travelled. Every worker needs one of its own.
+    """Record when this worker computed, and when gradients were in flight. Every worker needs one of its own.
 
     Costs about half a microsecond a record, and a few more each when `BUFFER_RECORDS` of them are written together.
     ``budget_bytes`` is for all workers of the run; `RunStarted` says how many they are. OSError is the caller's.
@@ -140,7 +140,7 @@ class _Part:
         self._half_bytes = budget_bytes // 2
         self._marks_left = int(budget_bytes * MARKS_BYTES)
         self._num_turns = 0
-        self._pending: dict[str, tuple[int, TurnEnded]] = {}  # turns whose gradients travel
+        self._pending: dict[str, tuple[int, TurnEnded]] = {}  # turns whose gradients are in flight
         self._lines: list[str] = []
         self._stride = 1
         self._first_turn_thinned: int | None = None

@@ -34,7 +34,7 @@ class JobOutput:
         self._open: dict[str, tuple[JobStream, JobStream, JobLog | None]] = {}
         self._thread = threading.get_ident()
 
-    def tell(self, text: str) -> None:
+    def notify_user(self, text: str) -> None:
         """Say something of Motet's own to the user, on worker 0, between the jobs' lines."""
         if self._worker == 0:
             for line in text.splitlines():

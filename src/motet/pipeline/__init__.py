@@ -2,7 +2,7 @@
 
 ::
 
-    loop                      the loop, in phases: admit, land, take a turn, agree, conclude
+    loop                      the loop, in phases: admit, finish a sync, take a turn, agree, conclude
     requests                  what a job may ask of its run while it has its turn
     job_end                   all workers met the same end of a job
     observers                 who learns what happens: observers and the user

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from motet.checkpoints.coordinator import Safety
+from motet.checkpoints.coordinator import RecoveryPolicy
 from motet.coroutines import RunningJob
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.jobs.outcome import Outcome
@@ -33,7 +33,7 @@ def agree_on_end(
     index: int,
     workers: Workers,
     agreements: Agreements,
-    safety: Safety,
+    safety: RecoveryPolicy,
     interruption: Interruption,
     notice: Callable[[str, str], None],
 ) -> Outcome:
@@ -45,17 +45,17 @@ def agree_on_end(
     """
     outcome, watch = job.outcome, workers.watch
     assert outcome is not None
-    told = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
+    how = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
     failure = f"worker {workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
     failed = outcome.error is not None and not interruption.explains(outcome.error)
-    watch.ended[job.name] = told if failed or outcome.error is None else f"stopped in turn {job.turn}"
+    watch.ended[job.name] = how if failed or outcome.error is None else f"stopped in turn {job.turn}"
     if outcome.error is not None and failed:
-        watch.tell_failure(failure)
-        safety.charge(job.name, job.turn, outcome.error)
+        watch.publish_failure(failure)
+        safety.record_failure(job.name, job.turn, outcome.error)
     num_left = job.gradients.num_collectives
     try:
         agreements.all_ended_alike(
-            Ended(job.name, index, outcome.status, job.num_synced, num_left), stop=interruption.wish
+            Ended(job.name, index, outcome.status, job.num_synced, num_left), stop=interruption.stop_request
         )
     except GangError as error:
         if not failed or isinstance(error, DivergenceError):
@@ -65,11 +65,11 @@ def agree_on_end(
         raise WorkerFailedError(text) from error
     finally:
         if failed and (agreements.stop or watch.others_stop()):
-            safety.take_back(job.name)
-    watch.ended[job.name] = told.split(":")[0] if outcome.status != "failed" else told
+            safety.withdraw_failure(job.name)
+    watch.ended[job.name] = how.split(":")[0] if outcome.status != "failed" else how
     if failed:
-        watch.take_back_failure()
-        safety.take_back(job.name)
+        watch.withdraw_failure()
+        safety.withdraw_failure(job.name)
     if outcome.status == "failed" and agreements.stop >= STOP:
         met = short_form(outcome.error or "")
         notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({met}).")
@@ -91,10 +91,10 @@ def leave_traces(error: BaseException, workers: Workers) -> None:
         error.turns = dict(watch.launched)
     elif isinstance(error, GangError):
         error.turns = dict(watch.launched)
-        watch.tell_failure(f"worker {workers.worker}: {error}")
+        watch.publish_failure(f"worker {workers.worker}: {error}")
     else:
-        told = f"worker {workers.worker}, {watch.whereabouts()}: {type(error).__name__}: {error}"
-        watch.tell_failure(told)
+        how = f"worker {workers.worker}, {watch.whereabouts()}: {type(error).__name__}: {error}"
+        watch.publish_failure(how)
         with contextlib.suppress(Exception):  # not every class of errors takes attributes
-            error.add_note(told)
+            error.add_note(how)
             error.turns = dict(watch.launched)  # type: ignore[attr-defined]

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from motet.gradients.transfer import Turnaround
+from motet.gradients.transfer import SyncTiming
 from motet.results import JobResult, Results, Status
 from motet.schedule.bound import Work, bound_seconds, efficiency
 
 
 @dataclass
-class Ledger:
+class JobTotals:
     """One job's sums. ``link_seconds`` is its share of the network's busy time (`motet.timing.clocks.Link`).
 
     ``covered_seconds``: for how long its own backward passes would have covered it, had nothing queued before it.
@@ -29,29 +29,29 @@ class Ledger:
     num_bytes: int = 0
 
 
-class Accounts:
+class RunLedger:
     """The ledgers of all jobs of a run, and the results of those that have ended."""
 
     def __init__(self) -> None:
-        self.ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
+        self.totals: defaultdict[str, JobTotals] = defaultdict(JobTotals)
         self.finished: dict[str, JobResult] = {}
 
     def computed(self, job: str, seconds: float, startup_seconds: float = 0.0) -> None:
         """Note that a job computed, after it had started up: that is no computing, and no order makes it shorter."""
-        self.ledgers[job].compute_seconds += seconds
-        self.ledgers[job].startup_seconds += startup_seconds
+        self.totals[job].compute_seconds += seconds
+        self.totals[job].startup_seconds += startup_seconds
 
-    def synced(self, job: str, figures: Turnaround, turn_end: float | None = None) -> float:
+    def synced(self, job: str, figures: SyncTiming, turn_end: float | None = None) -> float:
         """Note a turn's synchronization; return how many seconds of it were hidden. ``turn_end``: of this turn."""
-        ledger = self.ledgers[job]
-        travel = figures.completed - figures.launched
-        hidden = min(max(figures.hidden_seconds, 0.0), travel)
+        ledger = self.totals[job]
+        seconds = figures.completed - figures.launched
+        hidden = min(max(figures.hidden_seconds, 0.0), seconds)
         ledger.num_turns += 1
-        ledger.sync_seconds += travel
+        ledger.sync_seconds += seconds
         ledger.hidden_seconds += hidden
         ledger.link_seconds += figures.link_seconds
         if turn_end is not None and figures.launches:
-            ledger.covered_seconds += min(max(turn_end - figures.launches[0][0], 0.0), travel)
+            ledger.covered_seconds += min(max(turn_end - figures.launches[0][0], 0.0), seconds)
         ledger.num_bytes += figures.num_bytes
         return hidden
 
@@ -66,7 +66,7 @@ class Accounts:
         nonfinite: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         """Note what came of a job."""
-        ledger = self.ledgers[job]
+        ledger = self.totals[job]
         self.finished[job] = JobResult(
             status=status,
             turns=turns,
@@ -82,10 +82,10 @@ class Accounts:
 
     def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:
         """Return what came of the run; the bound follows from this run's own costs (`motet.schedule.bound`)."""
-        ledgers = [self.ledgers[name] for name in self.finished]
-        works = [Work(ledger.compute_seconds, ledger.link_seconds, ledger.covered_seconds) for ledger in ledgers]
+        totals = [self.totals[name] for name in self.finished]
+        works = [Work(ledger.compute_seconds, ledger.link_seconds, ledger.covered_seconds) for ledger in totals]
         bound = bound_seconds(works)
-        startup = sum(ledger.startup_seconds for ledger in ledgers)
+        startup = sum(ledger.startup_seconds for ledger in totals)
         return Results(
             jobs={name: self.finished[name] for name in names if name in self.finished},
             num_workers=num_workers,

@@ -11,16 +11,18 @@ from motet.events import Event, Notice, Observer
 from motet.same_files import aside
 
 
-class Audience:
-    """Tells each of ``observers`` every event, and the user (``tell``) every notice, once.
+class Observers:
+    """Tells each of ``observers`` every event, and the user (``notify_user``) every notice, once.
 
     ``settle`` brings back what an observer's code would find without Motet; called before it runs. Observers run on the
     thread that made this alone: what other threads have to tell waits for the next event there.
     """
 
-    def __init__(self, observers: Sequence[Observer], tell: Callable[[str], None], settle: Callable[[], None]) -> None:
+    def __init__(
+        self, observers: Sequence[Observer], notify_user: Callable[[str], None], settle: Callable[[], None]
+    ) -> None:
         self._observers = list(observers)
-        self._tell = tell
+        self._notify_user = notify_user
         self._settle = settle
         self._notices: dict[tuple[str | None, str], None] = {}
         self._thread = threading.get_ident()
@@ -49,15 +51,15 @@ class Audience:
                     observer.observe(event)
             except Exception as error:
                 self._observers.remove(observer)
-                self.notice_once(
+                self.notify(
                     None,
                     f"the observer {type(observer).__name__} failed and is left out from now on "
                     f"({type(error).__name__}: {error}); the training goes on.",
                 )
 
-    def notice_once(self, job: str | None, text: str) -> None:
+    def notify(self, job: str | None, text: str) -> None:
         """Tell the user and the observers something of ``job`` (None: of the run), unless they know it already."""
         if (job, text) not in self._notices:
             self._notices[job, text] = None
-            self._tell(f"job '{job}' {text}" if job else text)
+            self._notify_user(f"job '{job}' {text}" if job else text)
             self.observe(Notice(time=time.perf_counter(), job=job, text=text))

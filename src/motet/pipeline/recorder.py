@@ -1,4 +1,4 @@
-"""When each turn computed and when its gradients travelled, for the accounts, the plan and those who observe.
+"""When each turn computed and when its gradients were in flight, for the accounts, the plan and those who observe.
 
 One for a run, on each worker. On a CPU everything is known when it has happened and told at once. On a device the
 host only knows what it has asked for: moments are then the device's (`motet.timing.device`), and a turn is told of when
@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from motet.events import Event, SyncEnded, TurnEnded
-from motet.gradients.transfer import Turnaround
-from motet.pipeline.ledger import Accounts
-from motet.schedule.replanner import Planning, Sync
+from motet.gradients.transfer import SyncTiming
+from motet.pipeline.ledger import RunLedger
+from motet.schedule.replanner import Replanner, Sync
 from motet.timing.clocks import Link, Stopwatch
-from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
+from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, DeviceTransfer, Journal, Moment, seconds_of
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class TurnStart:
     """A turn or a wait that has begun: when, and what the host had waited and the network been busy until then."""
 
     begin: Moment
@@ -28,7 +28,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class TurnEnd:
     """A turn that is over. ``waited_seconds`` and ``busy_seconds`` are the host's."""
 
     begin: Moment
@@ -37,7 +37,7 @@ class Over:
     busy_seconds: float
 
 
-class Bookkeeping:
+class Recorder:
     """What the pipeline notes down.
 
     ``wait_device(arrived)`` blocks until ``arrived()``, or raises what makes that hopeless.
@@ -45,55 +45,55 @@ class Bookkeeping:
 
     def __init__(
         self,
-        accounts: Accounts,
-        planning: Planning,
+        ledger: RunLedger,
+        planning: Replanner,
         observe: Callable[[Event], None],
         wait_device: Callable[[Callable[[], bool]], None],
     ) -> None:
         self.stopwatch, self.link, self.clock = Stopwatch(), Link(), DeviceClock()
-        self._accounts = accounts
+        self._ledger = ledger
         self._planning = planning
         self._observe = observe
         self._sums = DeviceSums()
         self._journal = Journal(self.clock, lambda moment: wait_device(lambda: self.clock.arrived(moment)))
         self._training: set[str] = set()  # jobs that have come to a backward
         self._turn_ends: dict[str, float] = {}
-        self._given_up: dict[str, tuple[float, float]] = {}  # computing and busy seconds of turns given up
+        self._yielded: dict[str, tuple[float, float]] = {}  # computing and busy seconds of turns given up
 
-    def turn_begins(self) -> Begun:
+    def turn_begins(self) -> TurnStart:
         """Note that a job computes from now on."""
         begin = self.clock.now()
-        return Begun(begin, self.stopwatch.total_seconds, self.link.busy_seconds(begin.recorded))
+        return TurnStart(begin, self.stopwatch.total_seconds, self.link.busy_seconds(begin.recorded))
 
-    def turn_is_over(self, begun: Begun) -> Over:
+    def turn_ends(self, start: TurnStart) -> TurnEnd:
         """Note that it has stopped."""
         end = self.clock.now()
-        waited = self.stopwatch.total_seconds - begun.waited_seconds
-        return Over(begun.begin, end, waited, self.link.busy_seconds(end.recorded) - begun.busy_seconds)
+        waited = self.stopwatch.total_seconds - start.waited_seconds
+        return TurnEnd(start.begin, end, waited, self.link.busy_seconds(end.recorded) - start.busy_seconds)
 
     def turn_ended(
         self,
         slot: int,
         job: str,
         turn: int,
-        over: Over,
+        over: TurnEnd,
         *,
         synchronizing: bool,
         ended: bool,
-        travels: Sequence[Travel],
+        transfers: Sequence[DeviceTransfer],
         first: Moment | None = None,
     ) -> None:
-        """Note what came of it: its gradients travel, or the job has ended, or it has only given up its turn.
+        """Note what came of it: its gradients are in flight, or the job has ended, or it has only given up its turn.
 
         Until the job's ``first`` backward begins it starts up: imports, building, its first forward. A job that ends
         without any has computed all the time.
         """
-        self._sums.travels.extend(travels)
+        self._sums.transfers.extend(transfers)
         starts = job not in self._training and not ((ended or synchronizing) and first is None)
         if first is not None:
             self._training.add(job)
 
-        def tell() -> None:
+        def report() -> None:
             begin, end = seconds_of(over.begin), seconds_of(over.end)
             waited, busy = over.waited_seconds, over.busy_seconds
             if self.clock.on_device:
@@ -104,15 +104,15 @@ class Bookkeeping:
                 until = end if first is None else seconds_of(first)
                 startup = min(max(until - begin, 0.0), max(end - begin - waited, 0.0))
             computed = end - begin - waited - startup
-            self._accounts.computed(job, computed, startup)
+            self._ledger.computed(job, computed, startup)
             self._turn_ends[job] = end
             # What came before the turn was given up belongs to it as well.
-            earlier = self._given_up.pop(job, (0.0, 0.0))
+            earlier = self._yielded.pop(job, (0.0, 0.0))
             seconds, busy = earlier[0] + computed, earlier[1] + busy
             if synchronizing:
                 self._planning.computed(job, end - seconds, seconds, busy)
             elif not ended:
-                self._given_up[job] = seconds, busy
+                self._yielded[job] = seconds, busy
             self._observe(
                 TurnEnded(
                     time=end,
@@ -128,28 +128,28 @@ class Bookkeeping:
         moments = [over.begin, over.end]
         if starts and first is not None:
             moments.append(first)
-        self._journal.note(slot, moments, tell)
+        self._journal.note(slot, moments, report)
 
     def wait_begins(self) -> Moment:
-        """Note that nothing is computed until gradients have landed."""
+        """Note that nothing is computed until gradients have arrived."""
         begin = self.clock.now()
         self.stopwatch.wait_begins()
         return begin
 
-    def landed(self, slot: int, job: str, turn: int, wait_begin: Moment, figures: Turnaround) -> None:
+    def synced(self, slot: int, job: str, turn: int, wait_begin: Moment, figures: SyncTiming) -> None:
         """Note that they have."""
         self.stopwatch.wait_ends()
         moments = [wait_begin, self.clock.now()]
-        for travel in figures.travels:
-            assert travel.completed is not None
-            moments += [travel.launched, travel.completed]
+        for transfer in figures.transfers:
+            assert transfer.completed is not None
+            moments += [transfer.launched, transfer.completed]
 
-        def tell() -> None:
-            if figures.travels:
+        def report() -> None:
+            if figures.transfers:
                 self._in_device_time(figures, seconds_of(wait_begin))
-            hidden = self._accounts.synced(job, figures, self._turn_ends.get(job))
-            travel = figures.completed - figures.launched
-            self._planning.synced(job, Sync(travel, figures.link_seconds, figures.num_bytes, tuple(figures.launches)))
+            hidden = self._ledger.synced(job, figures, self._turn_ends.get(job))
+            seconds = figures.completed - figures.launched
+            self._planning.synced(job, Sync(seconds, figures.link_seconds, figures.num_bytes, tuple(figures.launches)))
             self._observe(
                 SyncEnded(
                     time=seconds_of(moments[1]),
@@ -166,18 +166,19 @@ class Bookkeeping:
                 )
             )
 
-        self._journal.note(slot, moments, tell)
+        self._journal.note(slot, moments, report)
 
-    def _in_device_time(self, figures: Turnaround, wait_begin: float) -> None:
+    def _in_device_time(self, figures: SyncTiming, wait_begin: float) -> None:
         """Fill in the figures of a synchronization on a device, now that its moments are known.
 
         A bucket leaves in the device's time and may arrive in the host's (gloo): where these two differ by more than
         the bucket took, it counts as having taken no time.
         """
-        travels = figures.travels
-        completed = [seconds_of(travel.completed) for travel in travels]
-        launched = [min(seconds_of(travel.launched), there) for travel, there in zip(travels, completed, strict=True)]
-        figures.launches = [(left, travel.num_bytes) for left, travel in zip(launched, travels, strict=True)]
+        transfers = figures.transfers
+        completed = [seconds_of(transfer.completed) for transfer in transfers]
+        launches = [seconds_of(transfer.launched) for transfer in transfers]
+        launched = [min(left, there) for left, there in zip(launches, completed, strict=True)]
+        figures.launches = [(left, transfer.num_bytes) for left, transfer in zip(launched, transfers, strict=True)]
         figures.launched, figures.completed = min(launched), max(completed)
         for left, there in zip(launched, completed, strict=True):
             figures.link_seconds += self._sums.link_seconds(left, there)

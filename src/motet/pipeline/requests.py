@@ -41,7 +41,7 @@ class JobRequests:
             partial(self._log, name),
             partial(self._expect, name),
             partial(self._describe, name),
-            partial(self._give_up_turn, name),
+            partial(self._yield_turn, name),
         )
 
     def _log(self, name: str, values: dict[str, float]) -> None:
@@ -64,7 +64,7 @@ class JobRequests:
             self._notice(name, "was logged to after it had ended: that is left out.")
         return job
 
-    def _give_up_turn(self, name: str) -> bool:
+    def _yield_turn(self, name: str) -> bool:
         job = self._turns.running_here()
         if job is None or job.name != name or job.gradients.depth or job.gradients.in_flight:
             return False

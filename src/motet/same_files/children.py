@@ -44,22 +44,22 @@ class Children:
         self._due = now + LOOK_EVERY_SECONDS
         return True
 
-    def heard(self) -> list[tuple[str, list[Any]]]:
+    def received(self) -> list[tuple[str, list[Any]]]:
         """Return what they have said since: a method of `SameFiles`, and its arguments."""
         try:
             data = os.read(self._reading, 1 << 20)
         except BlockingIOError:
             return []
         *lines, self._open = (self._open + data).split(b"\n")
-        told = [json.loads(line) for line in lines]
-        return [(method, args) for method, args in told]
+        reports = [json.loads(line) for line in lines]
+        return [(method, args) for method, args in reports]
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         """In a child, stand for what takes note of files there: pass everything on."""
         if method.startswith("_"):
             raise AttributeError(method)
 
-        def tell(job: str, *args: Any) -> None:
+        def report(job: str, *args: Any) -> None:
             plain = [_absolute(arg) for arg in args]
             if None in plain:
                 return
@@ -68,7 +68,7 @@ class Children:
                 with contextlib.suppress(OSError):  # full, or nobody listens any more
                     os.write(self._writing, line)
 
-        return tell
+        return report
 
 
 def _absolute(arg: Any) -> Any:

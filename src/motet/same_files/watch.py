@@ -151,15 +151,15 @@ class SameFiles:
             with self._lock:
                 clashes, self._clashes = self._clashes, []
             for clash in clashes:
-                self._tell(clash)
+                self._report(clash)
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
         """Tell of all such files once more, on worker 0, with those that other workers have found."""
-        self._hear(range(1, self._workers.num_workers))
+        self._receive(range(1, self._workers.num_workers))
         for clash in self._clashes:  # of threads that went on
-            self._tell(clash)
+            self._report(clash)
         by_jobs: dict[tuple[str, ...], list[str]] = {}
         for path, jobs in self._shared.items():
             by_jobs.setdefault(tuple(jobs), []).append(path)
@@ -169,7 +169,7 @@ class SameFiles:
 
     # What all workers must know
 
-    def standing(self, names: Sequence[str]) -> tuple[float, float]:
+    def state_for_agreement(self, names: Sequence[str]) -> tuple[float, float]:
         """Return what this worker tells the others: which job it wants stopped (from 1), and how much it has said."""
         doomed = next((name for name in self._doomed if name in names), None)
         return (0.0 if doomed is None else names.index(doomed) + 1.0), float(self._num_words)
@@ -179,26 +179,26 @@ class SameFiles:
         told, agreements.files = agreements.files, []
         if not told:
             return {}
-        self._hear([worker for worker, (_, words) in enumerate(told) if words > self._num_read.get(worker, 0)])
+        self._receive([worker for worker, (_, words) in enumerate(told) if words > self._num_read.get(worker, 0)])
         stopped = {}
         for name in {names[int(number) - 1] for number, _ in told if number}:
             why = self._doomed.pop(name, "writes a file that another job of this run has written, on another worker")
             stopped[name] = JobStopped("failed", f"job '{name}' {why}; it was ended, as --on-same-file stop-job asks")
         return stopped
 
-    def _hear(self, workers: Sequence[int]) -> None:
+    def _receive(self, workers: Sequence[int]) -> None:
         if self._workers.worker != 0:
             return
         for worker in workers:
             number = self._num_read.get(worker, 0) + 1
-            while worker and (text := self._workers.word(f"same-file/{worker}/{number}")) is not None:
-                self._workers.forget_word(f"same-file/{worker}/{number}")
+            while worker and (text := self._workers.lookup(f"same-file/{worker}/{number}")) is not None:
+                self._workers.unpublish(f"same-file/{worker}/{number}")
                 self._num_read[worker] = number
-                self._tell(Clash(**json.loads(text)))
+                self._report(Clash(**json.loads(text)))
                 number += 1
 
     def _hear_children(self) -> None:
-        for method, args in self._children.heard():
+        for method, args in self._children.received():
             with contextlib.suppress(SameFileError):  # it is raised at the turn's end
                 getattr(self, method)(*args)
 
@@ -267,10 +267,10 @@ class SameFiles:
 
     # What is told
 
-    def _tell(self, clash: Clash) -> None:
+    def _report(self, clash: Clash) -> None:
         if self._workers.worker != 0 and clash.path not in self._shared and len(self._shared) < MOST_TOLD:
             self._num_words += 1
-            self._workers.leave_word(f"same-file/{self._workers.worker}/{self._num_words}", json.dumps(asdict(clash)))
+            self._workers.publish(f"same-file/{self._workers.worker}/{self._num_words}", json.dumps(asdict(clash)))
         self._shared.setdefault(clash.path, {}).update(dict.fromkeys((*clash.others, clash.job)))
         new = {frozenset((clash.job, other)) for other in clash.others} - self._pairs
         if not new:

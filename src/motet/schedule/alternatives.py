@@ -87,7 +87,7 @@ def on_link(
 def one_after_another_seconds(
     costs: Mapping[str, Cost], turns: Mapping[str, int], assumptions: Assumptions = TYPICAL
 ) -> float:
-    """Return the time of one DDP run after another, each overlapping a backward with its own gradients' travel."""
+    """Return the time of one DDP run after another, each overlapping a backward with its own synchronization."""
 
     def turn_seconds(name: str) -> float:
         # A job alone waits for its gradients before it computes on, so that all its turns are alike.

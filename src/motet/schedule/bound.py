@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Work:
     """What one job takes of a worker and of the network, in all its turns.
 
-    ``sync_seconds`` is its share of the time during which anything travels; ``covered_seconds`` the part of its own
-    synchronization that its own backward passes cover, as under plain DDP.
+    ``sync_seconds`` is its share of the time during which anything is in flight; ``covered_seconds`` the part of its
+    own synchronization that its own backward passes cover, as under plain DDP.
     """
 
     compute_seconds: float

@@ -1,7 +1,7 @@
-"""Who rests in the host's memory, and how long the way there and back takes. Nothing is measured here.
+"""Whose state is offloaded to the host's memory, and how long the way there and back takes. Nothing is measured here.
 
-The rule (`rests`) is the one that a run follows (`motet.memory.admission`). A replay adds what `motet.memory.offload`
-does on a device, copy by copy (ADR 22):
+The rule (`is_offloaded`) is the one that a run follows (`motet.memory.admission`). A replay adds what
+`motet.memory.offload` does on a device, copy by copy (ADR 22):
 
 - One side stream carries everything, in the order in which it was asked for, and in both directions.
 - A job's state leaves behind its turn. The next job's returns from the moment at which this job's turn begins.
@@ -27,8 +27,8 @@ TYPICAL_HOST_LINK = 12e9
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
-def rests(job: str, following: str | None, num_live: int) -> bool:
-    """Tell whether a job rests after its turn. ``following`` has the next turn, ``num_live`` jobs are in flight."""
+def is_offloaded(job: str, following: str | None, num_live: int) -> bool:
+    """Tell whether a job is offloaded after its turn. ``following`` is next, ``num_live`` jobs are live."""
     return num_live >= FEWEST_JOBS and following != job
 
 
@@ -53,7 +53,7 @@ def parse_host_link(text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
+class OffloadModel:
     """What each job has to move, in bytes, and how many bytes move in a second, in either direction."""
 
     state_bytes: Mapping[str, float]
@@ -68,11 +68,11 @@ class Resting:
         return self.state_bytes.get(job, 0.0) / self.bytes_per_second
 
 
-class SideStream:
+class CopyStream:
     """The copies of one worker. ``now`` never goes back from one call to the next."""
 
-    def __init__(self, resting: Resting) -> None:
-        self._resting = resting
+    def __init__(self, offload: OffloadModel) -> None:
+        self._offload = offload
         self._busy_until = 0.0
         self._away: dict[str, float | None] = {}  # jobs that rest, and when each is back, if it has been asked for
 
@@ -83,7 +83,7 @@ class SideStream:
         self._away[job] = None
 
     def begin_return(self, job: str | None, now: float) -> None:
-        """Begin to bring a job's state back, if it rests."""
+        """Begin to bring a job's state back, if it is offloaded."""
         if job in self._away and self._away[job] is None:
             self._away[job] = self._copy(job, now)
 
@@ -101,5 +101,5 @@ class SideStream:
         self._away.pop(job, None)
 
     def _copy(self, job: str, now: float) -> float:
-        self._busy_until = max(self._busy_until, now) + self._resting.copy_seconds(job)
+        self._busy_until = max(self._busy_until, now) + self._offload.copy_seconds(job)
         return self._busy_until

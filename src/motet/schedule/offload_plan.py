@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from motet.errors import UsageError
-from motet.schedule.offload_model import FEWEST_JOBS, Resting
+from motet.schedule.offload_model import FEWEST_JOBS, OffloadModel
 from motet.schedule.order import Cost, Order
 from motet.schedule.replay import Assumptions, Replay, bound_seconds, fewer_turns, replay
 
@@ -47,38 +47,40 @@ class OffloadCost:
         }
 
 
-def resting_of(state_bytes: Mapping[str, int], names: Mapping[str, Cost], bytes_per_second: float) -> Resting:
+def offload_model_of(
+    state_bytes: Mapping[str, int], names: Mapping[str, Cost], bytes_per_second: float
+) -> OffloadModel:
     """Return what is to be moved over such a link; raises `UsageError` where a profile does not tell the bytes."""
     if missing := [name for name in names if name not in state_bytes]:
         raise UsageError(
             f"--offload idle needs to know what job {missing[0]!r} holds, and this saved plan does not tell: it was "
             "made by an earlier version. Profile the jobs again: motet plan JOBS --offload idle."
         )
-    return Resting(state_bytes, bytes_per_second)
+    return OffloadModel(state_bytes, bytes_per_second)
 
 
 def offload_cost(
     order: Order, costs: Mapping[str, Cost], turns: Mapping[str, int], moving: Assumptions, motet: Replay
 ) -> OffloadCost:
-    """Return what ``moving.resting`` costs for so many turns of each job by this order.
+    """Return what ``moving.offload`` costs for so many turns of each job by this order.
 
     ``motet`` is what the whole takes with it. Replayed are as many turns as in `motet.schedule.alternatives.compare`,
     for other links fewer.
     """
-    assert moving.resting is not None
+    assert moving.offload is not None
 
-    def seconds(resting: Resting | None, max_turns: int) -> float:
-        few, assumed = fewer_turns(turns, max_turns), replace(moving, resting=resting, jitter=0.0)
+    def seconds(offload: OffloadModel | None, max_turns: int) -> float:
+        few, assumed = fewer_turns(turns, max_turns), replace(moving, offload=offload, jitter=0.0)
         longer = bound_seconds(costs, turns, moving) / (bound_seconds(costs, few, moving) or 1.0)
         return replay(order, costs, few, num_workers=1, assumptions=assumed, keep_spans=False).total_seconds * longer
 
     resident, roughly = seconds(None, 5000), seconds(None, 500)
     elsewhere = []
-    for rate in (factor * moving.resting.bytes_per_second for factor in _OTHER_LINKS):
-        lost = seconds(replace(moving.resting, bytes_per_second=rate), 500) - roughly
+    for rate in (factor * moving.offload.bytes_per_second for factor in _OTHER_LINKS):
+        lost = seconds(replace(moving.offload, bytes_per_second=rate), 500) - roughly
         elsewhere.append((rate, lost / roughly if roughly else 0.0))
     return OffloadCost(
-        bytes_per_second=moving.resting.bytes_per_second,
+        bytes_per_second=moving.offload.bytes_per_second,
         resident_seconds=resident,
         lost_seconds=motet.total_seconds - resident,
         state_wait_seconds=motet.state_wait_seconds,
@@ -91,7 +93,7 @@ def offload_lines(cost: OffloadCost, num_jobs: int, on_device: bool, seconds_tex
     link = rate_text(cost.bytes_per_second)
     head = f"with --offload idle over {link} to the host: "
     if num_jobs < FEWEST_JOBS:
-        return [f"{head}nothing rests with fewer than {FEWEST_JOBS} jobs, so nothing is lost"]
+        return [f"{head}nothing is offloaded with fewer than {FEWEST_JOBS} jobs, so nothing is lost"]
     lines = [
         f"{head}{seconds_text} are lost against all resident, {cost.lost_fraction:.1%}; a turn moves {size} out and as "
         "much in",

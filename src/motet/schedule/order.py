@@ -87,7 +87,7 @@ def round_robin(names: Sequence[str]) -> Order:
     return Order(tuple(names))
 
 
-def ranks(order: Order) -> dict[str, int]:
+def priority_classes(order: Order) -> dict[str, int]:
     """Return each job's rank: 0 with more than half as many turns a round as the most, 1 with more than a quarter, etc.
 
     Jobs of one rank wait for each other on the network; others pass them (`motet.gradients.send_queue`).

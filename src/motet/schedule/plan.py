@@ -11,7 +11,7 @@ from typing import Any
 
 from motet.errors import UsageError
 from motet.schedule.alternatives import Alternatives, Link, advice, compare, on_link
-from motet.schedule.offload_plan import OffloadCost, offload_cost, offload_lines, resting_of
+from motet.schedule.offload_plan import OffloadCost, offload_cost, offload_lines, offload_model_of
 from motet.schedule.order import Cost, Order, parse_order
 from motet.schedule.replay import Assumptions, assumed_turns
 from motet.suggest import did_you_mean
@@ -169,7 +169,7 @@ def make_plan(
     """
     assumptions = profile.assumptions
     if host_link is not None:
-        assumptions = replace(assumptions, resting=resting_of(profile.state_bytes, profile.costs, host_link))
+        assumptions = replace(assumptions, offload=offload_model_of(profile.state_bytes, profile.costs, host_link))
     turns = assumed_turns(profile.costs, profile.expected_turns)
     alternatives = compare(
         profile.costs,

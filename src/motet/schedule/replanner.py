@@ -1,9 +1,10 @@
-"""When a run changes its order, and to what: from costs that the workers have told each other.
+"""When a run changes its order, and to what: from costs that the workers have reported to each other.
 
 A run without a given order begins with a round robin, and its first turns are the profile. Every worker keeps the
-figures of each job's last turns (`Planning.computed`, `Planning.synced`); now and then all tell all (`tell`, `hear`),
-with an agreement that is made anyway. From then on nobody needs to ask again: the order is a pure function of what
-all have heard, so every worker finds the same one, at the same slot (ADR 0004, ADR 0008).
+figures of each job's last turns (`Replanner.computed`, `Replanner.synced`); now and then all report to
+all (`report_costs`, `receive_costs`), with an agreement that is made anyway. From then on nobody needs to ask again:
+the order is a pure function of what all have received, so every worker finds the same one, at the same slot (ADR 0004,
+ADR 0008).
 
 The order is determined as soon as each live job has one turn that can be measured (`first_known`: after three rounds),
 for which an agreement of its own is made, and once more when there are `TURNS_NEEDED` of each; anew when a job ends,
@@ -27,7 +28,7 @@ TURNS_SKIPPED = 2
 SYNCS_SKIPPED = 1
 """DDP rebuilds its buckets when the second turn begins, so that turn's sync is one like all later ones."""
 TURNS_NEEDED = 3
-"""An order that rests on fewer turns of a job is provisional: it is determined once more when there are so many."""
+"""An order that is based on fewer turns of a job is provisional: it is determined once more when there are so many."""
 TURNS_KEPT = 6
 """So many of the last turns count. A vote among them, so that one stall does not change the order."""
 
@@ -35,8 +36,8 @@ DRIFT = 0.25
 """Costs have drifted when compute or sync seconds of a job changed by so much of what its turn takes alone."""
 WORTH_CHANGING = 1.03
 """After a drift the order changes if the new one should be so many times as fast as the old one."""
-TELL_EVERY = 4
-"""Where all costs are known, they are told with every so manieth agreement (about every two seconds)."""
+REPORT_EVERY = 4
+"""Where all costs are known, they are reported with one agreement of so many (about every two seconds)."""
 
 _HEAD = 4  # of a job's figures: compute seconds, bytes, expected turns, turns measured
 FIGURES_PER_JOB = _HEAD + 2 * TURNS_KEPT
@@ -56,10 +57,10 @@ class Sync:
     """One turn's synchronization as one worker saw it.
 
     travel_seconds: from the first bucket's leaving to the last one's arrival; link_seconds: its share of the time
-    during which anything travelled (`motet.timing.clocks.Link`); launches: when each bucket left, and its bytes.
+    during which anything was in flight (`motet.timing.clocks.Link`); launches: when each bucket left, and its bytes.
     """
 
-    travel_seconds: float
+    in_flight_seconds: float
     link_seconds: float
     num_bytes: int
     launches: tuple[tuple[float, int], ...] = ()
@@ -77,18 +78,18 @@ class Meter:
 
     @property
     def measured(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether there is anything to report."""
         return bool(self.compute) and self.early is not None
 
     def figures(self, expected: int | None) -> list[float]:
-        """Return `FIGURES_PER_JOB` numbers to tell; while nothing is measured, all unknown but the expected turns."""
+        """Return `FIGURES_PER_JOB` numbers to report; while nothing is measured, all unknown but the expected turns."""
         if not self.compute or self.early is None:
-            return [_UNKNOWN] * 2 + [_told(expected)] + [_UNKNOWN] * (1 + 2 * TURNS_KEPT)
+            return [_UNKNOWN] * 2 + [_as_figure(expected)] + [_UNKNOWN] * (1 + 2 * TURNS_KEPT)
         syncs = self.syncs or [self.early]
         num_turns = float(min(len(self.compute), len(self.syncs)))
-        figures = [typical(self.compute), syncs[-1].num_bytes, _told(expected), num_turns]
+        figures = [typical(self.compute), syncs[-1].num_bytes, _as_figure(expected), num_turns]
         for sync in syncs:
-            figures += [sync.travel_seconds, sync.link_seconds]
+            figures += [sync.in_flight_seconds, sync.link_seconds]
         return figures + [_UNKNOWN] * (FIGURES_PER_JOB - len(figures))
 
 
@@ -116,7 +117,7 @@ def sync_seconds(by_worker: Sequence[Sequence[tuple[float, float]]]) -> float:
 
 
 def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
-    """Return a job's cost from the figures that all workers told, or None where turns were too few.
+    """Return a job's cost from the figures that all workers reported, or None where turns were too few.
 
     The slowest worker's compute seconds are those of the gang, because all wait for it. Raises `DivergenceError` if
     the workers have synchronized different numbers of turns.
@@ -131,8 +132,8 @@ def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
     return Cost(compute, sync_seconds(syncs), round(max(figures[1] for figures in by_worker)))
 
 
-def rests_on_few(by_worker: Sequence[Sequence[float]]) -> bool:
-    """Return whether any worker's figures of a job rest on fewer turns than `TURNS_NEEDED`."""
+def based_on_few(by_worker: Sequence[Sequence[float]]) -> bool:
+    """Return whether any worker's figures of a job are based on fewer turns than `TURNS_NEEDED`."""
     return any(figures[3] < TURNS_NEEDED for figures in by_worker)
 
 
@@ -142,23 +143,23 @@ def drift(old: Cost, new: Cost) -> float:
     return change / old.solo_seconds if old.solo_seconds > 0 else (math.inf if change > 0 else 0.0)
 
 
-class Planning:
+class Replanner:
     """What the workers know of the jobs' costs, and the order that follows from it.
 
-    With an order of the user's nothing is told, and only a job that it does not name changes it. All methods but
-    `computed`, `synced` and `tell` depend on nothing of this worker alone.
+    With an order of the user's nothing is reported, and only a job that it does not name changes it. All methods but
+    `computed`, `synced` and `report_costs` depend on nothing of this worker alone.
     """
 
     def __init__(self, order: Order | None, names: Sequence[str]) -> None:
         self.given = order is not None
         self.order = order or round_robin(names)
         self.costs: dict[str, Cost] = {}  # those of which the order was made
-        self._heard: dict[str, Cost] = {}  # the latest
+        self._received: dict[str, Cost] = {}  # the latest
         self._expected: dict[str, int | None] = {}
         self._meters: dict[str, Meter] = {}
-        self._few: set[str] = set()  # jobs of which what was heard last rests on few turns
+        self._few: set[str] = set()  # jobs of which what was received last is based on few turns
         self._provisional: frozenset[str] = frozenset()  # those of which it did when the order was made
-        self._told_first: set[str] = set()
+        self._reported_first: set[str] = set()
         self._asked: tuple[str, ...] = ()
         self._num_passed = 0
         self._drifted = False
@@ -166,7 +167,7 @@ class Planning:
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:
         """Take note of a turn that ended with a synchronization: so many seconds of computing from ``begin`` on.
 
-        For ``busy_seconds`` of them something travelled.
+        For ``busy_seconds`` of them something was in flight.
         """
         meter = self._meters.setdefault(job, Meter())
         meter.num_computed += 1
@@ -187,51 +188,51 @@ class Planning:
         return False
 
     def first_known(self, live: Collection[str]) -> bool:
-        """Whether to tell at once, because an order can be determined now and could not until now.
+        """Whether to report at once, because an order can be determined now and could not until now.
 
         All live jobs whose costs are not known have been measured. True once for every job, in the same slot on every
         worker: what has been noted by then is the same everywhere (`motet.timing.device.Journal`).
         """
         if self.given or len(live) < 2:
             return False
-        new = [name for name in live if name not in self._heard]
-        if not new or self._told_first.issuperset(new):
+        new = [name for name in live if name not in self._received]
+        if not new or self._reported_first.issuperset(new):
             return False
         return all(name in self._meters and self._meters[name].measured for name in new)
 
-    def tell(self, expected: Mapping[str, int | None]) -> list[float]:
-        """Return what this worker tells with the agreement that begins now; empty if costs are not told with it.
+    def report_costs(self, expected: Mapping[str, int | None]) -> list[float]:
+        """Return what this worker reports with the agreement that begins now; empty if costs are not part of it.
 
         ``expected``: the live jobs, and how many turns each will take, as far as this worker knows.
         """
         self._asked = ()
         self._num_passed += 1
         settled = all(name in self.costs and name not in self._provisional for name in expected)
-        if self.given or len(expected) < 2 or (settled and self._num_passed < TELL_EVERY):
+        if self.given or len(expected) < 2 or (settled and self._num_passed < REPORT_EVERY):
             return []
         self._asked, self._num_passed = tuple(expected), 0
-        self._told_first.update(name for name in expected if name in self._meters and self._meters[name].measured)
+        self._reported_first.update(name for name in expected if name in self._meters and self._meters[name].measured)
         return [figure for name, turns in expected.items() for figure in self._meters.get(name, Meter()).figures(turns)]
 
-    def hear(self, told: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
-        """Take in what all workers told; return the order to follow from now on if it is another one.
+    def receive_costs(self, reports: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
+        """Take in what all workers reported; return the order to follow from now on if it is another one.
 
-        ``told``: one sequence a worker. ``num_synced``: the live jobs, and the turns each has taken.
+        ``reports``: one sequence a worker. ``num_synced``: the live jobs, and the turns each has taken.
         """
         lengthened = False
         for number, name in enumerate(self._asked):
             if name not in num_synced:
                 continue  # it has ended since
-            of_job = [figures[number * FIGURES_PER_JOB : (number + 1) * FIGURES_PER_JOB] for figures in told]
+            of_job = [figures[number * FIGURES_PER_JOB : (number + 1) * FIGURES_PER_JOB] for figures in reports]
             cost = agreed_cost(of_job)
             if cost is not None:
-                self._heard[name] = cost
-                (self._few.add if rests_on_few(of_job) else self._few.discard)(name)
+                self._received[name] = cost
+                (self._few.add if based_on_few(of_job) else self._few.discard)(name)
             longest = max(figures[2] for figures in of_job)
             expected = None if longest == _UNKNOWN else round(longest)
             lengthened = lengthened or (name in self.costs and self._expected.get(name) != expected)
             self._expected[name] = expected
-        if self.given or any(name not in self._heard for name in num_synced):
+        if self.given or any(name not in self._received for name in num_synced):
             return None
         if new := [name for name in num_synced if name not in self.costs]:
             return self._determined(num_synced, f"the costs of {_named(new)} are known")
@@ -250,21 +251,21 @@ class Planning:
 
     def ended(self, job: str, num_synced: Mapping[str, int]) -> Change | None:
         """Return the order for those that go on after a job has ended, if it is another one."""
-        for known in (self._meters, self.costs, self._heard, self._expected):
+        for known in (self._meters, self.costs, self._received, self._expected):
             known.pop(job, None)
-        self._told_first.discard(job)
+        self._reported_first.discard(job)
         self._few.discard(job)
         self._provisional -= {job}
-        if self.given or len(num_synced) < 2 or any(name not in self._heard for name in num_synced):
+        if self.given or len(num_synced) < 2 or any(name not in self._received for name in num_synced):
             return None
         return self._determined(num_synced, f"job '{job}' ended")
 
     def _after_drift(self, num_synced: Mapping[str, int]) -> Change | None:
         """Determine the order anew if costs have drifted, have stayed so, and it pays.
 
-        Costs that rest on few turns may be wrong: they need not have stayed.
+        Costs that are based on few turns may be wrong: they need not have stayed.
         """
-        by = {name: drift(self.costs[name], self._heard[name]) for name in num_synced}
+        by = {name: drift(self.costs[name], self._received[name]) for name in num_synced}
         name = max(by, key=lambda name: (by[name], name), default=None)
         if name is None or by[name] <= DRIFT:
             self._drifted = False
@@ -276,9 +277,9 @@ class Planning:
         return self._determined(num_synced, f"the costs of job '{name}' changed by {percent}", WORTH_CHANGING)
 
     def _determined(self, num_synced: Mapping[str, int], reason: str, worth: float = 1.0) -> Change | None:
-        """Determine the order from what was heard last; return it if it is another one, ``worth`` times as fast."""
+        """Determine the order from what was received last; return it if it is another one, ``worth`` times as fast."""
         self._drifted = False
-        costs = self.costs = {name: self._heard[name] for name in num_synced}
+        costs = self.costs = {name: self._received[name] for name in num_synced}
         self._provisional = frozenset(self._few.intersection(num_synced))
         remaining = remaining_turns(self._expected, num_synced)
         best = best_order(costs, remaining, current=self.order)
@@ -304,7 +305,7 @@ def remaining_turns(expected: Mapping[str, int | None], num_synced: Mapping[str,
     }
 
 
-def _told(expected: int | None) -> float:
+def _as_figure(expected: int | None) -> float:
     return _UNKNOWN if expected is None else float(expected)
 
 

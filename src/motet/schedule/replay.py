@@ -2,12 +2,12 @@
 
 What is assumed of the runtime, and of nothing else:
 
-- A worker has one compute unit. At a job's turn it waits until the job's previous synchronization has landed, then
+- A worker has one compute unit. At a job's turn it waits until the job's previous synchronization has arrived, then
   computes a forward part and a backward part. During the backward part the gradients leave in buckets.
-- A bucket travels once every worker has launched it, and after the buckets that were launched before it on its lane.
+- A bucket is sent once every worker has launched it, and after the buckets that were launched before it on its lane.
 - The network is one resource, as a ring of equal links is. Lanes that have something to send share it equally, or
   all jobs stand in one lane: first come, first served.
-- With `Assumptions.resting`, jobs that are idle rest in the host's memory: see `motet.schedule.offload_model`.
+- With `Assumptions.offload`, jobs that are idle are kept in the host's memory: see `motet.schedule.offload_model`.
 - After its last turn a job comes round once more: the worker waits for the last gradients, and the job ends.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from motet.schedule import bound
 from motet.schedule.order import Cost, Cursor, Order, determine, johnson, round_robin, solo_seconds
-from motet.schedule.simulator import Assumptions, Clockwork, Span, Unit
+from motet.schedule.simulator import Assumptions, Simulator, SimWorker, Span
 
 __all__ = [
     "SEQUENTIAL",
@@ -50,8 +50,8 @@ class Replay:
 
     total_seconds: from the first turn to the end of the last job.
     finish_seconds: when each job ends.
-    compute_idle_seconds, network_idle_seconds: for how long a worker computes nothing, and nothing travels.
-    hidden_seconds, exposed_seconds: for how long something travels while a worker computes, and while it does not.
+    compute_idle_seconds, network_idle_seconds: for how long a worker computes nothing, and nothing is in flight.
+    hidden_seconds, exposed_seconds: for how long something is in flight while a worker computes, and while it does not.
     state_wait_seconds: for how long a worker waits for nothing but a job's state (`motet.schedule.offload_model`).
     bound_seconds, efficiency: see `bound_seconds`; bound over total.
     spans: what happened, sorted by begin. Workers that do the same are drawn once, as the first of them.
@@ -74,7 +74,7 @@ def bound_seconds(costs: Mapping[str, Cost], turns: Mapping[str, int], assumptio
 
     Compute and network each have their whole work to do, and each job its turns one after another:
     ``max(sum t c, sum t n, max t (c + n))``. Where buckets leave during a backward, c + n in the last term becomes the
-    shorter time from the begin of a turn to the landing of its last bucket on an idle network.
+    shorter time from the begin of a turn to the arrival of its last bucket on an idle network.
     """
     works = []
     for name, cost in costs.items():
@@ -85,11 +85,11 @@ def bound_seconds(costs: Mapping[str, Cost], turns: Mapping[str, int], assumptio
 
 
 def solo_turn_seconds(cost: Cost, assumptions: Assumptions = SEQUENTIAL, job: str = "") -> float:
-    """Return the time from the begin of a turn to the landing of its gradients, when nothing else is going on."""
-    landed = 0.0
+    """Return the time from the begin of a turn to the arrival of its gradients, when nothing else is going on."""
+    synced = 0.0
     for fraction, share in assumptions.buckets_of(job):
-        landed = max(landed, fraction * cost.compute_seconds) + share * cost.sync_seconds
-    return landed
+        synced = max(synced, fraction * cost.compute_seconds) + share * cost.sync_seconds
+    return synced
 
 
 def replay(
@@ -116,13 +116,13 @@ def replay(
     for worker, own in enumerate(orders):
         groups.setdefault(worker if assumptions.jitter else own, []).append(worker)
     live = {name: count for name, count in turns.items() if count > 0}
-    units = [
-        Unit(workers[0], len(workers), Cursor(orders[workers[0]]), dict(live), assumptions)
+    sims = [
+        SimWorker(workers[0], len(workers), Cursor(orders[workers[0]]), dict(live), assumptions)
         for workers in groups.values()
     ]
-    clockwork = Clockwork(units, costs, live, assumptions, keep_spans)
-    clockwork.run()
-    return _summary(clockwork, costs, bound_seconds(costs, turns, assumptions))
+    simulator = Simulator(sims, costs, live, assumptions, keep_spans)
+    simulator.run()
+    return _summary(simulator, costs, bound_seconds(costs, turns, assumptions))
 
 
 def replay_side_by_side(
@@ -137,18 +137,18 @@ def replay_side_by_side(
     Nothing is lost in switching between processes, and all workers slice their time alike: real ones do worse.
     In the spans, ``worker`` counts the processes.
     """
-    assumptions = replace(assumptions, lanes="shared", resting=None)  # each with groups and a device memory of its own
+    assumptions = replace(assumptions, lanes="shared", offload=None)  # each with groups and a device memory of its own
     live = {name: count for name, count in turns.items() if count > 0}
-    units = [
-        Unit(number, 1, Cursor(Order((name,))), {name: count}, assumptions)
+    sims = [
+        SimWorker(number, 1, Cursor(Order((name,))), {name: count}, assumptions)
         for number, (name, count) in enumerate(live.items())
     ]
-    clockwork = Clockwork(units, costs, live, assumptions, keep_spans, one_compute_unit=True)
-    clockwork.run()
-    return _summary(clockwork, costs, bound_seconds(costs, turns, assumptions))
+    simulator = Simulator(sims, costs, live, assumptions, keep_spans, one_compute_unit=True)
+    simulator.run()
+    return _summary(simulator, costs, bound_seconds(costs, turns, assumptions))
 
 
-def _summary(ended: Clockwork, costs: Mapping[str, Cost], bound: float) -> Replay:
+def _summary(ended: Simulator, costs: Mapping[str, Cost], bound: float) -> Replay:
     """Return what a replay that has ended came to."""
     total = max(ended.finish.values(), default=0.0)
     return Replay(
@@ -206,11 +206,11 @@ def best_order(
     # once.
     best, best_seconds = candidates[0], math.inf
     for order in dict.fromkeys(candidates):
-        unit = Unit(0, 1, Cursor(order), dict(turns), steady)
-        clockwork = Clockwork([unit], costs, turns, steady, keep_spans=False)
-        if not clockwork.run(best_seconds * (1 + 1e-9)):
+        sim = SimWorker(0, 1, Cursor(order), dict(turns), steady)
+        simulator = Simulator([sim], costs, turns, steady, keep_spans=False)
+        if not simulator.run(best_seconds * (1 + 1e-9)):
             continue
-        seconds = max(clockwork.finish.values())
+        seconds = max(simulator.finish.values())
         if seconds < best_seconds or (order == current and seconds == best_seconds):
             best, best_seconds = order, seconds
     return best

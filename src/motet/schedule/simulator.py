@@ -1,4 +1,4 @@
-"""The event loop of a replay: pieces of compute and of travel that share what they run on, until all have ended.
+"""The event loop of a replay: pieces of compute and of sending that share what they run on, until all have ended.
 
 Next to the time it keeps two clocks: one shows how much a busy compute unit has computed, one how much a sending lane
 has sent. Whatever is under way ends at a known reading of its clock, however often the speeds change, so an event
@@ -16,8 +16,8 @@ from math import inf
 from typing import Literal
 
 from motet.errors import DivergenceError
-from motet.schedule.offload_model import Resting, SideStream, rests
-from motet.schedule.order import Cost, Cursor, Order, ranks
+from motet.schedule.offload_model import CopyStream, OffloadModel, is_offloaded
+from motet.schedule.order import Cost, Cursor, Order, priority_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Assumptions:
         the others follow at equal distances, the last one at the end of the backward.
     buckets: for jobs of which more is known, their buckets instead: pairs of the fraction of the turn's compute after
         which one leaves, and its share of the sync seconds, in the order of leaving.
-    lanes: ``"queued"``, first come, first served among jobs of one rank (`motet.schedule.order.ranks`), as
+    lanes: ``"queued"``, first come, first served among jobs of one rank (`motet.schedule.order.priority_classes`), as
         `motet.gradients.send_queue` has it, ranks sharing the network; ``"shared"``, all jobs sharing it; ``"one"``,
         first come, first served.
     transfer_cpu_fraction: how much of the compute unit a transfer takes (gloo's runs on the worker's own cores).
-    resting: what idle jobs move to the host's memory and back (``--offload idle``); None: all stay on the device.
+    offload: what idle jobs move to the host's memory and back (``--offload idle``); None: all stay on the device.
     jitter: the standard deviation of a turn's compute seconds on each worker, as a fraction of them; ``seed`` fixes it.
     """
 
@@ -44,7 +44,7 @@ class Assumptions:
     buckets: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     lanes: Literal["queued", "shared", "one"] = "queued"
     transfer_cpu_fraction: float = 0.0
-    resting: Resting | None = None
+    offload: OffloadModel | None = None
     jitter: float = 0.0
     seed: int = 0
 
@@ -84,7 +84,7 @@ def _is_in_order(buckets: tuple[tuple[float, float], ...]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a replay: a turn's compute, the wait for a turn's gradients (and the job's state), or their travel.
+    """A stretch of a replay: a turn's compute, the wait for a turn's gradients (and the job's state), or their sync.
 
     The network is one for all workers: where it is a "sync", ``worker`` is None.
     """
@@ -98,13 +98,13 @@ class Span:
 
 
 def lanes_of(order: Order, assumptions: Assumptions) -> dict[str, str]:
-    """Return on which lane each job's gradients travel."""
+    """Return on which lane each job's gradients are in flight."""
     if assumptions.lanes == "queued":
-        return {name: f"rank {rank}" for name, rank in ranks(order).items()}
+        return {name: f"rank {rank}" for name, rank in priority_classes(order).items()}
     return {name: name if assumptions.lanes == "shared" else "" for name in order.names}
 
 
-class Unit:
+class SimWorker:
     """A worker, or several that do the same: where it is in its order, and what it does there."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Unit:
         self.began_clock = 0.0
         self.began = 0.0
         self.waits = False
-        self.side = None if assumptions.resting is None else SideStream(assumptions.resting)
+        self.side = None if assumptions.offload is None else CopyStream(assumptions.offload)
         self._jitter = assumptions.jitter
         self._random = random.Random(f"{assumptions.seed} {worker}")
 
@@ -150,25 +150,25 @@ class _Lane:
         self.sends = False
 
 
-class Clockwork:
-    """The event loop of a replay. Every event ends a piece of compute or a bucket's travel."""
+class Simulator:
+    """The event loop of a replay. Every event ends a piece of compute or a bucket's sending."""
 
     def __init__(
         self,
-        units: list[Unit],
+        sims: list[SimWorker],
         costs: Mapping[str, Cost],
         turns: Mapping[str, int],
         assumptions: Assumptions,
         keep_spans: bool,
         one_compute_unit: bool = False,
     ) -> None:
-        self._units, self._costs, self._turns, self._assumptions = units, costs, turns, assumptions
+        self._sims, self._costs, self._turns, self._assumptions = sims, costs, turns, assumptions
         self._buckets = {name: assumptions.buckets_of(name) for name in turns}
         self._one_compute_unit = one_compute_unit
-        self._num_workers = 1 if one_compute_unit else sum(unit.num_workers for unit in units)
-        self._lanes = {name: _Lane() for unit in units for name in unit.lanes.values()}
+        self._num_workers = 1 if one_compute_unit else sum(sim.num_workers for sim in sims)
+        self._lanes = {name: _Lane() for sim in sims for name in sim.lanes.values()}
         self._speed_beside_sends = 1 - assumptions.transfer_cpu_fraction
-        self._landed = dict.fromkeys(turns, 0)  # the last turn whose gradients have landed
+        self._synced = dict.fromkeys(turns, 0)  # the last turn whose gradients have arrived
         self._waiting: dict[str, list[int]] = {name: [] for name in turns}
         self._sync_began: dict[str, float] = {}
         self.finish: dict[str, float] = {}
@@ -190,7 +190,7 @@ class Clockwork:
         self._limit = limit_seconds
         self._least_compute = sum(self._costs[name].compute_seconds * count for name, count in self._turns.items())
         self._least_network = sum(self._costs[name].sync_seconds * count for name, count in self._turns.items())
-        for number in range(len(self._units)):
+        for number in range(len(self._sims)):
             self._next_turn(number)
         compute_ends, send_ends, state_back = self._compute_ends, self._send_ends, self._state_back
         while compute_ends or send_ends or state_back:
@@ -204,10 +204,10 @@ class Clockwork:
                 self._next_turn(number)
             else:
                 self._network_clock, _, lane = heappop(send_ends)
-                self._bucket_landed(lane)
+                self._bucket_arrived(lane)
                 if self._hopeless():
                     return False
-        stuck = [unit for unit in self._units if unit.live]
+        stuck = [sim for sim in self._sims if sim.live]
         if stuck or len(self.finish) < len(self._turns):
             raise DivergenceError(f"The workers' orders lead to a deadlock: {self._deadlock(stuck)}.")
         return True
@@ -254,83 +254,83 @@ class Clockwork:
 
     def _next_turn(self, number: int) -> None:
         """Begin the next turn of a unit, or its wait for that turn's job; end the jobs that are at their ends."""
-        unit = self._units[number]
-        while unit.live:
-            if not unit.waits:
-                unit.job = unit.cursor.next(unit.live)
-                unit.turn = self._turns[unit.job] - unit.left[unit.job] + 1
-                unit.began = self._time
-                if unit.side is not None:
-                    unit.side.back_at(unit.job, self._time)  # asked for now, if nobody knew that this job was next
-            if self._landed[unit.job] < unit.turn - 1:
-                unit.waits = True
-                self._waiting[unit.job].append(number)
+        sim = self._sims[number]
+        while sim.live:
+            if not sim.waits:
+                sim.job = sim.cursor.next(sim.live)
+                sim.turn = self._turns[sim.job] - sim.left[sim.job] + 1
+                sim.began = self._time
+                if sim.side is not None:
+                    sim.side.back_at(sim.job, self._time)  # asked for now, if nobody knew that this job was next
+            if self._synced[sim.job] < sim.turn - 1:
+                sim.waits = True
+                self._waiting[sim.job].append(number)
                 return
-            if unit.side is not None and self._waits_for_state(number):
+            if sim.side is not None and self._waits_for_state(number):
                 return
-            if unit.waits:
-                unit.waits = False
-                self._note(unit.worker, "wait", unit.job, unit.turn - 1, unit.began)
-            if unit.left[unit.job]:
+            if sim.waits:
+                sim.waits = False
+                self._note(sim.worker, "wait", sim.job, sim.turn - 1, sim.began)
+            if sim.left[sim.job]:
                 self._begin_turn(number)
                 return
-            unit.live.remove(unit.job)
-            self.finish[unit.job] = self._time
+            sim.live.remove(sim.job)
+            self.finish[sim.job] = self._time
 
     def _waits_for_state(self, number: int) -> bool:
         """Wait for what the unit's job has in the host's memory; if it is there, begin to bring back the next one's."""
-        unit = self._units[number]
-        assert unit.side is not None
-        back = unit.side.back_at(unit.job, self._time)
+        sim = self._sims[number]
+        assert sim.side is not None
+        back = sim.side.back_at(sim.job, self._time)
         if back > self._time:
-            unit.waits = True
-            self.waited_for_state += (back - self._time) * unit.num_workers / self._num_workers
+            sim.waits = True
+            self.waited_for_state += (back - self._time) * sim.num_workers / self._num_workers
             heappush(self._state_back, (back, number))
             return True
-        unit.side.returned(unit.job)
-        unit.side.begin_return(unit.following(), self._time)
+        sim.side.returned(sim.job)
+        sim.side.begin_return(sim.following(), self._time)
         return False
 
     def _begin_turn(self, number: int) -> None:
-        unit = self._units[number]
-        unit.bucket = 0
-        unit.began, unit.began_clock = self._time, self._compute_clock
-        unit.duration = self._costs[unit.job].compute_seconds * unit.noise()
-        self._num_computing += unit.num_workers
+        sim = self._sims[number]
+        sim.bucket = 0
+        sim.began, sim.began_clock = self._time, self._compute_clock
+        sim.duration = self._costs[sim.job].compute_seconds * sim.noise()
+        self._num_computing += sim.num_workers
         self._compute_bucket(number)
 
     def _compute_bucket(self, number: int) -> None:
         """Compute as far as the unit's next bucket."""
-        unit = self._units[number]
-        fraction, _ = self._buckets[unit.job][unit.bucket]
-        heappush(self._compute_ends, (unit.began_clock + fraction * unit.duration, number))
+        sim = self._sims[number]
+        fraction, _ = self._buckets[sim.job][sim.bucket]
+        heappush(self._compute_ends, (sim.began_clock + fraction * sim.duration, number))
 
     def _launch_bucket(self, number: int) -> None:
         """A unit has computed as far as its next bucket: launch it; after the last one, end the turn."""
-        unit = self._units[number]
-        bucket = (unit.job, unit.turn, unit.bucket)
-        name = unit.lanes[unit.job]
+        sim = self._sims[number]
+        bucket = (sim.job, sim.turn, sim.bucket)
+        name = sim.lanes[sim.job]
         lane = self._lanes[name]
-        position = unit.num_launched[name]
-        unit.num_launched[name] = position + 1
+        position = sim.num_launched[name]
+        sim.num_launched[name] = position + 1
         if position == len(lane.issued):
             lane.issued.append(bucket)
-            lane.issued_by.append(unit.worker)
+            lane.issued_by.append(sim.worker)
             lane.num_workers.append(0)
         elif lane.issued[position] != bucket:
-            raise DivergenceError(_mismatch(unit, bucket, lane.issued_by[position], lane.issued[position]))
-        lane.num_workers[position] += unit.num_workers
+            raise DivergenceError(_mismatch(sim, bucket, lane.issued_by[position], lane.issued[position]))
+        lane.num_workers[position] += sim.num_workers
         if not lane.sends:
             self._send_next(name)
-        unit.bucket += 1
-        if unit.bucket < len(self._buckets[unit.job]):
+        sim.bucket += 1
+        if sim.bucket < len(self._buckets[sim.job]):
             self._compute_bucket(number)
             return
-        self._num_computing -= unit.num_workers
-        unit.left[unit.job] -= 1
-        if unit.side is not None and rests(unit.job, unit.following(), len(unit.live)):
-            unit.side.put_away(unit.job, self._time)
-        self._note(unit.worker, "compute", unit.job, unit.turn, unit.began)
+        self._num_computing -= sim.num_workers
+        sim.left[sim.job] -= 1
+        if sim.side is not None and is_offloaded(sim.job, sim.following(), len(sim.live)):
+            sim.side.put_away(sim.job, self._time)
+        self._note(sim.worker, "compute", sim.job, sim.turn, sim.began)
         self._next_turn(number)
 
     def _send_next(self, name: str) -> None:
@@ -346,7 +346,7 @@ class Clockwork:
         self._num_sends += 1
         heappush(self._send_ends, (self._network_clock + seconds, self._num_sends, name))
 
-    def _bucket_landed(self, name: str) -> None:
+    def _bucket_arrived(self, name: str) -> None:
         """A lane has sent a bucket: after a turn's last one, whoever waits for it goes on."""
         lane = self._lanes[name]
         job, turn, bucket = lane.issued[lane.head]
@@ -355,7 +355,7 @@ class Clockwork:
         self._send_next(name)
         if bucket < len(self._buckets[job]) - 1:
             return
-        self._landed[job] = turn
+        self._synced[job] = turn
         self._note(None, "sync", job, turn, self._sync_began[job])
         waiting, self._waiting[job] = self._waiting[job], []
         for number in waiting:
@@ -367,24 +367,24 @@ class Clockwork:
         if self.spans is not None:
             self.spans.append(Span(worker, what, job, turn, begin, self._time))
 
-    def _deadlock(self, stuck: list[Unit]) -> str:
+    def _deadlock(self, stuck: list[SimWorker]) -> str:
         """Return who waits for what, and who does not deliver it."""
         waits = []
-        for unit in stuck:
-            turn = unit.turn - 1
-            late = [f"worker {other.worker}" for other in self._units if self._num_computed(other, unit.job) < turn]
+        for sim in stuck:
+            turn = sim.turn - 1
+            late = [f"worker {other.worker}" for other in self._sims if self._num_computed(other, sim.job) < turn]
             cause = f", which {' and '.join(late)} would compute later" if late else ""
-            waits.append(f"worker {unit.worker} waits for the gradients of {unit.job!r}, turn {turn}{cause}")
+            waits.append(f"worker {sim.worker} waits for the gradients of {sim.job!r}, turn {turn}{cause}")
         return "; ".join([*waits, "give every worker the same order"])
 
-    def _num_computed(self, unit: Unit, job: str) -> int:
-        return self._turns[job] - unit.left[job]
+    def _num_computed(self, sim: SimWorker, job: str) -> int:
+        return self._turns[job] - sim.left[job]
 
 
-def _mismatch(unit: Unit, bucket: tuple[str, int, int], first: int, expected: tuple[str, int, int]) -> str:
+def _mismatch(sim: SimWorker, bucket: tuple[str, int, int], first: int, expected: tuple[str, int, int]) -> str:
     """Say which two workers launch different buckets in the same place of a lane."""
     (job, turn, _), (first_job, first_turn, _) = bucket, expected
     return (
         f"The workers' orders mismatch: on one lane, worker {first} synchronizes {first_job!r}, turn {first_turn}, "
-        f"where worker {unit.worker} synchronizes {job!r}, turn {turn}; give every worker the same order."
+        f"where worker {sim.worker} synchronizes {job!r}, turn {turn}; give every worker the same order."
     )

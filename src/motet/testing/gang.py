@@ -101,8 +101,8 @@ class Gang:
         """
         outcomes = self.attempt(function, *args, timeout_seconds=timeout_seconds, **kwargs)
         if not all(outcome.ok for outcome in outcomes):
-            told = "\n".join(f"worker {w} {outcome}" for w, outcome in enumerate(outcomes))
-            raise GangCallError(f"{_name(function)} did not return on every worker:\n{told}\n{self._outputs()}")
+            lines = "\n".join(f"worker {w} {outcome}" for w, outcome in enumerate(outcomes))
+            raise GangCallError(f"{_name(function)} did not return on every worker:\n{lines}\n{self._outputs()}")
         return [outcome.value for outcome in outcomes]
 
     def attempt(
@@ -231,8 +231,8 @@ class Gang:
         while time.monotonic() < deadline and any(len(self.output(w)) == size for w, size in sizes.items()):
             connection.wait([self._connections[w] for w in hung], timeout=0.05)
         connection.wait([self._connections[w] for w in hung], timeout=0.3)  # all threads of the last one
-        told = "\n".join(f"worker {w} {outcome}" for w, outcome in sorted(outcomes.items()))
-        return f"{what} took longer than {timeout_seconds:g} s on workers {hung}\n{told}\n{self._outputs()}"
+        lines = "\n".join(f"worker {w} {outcome}" for w, outcome in sorted(outcomes.items()))
+        return f"{what} took longer than {timeout_seconds:g} s on workers {hung}\n{lines}\n{self._outputs()}"
 
     def _outputs(self) -> str:
         return "\n".join(

@@ -34,9 +34,9 @@ class Stopwatch:
 
 
 class Link:
-    """The network's busy time, shared out: while k buckets travel, each is charged 1/k of the time.
+    """The network's busy time, shared out: while k buckets are in flight, each is charged 1/k of the time.
 
-    So the shares of all jobs add up to the time during which anything travelled, however many lanes were in use,
+    So the shares of all jobs add up to the time during which anything was in flight, however many lanes were in use,
     and can be compared with the bound (`motet.schedule.bound`). Callable from the process groups' threads.
     """
 
@@ -44,7 +44,7 @@ class Link:
         self._lock = threading.Lock()
         self._since = 0.0
         self._num_travelling = 0
-        self._virtual_seconds = 0.0  # what one bucket would be charged that had travelled all along
+        self._virtual_seconds = 0.0  # what one bucket would be charged that had been in flight all along
         self._busy_seconds = 0.0
 
     def begin(self, now: float) -> float:
@@ -62,7 +62,7 @@ class Link:
             return self._virtual_seconds - mark
 
     def busy_seconds(self, now: float) -> float:
-        """Return for how long anything has travelled up to ``now``."""
+        """Return for how long anything has been in flight up to ``now``."""
         with self._lock:
             self._advance(now)
             return self._busy_seconds

@@ -84,7 +84,7 @@ class Moment:
 
 
 @dataclass(slots=True, eq=False)
-class Travel:
+class DeviceTransfer:
     """One bucket's way over the network."""
 
     launched: Moment
@@ -180,7 +180,7 @@ class DeviceSums:
     """What the device's time went to: the part of `motet.timing.clocks` for moments that are known late, in order."""
 
     waits: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1024))
-    travels: deque[Travel] = field(default_factory=lambda: deque(maxlen=1024))
+    transfers: deque[DeviceTransfer] = field(default_factory=lambda: deque(maxlen=1024))
     _link_until: float = 0.0
 
     def waited(self, begin: float, end: float) -> None:
@@ -195,26 +195,26 @@ class DeviceSums:
     def link_seconds(self, launched: float, completed: float) -> float:
         """Return a bucket's share of the network's busy time: what no bucket that was asked about before has had.
 
-        On one communicator buckets travel one after the other, so this is what each took. Where several lanes share
-        the network, all shares still add up to the time during which anything travelled.
+        On one communicator buckets are sent one after the other, so this is what each took. Where several lanes share
+        the network, all shares still add up to the time during which anything was in flight.
         """
         share = max(0.0, completed - max(launched, self._link_until))
         self._link_until = max(self._link_until, completed)
         return share
 
     def busy_seconds(self, begin: float, end: float, clock: DeviceClock) -> float:
-        """Return for how long anything travelled between two moments that have passed."""
-        while self.travels and (over := self.travels[0].completed) is not None and clock.arrived(over):
+        """Return for how long anything was in flight between two moments that have passed."""
+        while self.transfers and (over := self.transfers[0].completed) is not None and clock.arrived(over):
             if seconds_of(over) > begin:
                 break
-            self.travels.popleft()
+            self.transfers.popleft()
         busy, until = 0.0, begin
-        for travel in self.travels:
-            if not clock.arrived(travel.launched):
+        for transfer in self.transfers:
+            if not clock.arrived(transfer.launched):
                 continue
-            completed = travel.completed
+            completed = transfer.completed
             known = completed is not None and clock.arrived(completed)
-            low, high = max(seconds_of(travel.launched), until), min(seconds_of(completed) if known else end, end)
+            low, high = max(seconds_of(transfer.launched), until), min(seconds_of(completed) if known else end, end)
             if high > low:
                 busy, until = busy + high - low, high
         return busy
@@ -224,7 +224,7 @@ class DeviceSums:
 class _Entry:
     slot: int
     moments: Sequence[Moment]
-    tell: Callable[[], None]
+    report: Callable[[], None]
 
 
 class Journal:
@@ -238,12 +238,12 @@ class Journal:
         self._wait = wait
         self._entries: deque[_Entry] = deque()
 
-    def note(self, slot: int, moments: Sequence[Moment], tell: Callable[[], None]) -> None:
-        """Have ``tell`` called when all moments are known: at once where they are, as always on a CPU."""
+    def note(self, slot: int, moments: Sequence[Moment], report: Callable[[], None]) -> None:
+        """Have ``report`` called when all moments are known: at once where they are, as always on a CPU."""
         if not self._entries and all(moment.seconds is not None for moment in moments):
-            tell()
+            report()
         else:
-            self._entries.append(_Entry(slot, moments, tell))
+            self._entries.append(_Entry(slot, moments, report))
 
     def settle(self, slot: int) -> None:
         """Tell everything up to ``slot``; blocks while the device has not come by."""
@@ -253,7 +253,7 @@ class Journal:
                 if not self._clock.arrived(moment):
                     self._wait(moment)
             self._entries.popleft()
-            entry.tell()
+            entry.report()
 
     def flush(self) -> None:
         """Tell everything; blocks until the device has come by."""

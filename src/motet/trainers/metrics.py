@@ -14,8 +14,8 @@ from typing import Any
 from motet.trainers.length import owner_on_stack
 
 # Of a log_history: what counts on, or tells of the machine.
-_NOT_TOLD = {"epoch", "step", "total_flos", "num_input_tokens_seen"}
-_NOT_TOLD_SUFFIXES = ("_runtime", "_per_second")
+_NO_METRIC = {"epoch", "step", "total_flos", "num_input_tokens_seen"}
+_NO_METRIC_SUFFIXES = ("_runtime", "_per_second")
 LIGHTNING_STEPS = 50
 
 
@@ -38,18 +38,18 @@ class Reported:
                 self.flush()
                 self._owner, self._read = owner, _SOURCES[kind](owner)
         if self._read is not None:
-            self._tell(next(self._read, None))
+            self._log_plain(next(self._read, None))
 
     def flush(self) -> None:
         """Log what the trainer tells at the end, and let it go."""
         read, self._read, self._owner = self._read, None, None
         if read is not None:
             try:
-                self._tell(read.send(True))  # type: ignore[attr-defined]
+                self._log_plain(read.send(True))  # type: ignore[attr-defined]
             except Exception:  # another version of the framework
                 return
 
-    def _tell(self, values: Mapping[str, Any] | None) -> None:
+    def _log_plain(self, values: Mapping[str, Any] | None) -> None:
         plain: dict[str, float] = {}
         for name, value in (values or {}).items():
             try:
@@ -64,16 +64,16 @@ def _of_lightning(loop: Any) -> Iterator[Mapping[str, Any]]:
     """Yield what is to be logged; what is sent in asks for the last values."""
     last, ends = -1, None
     while True:
-        told: Mapping[str, Any] = {}
+        values: Mapping[str, Any] = {}
         try:
             trainer = loop.trainer
             step = trainer.global_step
             every = getattr(trainer, "log_every_n_steps", None) or LIGHTNING_STEPS
             if ends or (step != last and step > 0 and step % every == 0):
-                last, told = step, dict(trainer.callback_metrics)
+                last, values = step, dict(trainer.callback_metrics)
         except Exception:  # another version of the framework: nothing is told then
-            told = {}
-        ends = yield told
+            values = {}
+        ends = yield values
 
 
 def _of_transformers(trainer: Any) -> Iterator[Mapping[str, Any]]:
@@ -81,15 +81,15 @@ def _of_transformers(trainer: Any) -> Iterator[Mapping[str, Any]]:
     history = trainer.state.log_history
     count = len(history) if trainer.state.global_step > 0 else 0
     while True:
-        told: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for entry in history[count:]:
-            told.update({name: value for name, value in entry.items() if _is_told(name)})
+            values.update({name: value for name, value in entry.items() if _is_metric(name)})
         count = len(history)
-        yield told
+        yield values
 
 
-def _is_told(name: str) -> bool:
-    return name not in _NOT_TOLD and not name.endswith(_NOT_TOLD_SUFFIXES)
+def _is_metric(name: str) -> bool:
+    return name not in _NO_METRIC and not name.endswith(_NO_METRIC_SUFFIXES)
 
 
 _SOURCES = {"lightning": _of_lightning, "transformers": _of_transformers}

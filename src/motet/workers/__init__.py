@@ -3,7 +3,7 @@
 From bottom to top::
 
     devices                   which device this worker computes on, which backends join the workers
-    deadlock                  do the workers wait for each other in a circle? (pure)
+    deadlock                  do the workers wait for each other in a cycle? (pure)
     meeting                   the store at which they meet, where no launcher keeps one
     watch                     where this worker stands, told to the others; who notices that nobody can go on
     group                     the process group, the lanes, waits that can end

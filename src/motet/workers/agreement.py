@@ -60,7 +60,7 @@ class Agreements:
         self._since = time.monotonic()
         self._pending: Pending | None = None
         self._pending_costs: Pending | None = None
-        self._told: list[list[float]] | None = None
+        self._reports: list[list[float]] | None = None
         self.files: list[list[float]] = []  # by worker, what `motet.same_files` tells; emptied by who reads it
         self.signals: list[list[float]] = []  # likewise what `motet.intercept.job_signals` tells
 
@@ -89,7 +89,7 @@ class Agreements:
 
         ``after``: the turn that was just taken, for messages. ``stop``: what this worker was asked (`GO_ON`, `STOP`,
         `STOP_NOW`). ``costs``: what this worker tells of the jobs' costs, as many numbers on every worker; see
-        `take_told`. ``tells``: about files, and about signals, two numbers each.
+        `take_reports`. ``tells``: about files, and about signals, two numbers each.
         """
         if at_once and self._pending is not None:
             self.settle()
@@ -124,7 +124,7 @@ class Agreements:
             )
         if self._pending_costs is not None:
             costs, self._pending_costs = self._pending_costs, None
-            self._told = self._workers.finish_agreement(costs)
+            self._reports = self._workers.finish_agreement(costs)
         slowest = max(values[4] for values in gathered)
         slots = gathered[0][5]
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
@@ -143,10 +143,10 @@ class Agreements:
                 + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
             )
 
-    def take_told(self) -> list[list[float]] | None:
+    def take_reports(self) -> list[list[float]] | None:
         """Return what all workers told of their costs, by worker, once; None if nothing new was told."""
-        told, self._told = self._told, None
-        return told
+        reports, self._reports = self._reports, None
+        return reports
 
     def all_ended_alike(self, ended: Ended, *, stop: int = GO_ON) -> None:
         """Block until every worker reports the same end of the same job; raise `GangError` if one does not.
@@ -171,27 +171,29 @@ class Agreements:
             gathered = [[*values[:2], _STOPPED, *values[3:]] for values in gathered]
         if len({tuple(values[:6]) for values in gathered}) == 1:
             return
-        told = "\n".join(f"  worker {worker}: {_tell(values, ended.index)}" for worker, values in enumerate(gathered))
+        lines = "\n".join(
+            f"  worker {worker}: {_describe_end(values, ended.index)}" for worker, values in enumerate(gathered)
+        )
         failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == _FAILED]
         if 0 < len(failed) < len(gathered):
             errors = self._workers.watch.failures(within_seconds=1.0)
             raise WorkerFailedError(
-                f"Job '{ended.job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{told}"
+                f"Job '{ended.job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{lines}"
                 + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
             )
         if len({tuple(values[:4]) for values in gathered}) == 1:
             raise DivergenceError(
-                f"Job '{ended.job}' ended alike, but the workers synchronized different gradients before:\n{told}\n"
+                f"Job '{ended.job}' ended alike, but the workers synchronized different gradients before:\n{lines}\n"
                 "Look for an `if` on the rank around backward() or no_sync()."
             )
         raise DivergenceError(
-            f"Job '{ended.job}' did not end alike on all workers:\n{told}\n"
+            f"Job '{ended.job}' did not end alike on all workers:\n{lines}\n"
             "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank around "
             "backward() or no_sync()."
         )
 
 
-def _tell(values: list[float], index: int) -> str:
+def _describe_end(values: list[float], index: int) -> str:
     if values[0] != _ENDED:
         return f"has not ended it (it is at slot {values[1]:.0f})"
     buckets = f", with {values[5]:.0f} buckets under way" if values[5] else ""

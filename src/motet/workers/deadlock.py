@@ -1,9 +1,9 @@
-"""Do the workers wait for each other in a circle? Pure: positions in, verdict out.
+"""Do the workers wait for each other in a cycle? Pure: positions in, verdict out.
 
 A worker that has waited for some seconds publishes its position. What it waits for (its *item*) becomes possible
 once every worker has launched its own part of it. If worker X waits for an item that worker Y has not launched, and
-Y itself waits, and so on in a circle, then nobody in the circle can ever go on: the run has diverged. A worker that
-computes, however slowly, is in no circle and contradicts nobody.
+Y itself waits, and so on in a cycle, then nobody in the cycle can ever go on: the run has diverged. A worker that
+computes, however slowly, is in no cycle and contradicts nobody.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["gradients", "agreement", "collective", "word"]
+Kind = Literal["gradients", "agreement", "collective", "decision"]
 
 
 @dataclass(frozen=True)
-class Item:
+class WaitsFor:
     """What a worker waits for.
 
     ``gradients``: those of turn ``number`` of ``job``; ``agreement``: the ``number``-th of the run; ``collective``: one
-    that the loop of ``job`` called by itself in turn ``number``; ``word``: what worker 0 decides there. ``after``:
+    that the loop of ``job`` called by itself in turn ``number``; ``decision``: what worker 0 decides there. ``after``:
     where an agreement began.
     """
 
@@ -35,7 +35,7 @@ class Item:
         if self.kind == "agreement":
             after = f" after {self.after}" if self.after else ""
             return "the other workers' agreement" + (f" that job '{self.job}' ended" if self.job else after)
-        if self.kind == "word":
+        if self.kind == "decision":
             return "worker 0's decision" + (f" about job '{self.job}', turn {self.number}" if self.job else "")
         return f"a collective that job '{self.job}' called in turn {self.number}"
 
@@ -56,7 +56,7 @@ class Position:
     job: str | None
     turn: int
     phase: str
-    item: Item | None
+    item: WaitsFor | None
     launched: Mapping[str, int] = field(default_factory=dict)
     ended: Mapping[str, str] = field(default_factory=dict)
     num_agreements: int = 0
@@ -77,9 +77,9 @@ class Position:
         """Rebuild what `to_json` gave."""
         item = data["item"]
         history = {int(number): signature for number, signature in data["history"].items()}
-        return cls(**{**data, "item": None if item is None else Item(**item), "history": history})
+        return cls(**{**data, "item": None if item is None else WaitsFor(**item), "history": history})
 
-    def has_launched(self, item: Item) -> bool:
+    def has_launched(self, item: WaitsFor) -> bool:
         """Whether this worker has done its part of ``item``, or may have (for collectives it cannot be known)."""
         job = item.job or ""
         if item.kind == "agreement":
@@ -100,8 +100,8 @@ class Position:
         return f"worker {self.worker}: {where}{what}{still}{place}{ends}{last}"
 
 
-def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> list[int]:
-    """Return the workers that wait for each other in a circle, in rising order; an empty list if there is none.
+def find_cycle(positions: Mapping[int, Position], *, certain: bool = True) -> list[int]:
+    """Return the workers that wait for each other in a cycle, in rising order; an empty list if there is none.
 
     ``certain=False`` also counts a collective as not launched by a worker that has *passed* the place without being
     in it: likely, and to be used only after a long wait.
@@ -110,7 +110,7 @@ def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> l
     for x, at in positions.items():
         if at.item is not None:
             waits[x] = {y for y, other in positions.items() if y != x and not _met(at.item, other, certain)}
-    # Whoever waits for nobody that waits is in no circle; taking such workers away leaves the circles.
+    # Whoever waits for nobody that waits is in no cycle; taking such workers away leaves the cycles.
     changed = True
     while changed:
         stuck = {x for x, others in waits.items() if any(y in waits for y in others)}
@@ -119,11 +119,11 @@ def find_circle(positions: Mapping[int, Position], *, certain: bool = True) -> l
     return sorted(waits)
 
 
-def find_apart(positions: Mapping[int, Position]) -> list[int]:
+def find_divergence(positions: Mapping[int, Position]) -> list[int]:
     """Return workers that have sent off other turns than another, or others' buckets in them; an empty list if none.
 
     What waits in the queue for the link counts as launched and need never leave, if workers have sent in different
-    orders: no circle shows that. What a worker sends is the same on all, so any difference is a contradiction.
+    orders: no cycle shows that. What a worker sends is the same on all, so any difference is a contradiction.
     """
     return sorted(
         {
@@ -136,8 +136,8 @@ def find_apart(positions: Mapping[int, Position]) -> list[int]:
     )
 
 
-def _met(item: Item, other: Position, certain: bool) -> bool:
-    if item.kind in ("collective", "word") and not certain and other.item != item:
+def _met(item: WaitsFor, other: Position, certain: bool) -> bool:
+    if item.kind in ("collective", "decision") and not certain and other.item != item:
         return False
     return other.has_launched(item)
 

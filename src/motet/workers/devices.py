@@ -1,7 +1,7 @@
 """Which device this worker computes on, and which backends join the workers: what torchrun's users expect.
 
 One worker, one device: worker ``LOCAL_RANK`` of a machine takes the device of that number, as scripts do with
-``set_device(local_rank)``. Tensors on the CPU travel by gloo, those on the device by its own library (NCCL on CUDA).
+``set_device(local_rank)``. Tensors on the CPU go by gloo, those on the device by its own library (NCCL on CUDA).
 Where a machine has fewer devices than workers, several share one: NCCL refuses that, so gloo carries everything.
 """
 

@@ -8,7 +8,7 @@ apart. All that is issued from the main thread (or from autograd's, while the ma
 order of the turns, which is data and the same everywhere. With gloo each job's gradients have a group of their own, a
 lane, so that they wait for nobody else's. With NCCL, whose kernels of several communicators can block each other on
 a device, everything on the device goes through one: the group of all workers (`device_lane`; ADR 0020). What the
-workers tell each other travels by gloo on the CPU in any case, and waits for no device.
+workers tell each other goes by gloo on the CPU in any case, and waits for no device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
 from motet.workers.asked_store import AskedStore
-from motet.workers.deadlock import Item
+from motet.workers.deadlock import WaitsFor
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
 from motet.workers.meeting import enter_tasks, meet
 from motet.workers.watch import Watch
@@ -46,7 +46,7 @@ GROUP_TIMEOUT = timedelta(days=7)
 class Pending:
     """An agreement that is under way."""
 
-    item: Item
+    item: WaitsFor
     done: threading.Event
     work: dist.Work | None
     gathered: list[torch.Tensor]
@@ -102,14 +102,14 @@ class Workers:
 
     def broadcast_from_0(
         self,
-        say: Callable[[], str],
+        decide: Callable[[], str],
         *,
         key: str | None = None,
         job: str | None = None,
         turn: int = 0,
         keep: bool = False,
     ) -> str:
-        """Call ``say`` on worker 0 and return the text that it returned, on every worker.
+        """Call ``decide`` on worker 0 and return the text that it returned, on every worker.
 
         What it raises there is raised on every worker: a `MotetError` as what it is, anything else on the others as a
         `WorkerFailedError` that names it. ``key`` tells this broadcast from all others of the run; without one they are
@@ -118,14 +118,14 @@ class Workers:
         store of it; with ``keep`` that is left to `forget_broadcasts`.
         """
         if self.num_workers == 1:
-            return say()
+            return decide()
         if key is None:
             self._num_broadcasts += 1
             key = f"{self._num_broadcasts}"
         place = f"motet/broadcast/{key}"
         if self.worker == 0:
             try:
-                text = say()
+                text = decide()
             except BaseException as error:  # whatever it is: the others wait for a word
                 with contextlib.suppress(RuntimeError):  # the store's host has gone
                     self._store.set(place, f"-{pack_error(error)}")
@@ -133,12 +133,12 @@ class Workers:
             self._store.set(place, f"+{text}")
             return text
         at = self.watch.position()
-        word = self._wait_for_word(place, Item("word", job or at.job, turn or at.turn), keep)
-        if word.startswith("-"):
-            raise unpack_error(word[1:])
-        return word[1:]
+        message = self._wait_for_decision(place, WaitsFor("decision", job or at.job, turn or at.turn), keep)
+        if message.startswith("-"):
+            raise unpack_error(message[1:])
+        return message[1:]
 
-    def _wait_for_word(self, place: str, item: Item, keep: bool) -> str:
+    def _wait_for_decision(self, place: str, item: WaitsFor, keep: bool) -> str:
         begin, pause = time.monotonic(), FIRST_PAUSE_SECONDS
         try:
             with self.watch.waiting_for(item):
@@ -147,13 +147,13 @@ class Workers:
                     self._raise_if_hopeless(item, time.monotonic() - begin)
                     time.sleep(pause)
                     pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
-                word = self._store.get(place)
+                message = self._store.get(place)
                 if not keep and self._store.add(f"{place}/read", 1) == self.num_workers - 1:
                     self._store.delete_key(place)
                     self._store.delete_key(f"{place}/read")
         except RuntimeError as error:
             raise self._lost(item, error) from error
-        return word
+        return message
 
     def forget_broadcasts(self, keys: Iterable[str]) -> None:
         """Free the store of broadcasts that were kept and that all workers have read."""
@@ -161,21 +161,21 @@ class Workers:
             for key in keys:
                 self._store.delete_key(f"motet/broadcast/{key}")
 
-    def leave_word(self, key: str, text: str) -> None:
-        """Leave ``text`` where the other workers find it (`word`). Blocks for one message to the store."""
-        self._store.set(f"motet/word/{key}", text)
+    def publish(self, key: str, text: str) -> None:
+        """Leave ``text`` where the other workers find it (`lookup`). Blocks for one message to the store."""
+        self._store.set(f"motet/published/{key}", text)
 
-    def word(self, key: str) -> str | None:
+    def lookup(self, key: str) -> str | None:
         """Return what a worker left under ``key``, or None if none has yet; waits for nobody."""
-        if not self._store.check(f"motet/word/{key}"):
+        if not self._store.check(f"motet/published/{key}"):
             return None
-        return self._store.get(f"motet/word/{key}")
+        return self._store.get(f"motet/published/{key}")
 
-    def forget_word(self, key: str) -> None:
+    def unpublish(self, key: str) -> None:
         """Free the store of a word that everybody who wants it has read."""
-        self._store.delete_key(f"motet/word/{key}")
+        self._store.delete_key(f"motet/published/{key}")
 
-    def take_lane(self) -> dist.ProcessGroup:
+    def acquire_lane(self) -> dist.ProcessGroup:
         """Return a process group for one job's gradients. Collective: all workers at the same place."""
         if self._free_lanes:
             return self._free_lanes.pop()
@@ -185,7 +185,7 @@ class Workers:
 
     @property
     def device_lane(self) -> dist.ProcessGroup | None:
-        """The group that everything on a device travels on; None where each job's own lane carries that, too."""
+        """The group that everything on a device is sent on; None where each job's own lane carries that, too."""
         return self._everybody if self._shared else None
 
     @property
@@ -200,11 +200,11 @@ class Workers:
         """
         return PrefixStore(what, self._store.clone())
 
-    def return_lane(self, lane: dist.ProcessGroup) -> None:
-        """Take back a lane on which nothing travels any more."""
+    def release_lane(self, lane: dist.ProcessGroup) -> None:
+        """Take back a lane on which nothing is in flight any more."""
         self._free_lanes.append(lane)
 
-    def wait_arrived(self, item: Item, arrived: Callable[[], bool]) -> None:
+    def wait_arrived(self, item: WaitsFor, arrived: Callable[[], bool]) -> None:
         """Block, in slices, until a device has come by. Raises as `wait` does."""
         begin, pause = time.monotonic(), 0.00002
         with self.watch.waiting_for(item):
@@ -217,7 +217,7 @@ class Workers:
         """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
         self._num_agreements += 1
         self.watch.num_agreements = self._num_agreements
-        item = Item("agreement", job, self._num_agreements, after)
+        item = WaitsFor("agreement", job, self._num_agreements, after)
         mine = torch.tensor(values, dtype=torch.float64, device="cpu")
         gathered = [torch.empty_like(mine) for _ in range(self.num_workers)]
         done = threading.Event()
@@ -236,7 +236,7 @@ class Workers:
             self.wait(pending.item, pending.done, pending.work.wait)
         return [values.tolist() for values in pending.gathered]
 
-    def wait(self, item: Item, done: threading.Event, finish: Callable[[], object]) -> None:
+    def wait(self, item: WaitsFor, done: threading.Event, finish: Callable[[], object]) -> None:
         """Block until ``done``, in slices, then ``finish`` (which raises what went wrong).
 
         Raises `GangError` when the watch has found that it will never be done, when it took longer than the
@@ -252,7 +252,7 @@ class Workers:
         except RuntimeError as error:
             raise self._lost(item, error) from error
 
-    def _raise_if_hopeless(self, item: Item, waited_seconds: float) -> None:
+    def _raise_if_hopeless(self, item: WaitsFor, waited_seconds: float) -> None:
         if self.watch.error is not None:
             raise self.watch.error
         if (interruption := self.interrupted()) is not None:
@@ -264,7 +264,7 @@ class Workers:
                 f"Give a longer --timeout if such stalls are to be expected.\n{self.watch.others_stand()}".rstrip()
             )
 
-    def _lost(self, item: Item, error: RuntimeError) -> GangError:
+    def _lost(self, item: WaitsFor, error: RuntimeError) -> GangError:
         if failed := self.watch.failures(within_seconds=2.0):
             worker, text = sorted(failed.items())[0]
             return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")

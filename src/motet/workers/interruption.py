@@ -48,7 +48,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
         self._since = 0.0
         self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
-        self._heard: set[int] = set()  # signals of which only `hear` has taken note
+        self._heard: set[int] = set()  # signals of which only `check_signals` has taken note
         self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
 
     @property
@@ -59,7 +59,7 @@ class Interruption:
         return self.signal_name is not None
 
     @property
-    def wish(self) -> int:
+    def stop_request(self) -> int:
         """What this worker tells the others: `GO_ON`, `STOP`, or `STOP_NOW`."""
         if not self.requested:
             return GO_ON
@@ -100,7 +100,7 @@ class Interruption:
             )
         return None
 
-    def hear(self) -> GangError | None:
+    def check_signals(self) -> GangError | None:
         """Take note, on another thread, of signals for a main thread that is blocked outside of Python; see `hopeless`.
 
         Python's handlers run on the main thread only, which inside a collective may not come back.

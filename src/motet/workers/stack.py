@@ -11,17 +11,17 @@ _LIBRARIES = tuple({os.path.join(os.path.realpath(sysconfig.get_path(name)), "")
 _MOTET = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
-def told_briefly(frame: FrameType | None) -> str:
+def position_text(frame: FrameType | None) -> str:
     """Return ``file:line in function`` of the innermost frame, and of the two innermost that are nobody's library."""
-    told: list[str] = []
+    lines: list[str] = []
     num_own, innermost = 0, True
     while frame is not None and num_own < _NUM_OWN:
         own = _is_own(frame.f_code.co_filename)
         if own or innermost:
-            told.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
         num_own += own
         frame, innermost = frame.f_back, False
-    return ", called from ".join(told)
+    return ", called from ".join(lines)
 
 
 def _is_own(file: str) -> bool:

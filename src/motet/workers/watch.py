@@ -2,7 +2,7 @@
 
 `Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
 the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
-thread publish its position in the store, read the others', and look for a circle (`motet.workers.deadlock`).
+thread publish its position in the store, read the others', and look for a cycle (`motet.workers.deadlock`).
 Where nobody has moved for the whole timeout, nobody is going to, whatever each says it does: that ends the run, too.
 A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
 there the thread tells the error itself and ends the process.
@@ -29,8 +29,8 @@ from torch._C._distributed_c10d import Store
 
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 from motet.run_dir import opener
-from motet.workers.deadlock import Item, Position, describe, find_apart, find_circle
-from motet.workers.stack import told_briefly
+from motet.workers.deadlock import Position, WaitsFor, describe, find_cycle, find_divergence
+from motet.workers.stack import position_text
 
 T = TypeVar("T")
 STATE_BYTES = 256
@@ -75,7 +75,7 @@ class Watch:
         self._job: str | None = None
         self._turn = 0
         self._phase = "starting"
-        self._item: Item | None = None
+        self._item: WaitsFor | None = None
         self._epoch = 0
         self._beat = 0
         self._seen: dict[int, tuple[int, int]] = {}
@@ -94,7 +94,7 @@ class Watch:
         self._state: mmap.mmap | None = None
         self._store = store
         self._threads: list[threading.Thread] = []
-        self.hear: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
+        self.check_signals: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
         self.stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
         self.num_asked: Callable[[], int] = lambda: 0  # how often loops have asked for torch's process groups
         self._num_asked = 0
@@ -129,7 +129,7 @@ class Watch:
         return f"{last}{self._phase}"
 
     @contextlib.contextmanager
-    def waiting_for(self, item: Item) -> Iterator[None]:
+    def waiting_for(self, item: WaitsFor) -> Iterator[None]:
         """Note what the main thread waits for inside the block."""
         self._item = item
         self._moved()
@@ -159,7 +159,7 @@ class Watch:
         """Return where this worker stands."""
         item = self._item
         if item is None and self._job is not None and (self.blocking or self._in_collective()):
-            item = Item("collective", self._job, self._turn)
+            item = WaitsFor("collective", self._job, self._turn)
         return Position(
             worker=self.worker,
             epoch=self._epoch + self.num_asked(),
@@ -174,7 +174,7 @@ class Watch:
             last_turns=[f"{job} {turn}" for job, turn in self._last],
             history=dict(self._history),
             still_seconds=self._still_seconds,
-            where="" if item is not None and item.kind != "collective" else told_briefly(self._main_frame()),
+            where="" if item is not None and item.kind != "collective" else position_text(self._main_frame()),
             stops=self.stops(),
         )
 
@@ -200,23 +200,23 @@ class Watch:
             frame = frame.f_back
         return False
 
-    def tell_failure(self, text: str) -> None:
+    def publish_failure(self, text: str) -> None:
         """Leave an error of this worker in the store, so that every other can name it."""
         self._ask(lambda store: store.set(f"{_KEY}/failed/{self.worker}", text), None)
 
-    def tell_left(self, text: str) -> None:
+    def publish_exit(self, text: str) -> None:
         """Leave word that this worker has left the run, though its process may live on: nobody need wait for it."""
         self._ask(lambda store: store.set(f"{_KEY}/left/{self.worker}", text), None)
 
-    def take_back_failure(self) -> None:
-        """Withdraw what `tell_failure` left: all workers met it alike, so it ended its job only."""
+    def withdraw_failure(self) -> None:
+        """Withdraw what `publish_failure` left: all workers met it alike, so it ended its job only."""
         self._ask(lambda store: store.delete_key(f"{_KEY}/failed/{self.worker}"), False)
 
     def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
-        """Return what other workers left with `tell_failure`, waiting a little for it if asked."""
-        return self._words("failed", within_seconds)
+        """Return what other workers left with `publish_failure`, waiting a little for it if asked."""
+        return self._published("failed", within_seconds)
 
-    def _words(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
+    def _published(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
         deadline = time.monotonic() + within_seconds
 
         def look(store: Store) -> dict[int, str]:
@@ -284,7 +284,7 @@ class Watch:
                 if epoch == then and now - gave_up > LAST_SECONDS:
                     self._end(self.error)  # it waits in slices, but is inside the store's client
             elif self._is_blocked():
-                if (error := self.hear()) is not None:
+                if (error := self.check_signals()) is not None:
                     self._give_up(error)
                 elif still > self._longest([self.position()]) + LAST_SECONDS:
                     told = describe({self.worker: self.position(), **self._known})
@@ -313,10 +313,10 @@ class Watch:
                 positions[other] = Position.from_json(json.loads(store.get(key)))
         self._known = positions
         stable = {worker: position for worker, position in positions.items() if self._stands(position)}
-        circle = find_circle(stable, certain=still < self._certainty_seconds) or find_apart(positions)
+        circle = find_cycle(stable, certain=still < self._certainty_seconds) or find_divergence(positions)
         if circle and mine.item is not None:
             self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
-        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._words("left")):
+        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._published("left")):
             self._give_up(_failed(self.failures() or left))  # in its own code for so long, it will not come back
         elif (
             mine.item is not None and still > self._longest(positions.values()) + 2.0

@@ -1,4 +1,4 @@
-"""A world of its own for each job: what ``torch.distributed`` tells it, and the groups that its collectives travel on.
+"""A world of its own for each job: what ``torch.distributed`` tells it, and the groups that its collectives run on.
 
 Torch keeps one world a process: the default group, and maps of all groups. Several jobs in one process need one each.
 A job asks ``is_initialized()`` before it has made the group and gets False, as in a process of its own; what it makes
@@ -10,7 +10,7 @@ started it, whoever has the turn meanwhile. Groups are made when a job makes the
 same order on every worker. Their names carry the job's, because torch's C++ side keeps one list of names for the whole
 process.
 
-What travels on a device goes through one communicator (ADR 0020), so there a job's world has CPU groups of its own and
+What is sent on a device goes through one communicator (ADR 0020), so there a job's world has CPU groups of its own and
 shares the device's.
 """
 
@@ -108,7 +108,7 @@ class Worlds:
         self._let_go.clear()
 
     def end(self, job: str) -> None:
-        """End whatever groups a job has left, once nothing of it travels any more."""
+        """End whatever groups a job has left, once nothing of it is in flight any more."""
         with self._inside(self._worlds[job]) as world:
             world.made_when_needed = False
             if world.values["default_pg"] is not None:

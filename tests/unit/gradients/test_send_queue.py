@@ -10,8 +10,8 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.gradients.send_queue import WINDOW_BYTES, LinkQueue
-from motet.schedule.order import Order, parse_order, ranks
+from motet.gradients.send_queue import WINDOW_BYTES, SendQueue
+from motet.schedule.order import Order, parse_order, priority_classes
 
 LARGE = WINDOW_BYTES + 1
 
@@ -34,19 +34,19 @@ class Network:
         self._arrivals.pop(name)()
 
     @property
-    def travelling(self) -> list[str]:
+    def in_flight(self) -> list[str]:
         return list(self._arrivals)
 
 
 def test_a_jobs_own_buckets_do_not_wait_for_each_other() -> None:
-    queue, network = LinkQueue(Order(("a", "b"))), Network()
+    queue, network = SendQueue(Order(("a", "b"))), Network()
     queue.send("a", LARGE, network.bucket("a1"))
     queue.send("a", LARGE, network.bucket("a2"))
     assert network.launched == ["a1", "a2"]
 
 
 def test_a_bucket_leaves_when_those_of_other_jobs_before_it_have_arrived() -> None:
-    queue, network = LinkQueue(Order(("a", "b", "c"))), Network()
+    queue, network = SendQueue(Order(("a", "b", "c"))), Network()
     for job in "abc":
         queue.send(job, LARGE, network.bucket(job + "1"))
         queue.send(job, LARGE, network.bucket(job + "2"))
@@ -61,14 +61,14 @@ def test_a_bucket_leaves_when_those_of_other_jobs_before_it_have_arrived() -> No
 
 
 def test_behind_little_nobody_waits() -> None:
-    queue, network = LinkQueue(Order(("a", "b"))), Network()
+    queue, network = SendQueue(Order(("a", "b"))), Network()
     queue.send("a", WINDOW_BYTES, network.bucket("a"))
     queue.send("b", LARGE, network.bucket("b"))
     assert network.launched == ["a", "b"]
 
 
 def test_a_small_bucket_does_not_pass_a_large_one_that_was_sent_before_it() -> None:
-    queue, network = LinkQueue(Order(("a", "b", "c"))), Network()
+    queue, network = SendQueue(Order(("a", "b", "c"))), Network()
     queue.send("a", LARGE, network.bucket("a"))
     queue.send("b", LARGE, network.bucket("b"))
     queue.send("c", 1, network.bucket("c"))
@@ -78,15 +78,15 @@ def test_a_small_bucket_does_not_pass_a_large_one_that_was_sent_before_it() -> N
 
 
 def test_jobs_that_come_round_far_more_often_share_the_link() -> None:
-    assert ranks(parse_order("b,b,b,b,a,c,c,d,d,d", list("abcd"))) == {"a": 2, "b": 0, "c": 1, "d": 0}
-    queue, network = LinkQueue(Order(("b", "b", "a"))), Network()
+    assert priority_classes(parse_order("b,b,b,b,a,c,c,d,d,d", list("abcd"))) == {"a": 2, "b": 0, "c": 1, "d": 0}
+    queue, network = SendQueue(Order(("b", "b", "a"))), Network()
     queue.send("a", LARGE, network.bucket("a"))
     queue.send("b", LARGE, network.bucket("b"))
     assert network.launched == ["a", "b"]
 
 
 def test_a_new_order_counts_for_what_is_sent_after_it() -> None:
-    queue, network = LinkQueue(Order(("a", "b"))), Network()
+    queue, network = SendQueue(Order(("a", "b"))), Network()
     queue.send("a", LARGE, network.bucket("a1"))
     queue.follow(Order(("b", "b", "a")))
     queue.send("b", LARGE, network.bucket("b1"))
@@ -99,7 +99,7 @@ def test_a_new_order_counts_for_what_is_sent_after_it() -> None:
 
 
 def test_a_collective_that_is_over_at_once_lets_the_next_one_leave() -> None:
-    queue, launched = LinkQueue(Order(("a", "b"))), []
+    queue, launched = SendQueue(Order(("a", "b"))), []
     network = Network()
 
     def at_once(name: str) -> Callable[[Callable[[], None]], None]:
@@ -118,7 +118,7 @@ def test_a_collective_that_is_over_at_once_lets_the_next_one_leave() -> None:
 
 
 def test_closed_it_launches_nothing() -> None:
-    queue, network = LinkQueue(Order(("a", "b"))), Network()
+    queue, network = SendQueue(Order(("a", "b"))), Network()
     queue.send("a", LARGE, network.bucket("a"))
     queue.send("b", LARGE, network.bucket("b"))
     queue.close()
@@ -138,15 +138,15 @@ def test_closed_it_launches_nothing() -> None:
 def test_workers_that_see_buckets_arrive_differently_never_wait_for_each_other(
     turns: list[tuple[str, list[int]]], rounds: list[list[str]], seed: int
 ) -> None:
-    """A bucket arrives once all workers have launched it. A job's turn begins when its gradients have landed."""
+    """A bucket arrives once all workers have launched it. A job's turn begins when its gradients have arrived."""
     orders, rng = [Order(tuple("abcd" + "".join(more))) for more in rounds], random.Random(seed)
     workers = [Worker(orders[0]) for _ in range(2)]
-    while not all(worker.num_begun == len(turns) and not worker.network.travelling for worker in workers):
+    while not all(worker.num_begun == len(turns) and not worker.network.in_flight for worker in workers):
         steps: list[Callable[[], None]] = []
         for worker in workers:
-            everywhere = [n for n in worker.network.travelling if all(n in w.network.launched for w in workers)]
+            everywhere = [n for n in worker.network.in_flight if all(n in w.network.launched for w in workers)]
             steps += [partial(worker.network.arrives, name) for name in everywhere]
-            if worker.num_begun < len(turns) and worker.has_landed(turns[worker.num_begun][0]):
+            if worker.num_begun < len(turns) and worker.is_synced(turns[worker.num_begun][0]):
                 order = orders[worker.num_begun * len(orders) // len(turns)]
                 steps.append(partial(worker.take_turn, order, *turns[worker.num_begun]))
         assert steps, "all workers wait"
@@ -161,11 +161,11 @@ class Worker:
     """One worker of a run: its queue, and which turns it has taken."""
 
     def __init__(self, order: Order) -> None:
-        self.queue, self.network, self.num_begun = LinkQueue(order), Network(), 0
+        self.queue, self.network, self.num_begun = SendQueue(order), Network(), 0
         self._sent: list[str] = []
 
-    def has_landed(self, job: str) -> bool:
-        under_way = self.network.travelling
+    def is_synced(self, job: str) -> bool:
+        under_way = self.network.in_flight
         return all(n in self.network.launched and n not in under_way for n in self._sent if n[0] == job)
 
     def take_turn(self, order: Order, job: str, sizes: list[int]) -> None:
@@ -178,7 +178,7 @@ class Worker:
 
 
 def test_threads_that_send_and_see_arrivals_keep_the_order_of_a_lane() -> None:
-    queue = LinkQueue(Order(("a", "b")))
+    queue = SendQueue(Order(("a", "b")))
     launched: list[tuple[str, int]] = []
     all_arrived = threading.Semaphore(0)
 
@@ -186,11 +186,11 @@ def test_threads_that_send_and_see_arrivals_keep_the_order_of_a_lane() -> None:
         def launch(arrived: Callable[[], None]) -> None:
             launched.append((job, number))
 
-            def land() -> None:
+            def arrive() -> None:
                 arrived()
                 all_arrived.release()
 
-            threading.Timer(random.random() / 1000, land).start()
+            threading.Timer(random.random() / 1000, arrive).start()
 
         return launch
 

@@ -34,15 +34,15 @@ def test_between_turns_only_what_is_near_is_put_back() -> None:
     drawn: list[list[tuple[float, float, float]]] = [[], []]
     for turn in range(8):
         for number in (0, 1):
-            isolation.enter(jobs[number], left, outside)
+            isolation.swap_in(jobs[number], left, outside)
             if turn == 0:
                 random.seed(1), np.random.seed(1), torch.manual_seed(1)
                 torch.set_grad_enabled(bool(number))
             assert torch.is_grad_enabled() == bool(number)
             drawn[number].append((random.random(), np.random.randn(), torch.rand(()).item()))
-            jobs[number] = left = isolation.leave(outside)
+            jobs[number] = left = isolation.swap_out(outside)
             assert torch.is_grad_enabled(), "Motet's own code finds its own"
-    isolation.settle(outside, left)
+    isolation.restore_outside(outside, left)
     assert drawn == [expected, expected]
     after = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
@@ -53,9 +53,9 @@ def test_all_is_put_back_where_it_is_not_known_what_was_left() -> None:
     random.seed(5)
     outside = isolation.take_all()
     job = outside.copy()
-    isolation.enter(job, outside, outside)
+    isolation.swap_in(job, outside, outside)
     random.seed(6), torch.set_grad_enabled(False)
-    isolation.settle(outside, None)
+    isolation.restore_outside(outside, None)
     assert torch.is_grad_enabled()
     drawn = random.random()
     random.seed(5)
@@ -68,22 +68,22 @@ def test_what_leaving_inference_mode_changes_is_put_back_between_turns() -> None
     torch._C._set_multithreading_enabled(False)
     outside = isolation.take_all()
     job = outside.copy()
-    isolation.enter(job, outside, outside)
+    isolation.swap_in(job, outside, outside)
     mode = torch.inference_mode()
     mode.__enter__()
-    job = left = isolation.leave(outside)
+    job = left = isolation.swap_out(outside)
     assert not torch.is_inference_mode_enabled()
     assert not torch.is_grad_enabled(), "as it was outside, though leaving inference mode switches it on"
-    isolation.enter(job, left, outside)
+    isolation.swap_in(job, left, outside)
     assert torch.is_inference_mode_enabled()
     mode.__exit__(None, None, None)
-    isolation.settle(outside, isolation.leave(outside))
+    isolation.restore_outside(outside, isolation.swap_out(outside))
     assert not torch.is_inference_mode_enabled()
 
 
 def test_what_is_put_back_more_than_once_is_no_live_object() -> None:
     with pytest.raises(AssertionError, match="live object"):
-        registry.add("a list", list, lambda value: None, copy=list, near=True)
+        registry.add("a list", list, lambda value: None, copy=list, restore_between_turns=True)
 
 
 class Drawing:

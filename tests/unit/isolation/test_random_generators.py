@@ -120,7 +120,7 @@ _LATE_IMPORT = """
 import sys
 import motet.isolation as isolation
 import motet.isolation.random_generators as generators
-# As where torch was built without NumPy: the entry rests.
+# As where torch was built without NumPy: the entry is inactive.
 hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "numpy"}
 outside = isolation.take_all()
 job, other = outside.copy(), outside.copy()

@@ -96,7 +96,7 @@ def streams(
     ]
     free = [0.4] * num_workers  # seconds since the run began
     link_free = 0.0
-    travelling: dict[str, tuple[int, list[float], float]] = {}
+    in_flight: dict[str, tuple[int, list[float], float]] = {}
     turns = dict.fromkeys(names, 0)
     computed: list[list[tuple[float, float]]] = [[] for _ in starts]
 
@@ -111,8 +111,8 @@ def streams(
     while live:
         for name in list(live):
             plan = plans[name]
-            if name in travelling:
-                turn, launched, completed = travelling.pop(name)
+            if name in in_flight:
+                turn, launched, completed = in_flight.pop(name)
                 for worker, begin in enumerate(starts):
                     wait_begin = free[worker]
                     free[worker] = max(wait_begin, completed) + 30e-6
@@ -145,7 +145,7 @@ def streams(
                 say(worker, TurnEnded(begin + free[worker], name, turns[name], begin + first, num_workers > 1))
             if num_workers > 1:
                 link_free = max(link_free, *launched) + plan.sync_seconds * rng.uniform(0.95, 1.1)
-                travelling[name] = (turns[name], launched, link_free)
+                in_flight[name] = (turns[name], launched, link_free)
     for worker, begin in enumerate(starts):
         say(worker, Notice(begin + free[worker], None, "metrics of worker 1 were not recorded"))
         say(worker, RunEnded(begin + free[worker] + 0.2, max(free) + 0.2))

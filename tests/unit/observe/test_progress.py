@@ -71,7 +71,7 @@ def test_live_rows_tell_state_turns_and_values() -> None:
         assert re.search(r"1\d\d/400 +1\d\.\d/s +0:1\d", row), row
         assert re.search(r"loss [012]\.\d+", row)
     assert sum("computing" in row for row in by_name.values()) == 1, "one job computes at a time"
-    assert sum("gradients travelling" in row for row in by_name.values()) == 2
+    assert sum("gradients in flight" in row for row in by_name.values()) == 2
     assert re.search(
         r"^0:1[12] · 2 workers · efficiency 0\.9\d · sync hidden \d\d % · compute busy \d\d % · network busy \d\d %$",
         rows[4].rstrip(),
@@ -148,12 +148,12 @@ def test_plain_lines_come_every_two_seconds() -> None:
 
 
 def test_a_long_run_fills_no_log() -> None:
-    told = RunStarted(time=0.0, unix_time=0.0, worker=0, num_workers=2, jobs=("a",), order=("a",))
+    diverged_text = RunStarted(time=0.0, unix_time=0.0, worker=0, num_workers=2, jobs=("a",), order=("a",))
     turns = [
         TurnEnded(time=float(second), job="a", turn=second, begin=second - 1.0, synchronizing=False)
         for second in range(1, 100_000)
     ]
-    moments = re.findall(r"\| ([\d:]+) ", show([told, *turns]))
+    moments = re.findall(r"\| ([\d:]+) ", show([diverged_text, *turns]))
     assert moments[:4] == ["0:02", "0:04", "0:06", "0:08"]  # a turn takes a second
     assert len({moment.rpartition(":")[0] for moment in moments[-100:]}) == 100  # one a minute
     assert len(moments) < 1800

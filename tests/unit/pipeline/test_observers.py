@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from motet.events import Event, MetricsLogged, Notice, RunEnded
-from motet.pipeline.observers import Audience
+from motet.pipeline.observers import Observers
 
 ENDED = RunEnded(time=1.0, wall_seconds=1.0)
 
@@ -39,7 +39,7 @@ class Failing:
 def test_a_failing_observer_is_left_out_and_the_user_is_told(first: bool) -> None:
     told: list[str] = []
     failing, seen = Failing(), Seen([])
-    audience = Audience([failing, seen] if first else [seen, failing], told.append, lambda: None)
+    audience = Observers([failing, seen] if first else [seen, failing], told.append, lambda: None)
     audience.observe(ENDED)
     audience.observe(ENDED)
     assert failing.num_calls == 1
@@ -53,9 +53,9 @@ def test_a_failing_observer_is_left_out_and_the_user_is_told(first: bool) -> Non
 def test_a_notice_is_told_once_for_each_job() -> None:
     told: list[str] = []
     seen = Seen([])
-    audience = Audience([seen], told.append, lambda: None)
+    audience = Observers([seen], told.append, lambda: None)
     for job in ("a", "b", "a", None):
-        audience.notice_once(job, "waits in place")
+        audience.notify(job, "waits in place")
     assert told == ["job 'a' waits in place", "job 'b' waits in place", "waits in place"]
     assert [event.job for event in seen.events if isinstance(event, Notice)] == ["a", "b", None]
     assert audience.notices == tuple(told)
@@ -63,18 +63,18 @@ def test_a_notice_is_told_once_for_each_job() -> None:
 
 def test_an_observer_finds_what_it_would_find_without_motet_unless_it_changes_nothing() -> None:
     order: list[str] = []
-    Audience([Seen(order)], lambda text: None, lambda: order.append("settled")).observe(ENDED)
+    Observers([Seen(order)], lambda text: None, lambda: order.append("settled")).observe(ENDED)
     assert order == ["settled", "observed"]
     order.clear()
     quiet = Seen(order, changes_nothing_global=True)
-    Audience([quiet], lambda text: None, lambda: order.append("settled")).observe(ENDED)
+    Observers([quiet], lambda text: None, lambda: order.append("settled")).observe(ENDED)
     assert order == ["observed"]
 
 
 def test_observers_run_on_one_thread_alone() -> None:
     threads: list[int] = []
     seen = Seen([])
-    audience = Audience([seen], lambda text: None, lambda: threads.append(threading.get_ident()))
+    audience = Observers([seen], lambda text: None, lambda: threads.append(threading.get_ident()))
     logged = MetricsLogged(time=1.0, job="a", turn=1, values={"loss": 1.0})
     thread = threading.Thread(target=audience.observe, args=(logged,))
     thread.start()

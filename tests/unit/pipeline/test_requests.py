@@ -48,7 +48,7 @@ def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
 )
 def test_a_job_that_is_ended_before_it_has_begun(thrown: BaseException, status: str, error: str | None) -> None:
     turns = Turns()
-    handle: Any = SimpleNamespace(tell_log=lambda values: None, logs_itself=False)
+    handle: Any = SimpleNamespace(log_for_trainer=lambda values: None, logs_itself=False)
     job = RunningJob("a", lambda: None, SimpleNamespace(), handle)  # type: ignore[arg-type]
     turns.admit(job)
     turns.take(job, throw=thrown)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from motet.events import Event, RunStarted
-from motet.gradients.transfer import Turnaround
+from motet.gradients.transfer import SyncTiming
 from motet.observe.account import Account, estimate
-from motet.pipeline.ledger import Accounts
-from motet.pipeline.recorder import Bookkeeping, Over
+from motet.pipeline.ledger import RunLedger
+from motet.pipeline.recorder import Recorder, TurnEnd
 from motet.schedule.bound import Work, bound_seconds, efficiency
 from motet.schedule.order import Cost
-from motet.schedule.replanner import Planning
+from motet.schedule.replanner import Replanner
 from motet.schedule.replay import SEQUENTIAL
 from motet.schedule.replay import bound_seconds as bound_of_costs
 from motet.timing.device import Moment
@@ -28,26 +28,26 @@ def test_each_term_counts() -> None:
     assert efficiency(0.0, 0.0) is None
 
 
-def books_of(seen: list[Event]) -> tuple[Accounts, Bookkeeping]:
-    accounts = Accounts()
-    return accounts, Bookkeeping(accounts, Planning(None, ["a"]), seen.append, lambda arrived: None)
+def books_of(seen: list[Event]) -> tuple[RunLedger, Recorder]:
+    ledger = RunLedger()
+    return ledger, Recorder(ledger, Replanner(None, ["a"]), seen.append, lambda arrived: None)
 
 
 def moment(seconds: float) -> Moment:
     return Moment(seconds, seconds)
 
 
-def turn(books: Bookkeeping, begin: float, end: float, waited: float = 0.0) -> None:
-    over = Over(moment(begin), moment(end), waited, 0.0)
-    books.turn_ended(1, "a", 1, over, synchronizing=True, ended=False, travels=())
+def turn(recorder: Recorder, begin: float, end: float, waited: float = 0.0) -> None:
+    over = TurnEnd(moment(begin), moment(end), waited, 0.0)
+    recorder.turn_ended(1, "a", 1, over, synchronizing=True, ended=False, transfers=())
 
 
 def test_one_job_that_computes_and_then_synchronizes_is_bound_by_both() -> None:
-    accounts = Accounts()
-    accounts.computed("a", 1.0)
-    accounts.synced("a", Turnaround(launched=1.0, completed=2.0, link_seconds=1.0))
-    accounts.ended("a", "finished", 1, None, None)
-    results = accounts.results(["a"], 2, 2.0, ())
+    ledger = RunLedger()
+    ledger.computed("a", 1.0)
+    ledger.synced("a", SyncTiming(launched=1.0, completed=2.0, link_seconds=1.0))
+    ledger.ended("a", "finished", 1, None, None)
+    results = ledger.results(["a"], 2, 2.0, ())
     assert (results.bound_seconds, results.efficiency) == (2.0, 1.0)
     assert bound_of_costs({"a": Cost(1.0, 1.0)}, {"a": 1}, SEQUENTIAL) == 2.0
 
@@ -56,13 +56,13 @@ def test_one_job_that_computes_and_then_synchronizes_is_bound_by_both() -> None:
 def test_what_is_recorded_and_what_is_summed_up_agree(launched: float, bound: float) -> None:
     """Five seconds of computing, one of them spent waiting within the turn, and six on the network."""
     seen: list[Event] = [RunStarted(100.0, 0.0, 0, 2, ("a",), ("a",))]
-    accounts, books = books_of(seen)
-    turn(books, 100.0, 105.0, waited=1.0)
-    figures = Turnaround(launched, launched + 6.0, link_seconds=6.0, num_bytes=8, launches=[(launched, 8)])
-    books.landed(1, "a", 1, moment(105.0), figures)
-    accounts.ended("a", "finished", 1, None, None)
+    ledger, recorder = books_of(seen)
+    turn(recorder, 100.0, 105.0, waited=1.0)
+    figures = SyncTiming(launched, launched + 6.0, link_seconds=6.0, num_bytes=8, launches=[(launched, 8)])
+    recorder.synced(1, "a", 1, moment(105.0), figures)
+    ledger.ended("a", "finished", 1, None, None)
     account = Account()
     for event in seen:
         account.observe(event)
-    assert accounts.results(["a"], 2, 20.0, ()).bound_seconds == bound
+    assert ledger.results(["a"], 2, 20.0, ()).bound_seconds == bound
     assert estimate(account.jobs, account.network_seconds).bound_seconds == bound

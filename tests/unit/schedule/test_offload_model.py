@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.errors import UsageError
-from motet.schedule.offload_model import Resting, SideStream, parse_host_link, rests
+from motet.schedule.offload_model import CopyStream, OffloadModel, is_offloaded, parse_host_link
 from motet.schedule.order import Cost, Order
 from motet.schedule.replay import Assumptions, Replay, replay
 from motet.testing import Gang
@@ -22,10 +22,10 @@ THREE = {name: Cost(1.0, 0.0) for name in "abc"}
 def replayed(
     costs: dict[str, Cost], turns: dict[str, int], sizes: dict[str, float] | None, rate: float = 1.0, order: str = ""
 ) -> Replay:
-    """Replay with state of ``sizes`` that rests; with None, all of it stays on the device."""
-    resting = None if sizes is None else Resting(sizes, rate)
+    """Replay with state of ``sizes`` that is offloaded; with None, all of it stays on the device."""
+    offload = None if sizes is None else OffloadModel(sizes, rate)
     # On one lane nothing overtakes, so that what is late makes nothing else early.
-    assumptions = Assumptions(num_buckets=1, lanes="one", resting=resting)
+    assumptions = Assumptions(num_buckets=1, lanes="one", offload=offload)
     return replay(Order(tuple(order or costs)), costs, turns, num_workers=2, assumptions=assumptions)
 
 
@@ -43,17 +43,17 @@ def test_a_link_to_the_host_that_cannot_be_read_is_refused(text: str) -> None:
 @pytest.mark.parametrize(("rate", "size"), [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, -1.0)])
 def test_a_link_needs_a_rate(rate: float, size: float) -> None:
     with pytest.raises(ValueError, match="rate above 0"):
-        Resting({"a": size}, rate)
+        OffloadModel({"a": size}, rate)
 
 
 def test_who_rests() -> None:
-    assert rests("a", "b", 3)
-    assert not rests("a", "a", 3), "its turn is next"
-    assert not rests("a", "b", 2), "one computes, the other is on its way back"
+    assert is_offloaded("a", "b", 3)
+    assert not is_offloaded("a", "a", 3), "its turn is next"
+    assert not is_offloaded("a", "b", 2), "one computes, the other is on its way back"
 
 
 def test_a_side_stream_copies_one_after_the_other() -> None:
-    side = SideStream(Resting({"a": 2.0, "b": 4.0}, 1.0))
+    side = CopyStream(OffloadModel({"a": 2.0, "b": 4.0}, 1.0))
     side.put_away("a", 10.0)  # to 12
     side.put_away("b", 11.0)  # to 16
     side.begin_return("a", 11.5)  # to 18
@@ -134,7 +134,7 @@ def test_the_model_asks_for_copies_when_a_run_does(gangs: Callable[[int], Gang])
         # Some so large that DDP's bucket stands in the gradient's place meanwhile, some smaller than what is moved.
         widths = {name: draw.choice([24, 40, 80, 160, 192]) for name in names}
         rate = draw.choice([30e3, 100e3, 300e3])
-        told = gang.run("tests.distributed.jobs_housed:device_seconds", order, widths, computes, turns, rate)[0]
+        told = gang.run("tests.distributed.jobs_admitted:device_seconds", order, widths, computes, turns, rate)[0]
         moved = {name: 2 * 4 * width**2 if width > 32 else 0 for name, width in widths.items()}
         assert told["moved"] == moved
         found, resident = (
@@ -143,9 +143,9 @@ def test_the_model_asks_for_copies_when_a_run_does(gangs: Callable[[int], Gang])
                 {name: Cost(compute, 0.0) for name, compute in computes.items()},
                 turns,
                 num_workers=1,
-                assumptions=Assumptions(num_buckets=1, resting=resting),
+                assumptions=Assumptions(num_buckets=1, offload=offload),
             )
-            for resting in (Resting(moved, rate), None)
+            for offload in (OffloadModel(moved, rate), None)
         )
         assert found.total_seconds == pytest.approx(told["seconds"], rel=1e-9), f"instance {number}: {order} {turns}"
         lost += found.total_seconds > 1.05 * resident.total_seconds

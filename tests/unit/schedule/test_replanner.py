@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from motet.schedule.order import MAX_ROUND_TURNS, Cost, Cursor, Order, round_robin
 from motet.schedule.replanner import (
     DRIFT,
+    REPORT_EVERY,
     SYNCS_SKIPPED,
-    TELL_EVERY,
     TURNS_NEEDED,
     TURNS_SKIPPED,
     WORTH_CHANGING,
     Change,
-    Planning,
+    Replanner,
     Sync,
     drift,
 )
@@ -33,7 +33,7 @@ class Gang:
     """The planning of several workers of which each sees the costs with noise of its own."""
 
     def __init__(self, num_workers: int, order: Order | None, names: list[str], noise: float = 0.0) -> None:
-        self.workers = [Planning(order, names) for _ in range(num_workers)]
+        self.workers = [Replanner(order, names) for _ in range(num_workers)]
         self.num_synced = dict.fromkeys(names, 0)
         self.expected: dict[str, int | None] = dict.fromkeys(names)
         self._noise = [random.Random(worker) for worker in range(num_workers)]
@@ -57,11 +57,11 @@ class Gang:
 
     def agree(self) -> Change | None:
         """Tell and hear on all workers; their answers must be one."""
-        told = [worker.tell(self.expected) for worker in self.workers]
+        told = [worker.report_costs(self.expected) for worker in self.workers]
         assert len({len(figures) for figures in told}) == 1
         if not told[0]:
             return None
-        return self.one([worker.hear(told, self.num_synced) for worker in self.workers])
+        return self.one([worker.receive_costs(told, self.num_synced) for worker in self.workers])
 
     def end(self, job: str) -> Change | None:
         del self.num_synced[job], self.expected[job]
@@ -75,7 +75,7 @@ class Gang:
 
 def agree_until_told(gang: Gang) -> Change | None:
     """Agree as often as it takes until costs are told with it."""
-    for _ in range(TELL_EVERY):
+    for _ in range(REPORT_EVERY):
         if (change := gang.agree()) is not None:
             return change
     return None
@@ -119,7 +119,7 @@ def test_the_first_order_is_asked_for_once_and_by_nobody_who_needs_none() -> Non
         assert not worker.first_known([]), "all have ended"
     gang.turns(UNEQUAL, 9)
     for worker in gang.workers:
-        worker.tell(gang.expected)
+        worker.report_costs(gang.expected)
     assert not gang.first_known(), "it has been told, and will be heard a round later"
 
 
@@ -164,14 +164,16 @@ def test_a_provisional_order_is_determined_once_more_when_turns_are_enough() -> 
     assert second is not None
     assert second.reason == "more turns have been measured"
     assert second.order.weights["conv"] == 10 * second.order.weights["embedding"]
-    assert sum(bool(gang.workers[0].tell(gang.expected)) for _ in range(3 * TELL_EVERY)) == 3, "as rarely as ever"
+    assert sum(bool(gang.workers[0].report_costs(gang.expected)) for _ in range(3 * REPORT_EVERY)) == 3, (
+        "as rarely as ever"
+    )
 
 
 def test_an_order_that_was_given_is_never_changed() -> None:
     order = Order(("embedding", "conv", "conv"))
     gang = Gang(2, order, ["embedding", "conv", "late"])
     gang.turns(UNEQUAL, 20)
-    assert all(worker.tell(gang.expected) == [] for worker in gang.workers), "nobody asks"
+    assert all(worker.report_costs(gang.expected) == [] for worker in gang.workers), "nobody asks"
     assert gang.end("late") is None
     assert gang.workers[0].order is order
 
@@ -189,15 +191,15 @@ def test_lengths_count_once_a_job_has_told_them() -> None:
 
 
 def test_workers_that_know_different_lengths_count_with_the_longest() -> None:
-    workers = [Planning(None, ["embedding", "conv"]) for _ in range(2)]
+    workers = [Replanner(None, ["embedding", "conv"]) for _ in range(2)]
     gang = Gang(2, None, ["embedding", "conv"])
     gang.workers = workers
     gang.turns(UNEQUAL)
     told = [
-        workers[0].tell({"embedding": 5 + 10, "conv": None}),
-        workers[1].tell({"embedding": 5 + 20, "conv": 5 + 400}),
+        workers[0].report_costs({"embedding": 5 + 10, "conv": None}),
+        workers[1].report_costs({"embedding": 5 + 20, "conv": 5 + 400}),
     ]
-    change = gang.one([worker.hear(told, gang.num_synced) for worker in workers])
+    change = gang.one([worker.receive_costs(told, gang.num_synced) for worker in workers])
     assert change is not None
     assert change.order.weights["conv"] == 20
 
@@ -238,7 +240,7 @@ def test_costs_are_told_less_often_once_they_are_known() -> None:
     gang = Gang(2, None, ["embedding", "conv"])
     gang.turns(UNEQUAL)
     gang.agree()
-    told = [bool(gang.workers[0].tell(gang.expected)) for _ in range(3 * TELL_EVERY)]
+    told = [bool(gang.workers[0].report_costs(gang.expected)) for _ in range(3 * REPORT_EVERY)]
     assert sum(told) == 3
 
 
@@ -303,7 +305,7 @@ class Slots:
             self.taken.append(job)
             turn = self.gang.num_synced[job] = self.gang.num_synced[job] + 1
             for number, worker in enumerate(self.gang.workers):
-                if turn > 1:  # the last turn's gradients land when the next turn begins
+                if turn > 1:  # the last turn's gradients arrive when the next turn begins
                     cost = self._seconds(job, turn - 1)
                     worker.synced(job, Sync(cost.sync_seconds * (1 + number), cost.sync_seconds, cost.sync_bytes))
                 worker.computed(job, 0.0, self._seconds(job, turn).compute_seconds, 0.0)
@@ -346,8 +348,8 @@ def test_noise_in_the_first_turns_starves_nobody_and_is_gone_when_they_are_enoug
     slots.take(3 * len(costs), agree_every)
     assert not slots.gang.first_known(), "what can be known has been told"
     assert set(slots.gang.workers[0].costs) == set(costs)
-    # Three more turns of each job, and the landing of the last one, in rounds that hold each at least once.
-    slots.take(4 * MAX_ROUND_TURNS + 2 * agree_every * TELL_EVERY, agree_every)
+    # Three more turns of each job, and the arrival of the last one, in rounds that hold each at least once.
+    slots.take(4 * MAX_ROUND_TURNS + 2 * agree_every * REPORT_EVERY, agree_every)
     places = {name: [-1, *(at for at, taken in enumerate(slots.taken) if taken == name)] for name in costs}
     for name, at in places.items():
         assert max(y - x for x, y in itertools.pairwise([*at, len(slots.taken)])) <= 2 * MAX_ROUND_TURNS, name
@@ -365,9 +367,9 @@ def test_what_was_told_before_a_job_ended_is_taken_for_what_it_is() -> None:
     costs = {"a": Cost(0.1, 0.1), "b": Cost(0.2, 0.1), "c": Cost(0.3, 0.1)}
     gang = Gang(2, None, list(costs))
     gang.turns(costs)
-    told = [worker.tell(gang.expected) for worker in gang.workers]
+    told = [worker.report_costs(gang.expected) for worker in gang.workers]
     gang.end("a")
-    gang.one([worker.hear(told, gang.num_synced) for worker in gang.workers])
+    gang.one([worker.receive_costs(told, gang.num_synced) for worker in gang.workers])
     for worker in gang.workers:
         assert {name: cost.compute_seconds for name, cost in worker.costs.items()} == pytest.approx(
             {"b": 0.2, "c": 0.3}

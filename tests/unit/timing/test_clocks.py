@@ -1,4 +1,4 @@
-"""Waiting and travelling are accounted for exactly; time is told to the clocks, never measured here."""
+"""Waiting and time in flight are accounted for exactly; time is given to the clocks, never measured here."""
 
 from __future__ import annotations
 
@@ -87,19 +87,19 @@ def test_moments_out_of_order_are_never_charged_twice() -> None:
     assert first + second == pytest.approx(3.0)
 
 
-travels = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 300)), min_size=1, max_size=20)
+flights = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 300)), min_size=1, max_size=20)
 
 
-@given(travels)
-def test_the_shares_add_up_to_the_time_during_which_anything_travelled(travels: list[tuple[int, int]]) -> None:
+@given(flights)
+def test_the_shares_add_up_to_the_time_during_which_anything_was_in_flight(flights: list[tuple[int, int]]) -> None:
     link, marks, charged = Link(), {}, 0.0
-    moments = [(begin, 0, number) for number, (begin, _) in enumerate(travels)]
-    moments += [(begin + length, 1, number) for number, (begin, length) in enumerate(travels)]
+    moments = [(begin, 0, number) for number, (begin, _) in enumerate(flights)]
+    moments += [(begin + length, 1, number) for number, (begin, length) in enumerate(flights)]
     for moment, ends, number in sorted(moments):
         if ends:
             charged += link.end(marks[number], float(moment))
         else:
             marks[number] = link.begin(float(moment))
-    busy = {moment for begin, length in travels for moment in range(begin, begin + length)}
+    busy = {moment for begin, length in flights for moment in range(begin, begin + length)}
     assert charged == pytest.approx(len(busy))
     assert link.busy_seconds(2000.0) == pytest.approx(len(busy))

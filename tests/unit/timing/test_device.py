@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from motet.events import Event, SyncEnded, TurnEnded
-from motet.gradients.transfer import Turnaround
-from motet.pipeline.ledger import Accounts
-from motet.pipeline.recorder import Bookkeeping
+from motet.gradients.transfer import SyncTiming
+from motet.pipeline.ledger import RunLedger
+from motet.pipeline.recorder import Recorder
 from motet.schedule.order import Cost
-from motet.schedule.replanner import FIGURES_PER_JOB, Planning, agreed_cost
-from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, Journal, Moment, Travel, seconds_of
+from motet.schedule.replanner import FIGURES_PER_JOB, Replanner, agreed_cost
+from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, DeviceTransfer, Journal, Moment, seconds_of
 
 DEVICE = torch.device("cuda", 0)
 
@@ -156,10 +156,10 @@ def test_the_first_event_of_a_device_may_be_slow() -> None:
     clock = DeviceClock(world.host)
     clock.use(DEVICE, lambda device: SlowAtFirst(world))
     world.compute(2.0)
-    begun, moment = world.time, clock.now()
+    start, moment = world.time, clock.now()
     world.time += 5.0
     assert clock.arrived(moment)
-    assert moment.seconds == pytest.approx(begun + 2.0, abs=0.0001)
+    assert moment.seconds == pytest.approx(start + 2.0, abs=0.0001)
 
 
 class Told:
@@ -204,78 +204,78 @@ def test_the_journal_tells_in_order_and_not_before_the_slot_is_settled() -> None
 def test_the_host_waits_for_a_device_that_is_far_behind() -> None:
     world = World()
     waits: list[float] = []
-    accounts = Accounts()
+    ledger = RunLedger()
 
     def wait_device(arrived: Callable[[], bool]) -> None:
         while not arrived():
             world.time += 0.5
         waits.append(world.time)
 
-    books = Bookkeeping(accounts, Planning(None, ["a"]), lambda event: None, wait_device)
-    books.clock = clock_of(world)
-    books._journal = Journal(books.clock, lambda moment: wait_device(lambda: books.clock.arrived(moment)))
+    recorder = Recorder(ledger, Replanner(None, ["a"]), lambda event: None, wait_device)
+    recorder.clock = clock_of(world)
+    recorder._journal = Journal(recorder.clock, lambda moment: wait_device(lambda: recorder.clock.arrived(moment)))
     for slot in range(1, 12):
-        begun = books.turn_begins()
+        start = recorder.turn_begins()
         world.compute(1.0)  # the host itself takes no time
-        over = books.turn_is_over(begun)
-        books.turn_ended(slot, "a", slot, over, synchronizing=True, ended=False, travels=())
-        books.slot_over(slot)
+        over = recorder.turn_ends(start)
+        recorder.turn_ended(slot, "a", slot, over, synchronizing=True, ended=False, transfers=())
+        recorder.slot_over(slot)
         ahead = (world.busy_until - world.time) / 1.0
         assert ahead <= RUN_AHEAD_SLOTS + 0.5
     assert len(waits) >= 11 - RUN_AHEAD_SLOTS
-    books.flush()
-    assert accounts.ledgers["a"].compute_seconds == pytest.approx(11.0)
+    recorder.flush()
+    assert ledger.totals["a"].compute_seconds == pytest.approx(11.0)
 
 
 def turn_of(
-    world: World, books: Bookkeeping, slot: int, job: str, turn: int, compute: float, sync: float
-) -> Turnaround:
-    """Let a job compute and send its gradients, as the pipeline and the hook do; return the figures to land."""
-    begun = books.turn_begins()
+    world: World, recorder: Recorder, slot: int, job: str, turn: int, compute: float, sync: float
+) -> SyncTiming:
+    """Let a job compute and send its gradients, as the pipeline and the hook do; return the figures of its sync."""
+    start = recorder.turn_begins()
     world.compute(compute)
     world.send(sync)
-    travel = Travel(books.clock.now(), 1000)
+    transfer = DeviceTransfer(recorder.clock.now(), 1000)
     until, mine = world.network_until, world.busy_until
 
     def wait() -> None:
         world.busy_until = max(world.busy_until, until)
 
-    travel.completed = books.clock.behind(wait)
+    transfer.completed = recorder.clock.behind(wait)
     assert world.busy_until == mine
-    over = books.turn_is_over(begun)
-    books.turn_ended(slot, job, turn, over, synchronizing=True, ended=False, travels=[travel])
-    figures = Turnaround(num_bytes=1000, num_collectives=1, travels=[travel])
-    figures.launched = until  # remembered for `land`
+    over = recorder.turn_ends(start)
+    recorder.turn_ended(slot, job, turn, over, synchronizing=True, ended=False, transfers=[transfer])
+    figures = SyncTiming(num_bytes=1000, num_collectives=1, transfers=[transfer])
+    figures.launched = until  # remembered for `finish_sync`
     return figures
 
 
-def land(world: World, books: Bookkeeping, slot: int, job: str, turn: int, figures: Turnaround) -> None:
-    begin, until = books.wait_begins(), figures.launched
+def finish_sync(world: World, recorder: Recorder, slot: int, job: str, turn: int, figures: SyncTiming) -> None:
+    begin, until = recorder.wait_begins(), figures.launched
     world.busy_until = max(world.busy_until, until)
-    books.landed(slot, job, turn, begin, figures)
+    recorder.synced(slot, job, turn, begin, figures)
 
 
 def test_records_tell_device_time_and_not_enqueue_time() -> None:
     """Two jobs, 2 s of computing and 3 s of network a turn: the network is always busy, 2 of 3 s hidden."""
     world = World(ahead=1000.0)
     seen: list[Event] = []
-    accounts = Accounts()
+    ledger = RunLedger()
 
     def wait_device(arrived: Callable[[], bool]) -> None:
         while not arrived():
             world.time += 0.25
 
-    books = Bookkeeping(accounts, Planning(None, ["a", "b"]), seen.append, wait_device)
-    books.clock = clock_of(world)
-    books._journal = Journal(books.clock, lambda moment: wait_device(lambda: books.clock.arrived(moment)))
-    flying: dict[str, Turnaround] = {}
+    recorder = Recorder(ledger, Replanner(None, ["a", "b"]), seen.append, wait_device)
+    recorder.clock = clock_of(world)
+    recorder._journal = Journal(recorder.clock, lambda moment: wait_device(lambda: recorder.clock.arrived(moment)))
+    flying: dict[str, SyncTiming] = {}
     for slot in range(1, 9):
         job, turn = "ab"[(slot - 1) % 2], (slot + 1) // 2
         if job in flying:
-            land(world, books, slot, job, turn - 1, flying.pop(job))
-        flying[job] = turn_of(world, books, slot, job, turn, compute=2.0, sync=3.0)
-        books.slot_over(slot)
-    books.flush()
+            finish_sync(world, recorder, slot, job, turn - 1, flying.pop(job))
+        flying[job] = turn_of(world, recorder, slot, job, turn, compute=2.0, sync=3.0)
+        recorder.slot_over(slot)
+    recorder.flush()
     turns = [event for event in seen if isinstance(event, TurnEnded)]
     syncs = [event for event in seen if isinstance(event, SyncEnded)]
     assert [(turn.job, turn.turn) for turn in turns] == [("ab"[i % 2], i // 2 + 1) for i in range(8)]
@@ -289,30 +289,30 @@ def test_records_tell_device_time_and_not_enqueue_time() -> None:
     assert syncs[0].wait_begin == pytest.approx(104.0)
     assert syncs[0].time == pytest.approx(105.0)
     # On one communicator the shares are what each bucket took, also where it stood behind another job's.
-    assert accounts.ledgers["a"].link_seconds == pytest.approx(3.0 * accounts.ledgers["a"].num_turns)
-    assert accounts.ledgers["b"].link_seconds == pytest.approx(3.0 * accounts.ledgers["b"].num_turns)
-    assert accounts.ledgers["a"].compute_seconds == pytest.approx(8.0)
+    assert ledger.totals["a"].link_seconds == pytest.approx(3.0 * ledger.totals["a"].num_turns)
+    assert ledger.totals["b"].link_seconds == pytest.approx(3.0 * ledger.totals["b"].num_turns)
+    assert ledger.totals["a"].compute_seconds == pytest.approx(8.0)
 
 
 def test_a_bucket_that_arrives_in_the_hosts_time_never_takes_less_than_nothing() -> None:
     """Gloo's sums are there in the host's time, and leave in the device's: compared clocks are off by microseconds."""
     world, seen = World(), list[Event]()
-    planning = Planning(None, ["a", "b"])
-    books = Bookkeeping(Accounts(), planning, seen.append, lambda arrived: None)
-    books.clock = clock_of(world)
-    books._journal = Journal(books.clock, lambda moment: None)
+    planning = Replanner(None, ["a", "b"])
+    recorder = Recorder(RunLedger(), planning, seen.append, lambda arrived: None)
+    recorder.clock = clock_of(world)
+    recorder._journal = Journal(recorder.clock, lambda moment: None)
     for turn in range(1, 5):
-        left = Travel(Moment(world.time, world.time + 0.0003), 1000, Moment(world.time, world.time + 0.0001))
-        begin = books.wait_begins()
+        left = DeviceTransfer(Moment(world.time, world.time + 0.0003), 1000, Moment(world.time, world.time + 0.0001))
+        begin = recorder.wait_begins()
         world.time += 1.0
-        books.landed(turn, "a", turn, begin, Turnaround(num_bytes=1000, num_collectives=1, travels=[left]))
-    books.flush()
+        recorder.synced(turn, "a", turn, begin, SyncTiming(num_bytes=1000, num_collectives=1, transfers=[left]))
+    recorder.flush()
     syncs = [event for event in seen if isinstance(event, SyncEnded)]
     assert [sync.completed - sync.launched for sync in syncs] == [0.0] * 4
     planning.computed("a", 0.0, 1.0, 0.0)
     planning.computed("a", 0.0, 1.0, 0.0)
     planning.computed("a", 0.0, 1.0, 0.0)
-    figures = planning.tell({"a": None, "b": None})[:FIGURES_PER_JOB]
+    figures = planning.report_costs({"a": None, "b": None})[:FIGURES_PER_JOB]
     assert agreed_cost([figures, figures]) == Cost(1.0, 0.0, 1000)
 
 
@@ -320,9 +320,9 @@ def test_busy_seconds_count_what_travels_once() -> None:
     world = World()
     clock, sums = clock_of(world), DeviceSums()
     world.time = 200.0
-    sums.travels.append(Travel(Moment(0.0, 101.0), 1, Moment(0.0, 103.0)))
-    sums.travels.append(Travel(Moment(0.0, 102.0), 1, Moment(0.0, 104.0)))
-    sums.travels.append(Travel(Moment(0.0, 106.0), 1))  # not there yet
+    sums.transfers.append(DeviceTransfer(Moment(0.0, 101.0), 1, Moment(0.0, 103.0)))
+    sums.transfers.append(DeviceTransfer(Moment(0.0, 102.0), 1, Moment(0.0, 104.0)))
+    sums.transfers.append(DeviceTransfer(Moment(0.0, 106.0), 1))  # not there yet
     assert sums.busy_seconds(102.0, 107.0, clock) == pytest.approx(3.0)
     assert sums.busy_seconds(103.5, 103.75, clock) == pytest.approx(0.25)
-    assert len(sums.travels) == 2
+    assert len(sums.transfers) == 2

@@ -114,8 +114,8 @@ def test_an_agreement_at_once_is_looked_at_in_its_slot_and_takes_the_place_of_on
     assert others.finished == [0, 1], "one at a time"
     assert agreements.ripe(9)
     agreements.settle()
-    assert agreements.take_told() == [[1.0, 2.0]] * 2
-    assert agreements.take_told() is None
+    assert agreements.take_reports() == [[1.0, 2.0]] * 2
+    assert agreements.take_reports() is None
 
 
 def test_one_worker_is_asked_to_stop_and_all_do(time: Time) -> None:
@@ -160,10 +160,10 @@ def test_the_signature_tells_turns_apart(time: Time, other: tuple[str, int, int]
 def test_costs_are_told_once(time: Time) -> None:
     agreements, _ = made(lambda values: [[value + 1 for value in values]] if len(values) == 2 else alike(values))
     agreements.begin(8, stop=GO_ON, num_live=1, costs=[1.0, 2.0])
-    assert agreements.take_told() is None
+    assert agreements.take_reports() is None
     agreements.settle()
-    assert agreements.take_told() == [[1.0, 2.0], [2.0, 3.0]]
-    assert agreements.take_told() is None
+    assert agreements.take_reports() == [[1.0, 2.0], [2.0, 3.0]]
+    assert agreements.take_reports() is None
 
 
 ENDED = Ended("a", 0, "finished", num_synced=6, num_left=0)

@@ -12,8 +12,8 @@ from torch._C._distributed_c10d import HashStore
 
 from motet.errors import GangError, SyncTimeoutError
 from motet.workers import watch
-from motet.workers.deadlock import Item, Position
-from motet.workers.stack import told_briefly
+from motet.workers.deadlock import Position, WaitsFor
+from motet.workers.stack import position_text
 from motet.workers.watch import Watch
 
 SOON = 20.0  # seconds, for what happens within about 4
@@ -115,7 +115,7 @@ def test_a_position_says_for_how_long_and_where() -> None:
     here = Position(**fields, item=None, still_seconds=31.2, where="train.py:7 in step")
     assert str(here) == "worker 1: in job 'gpt', turn 7, computing for 31 s at train.py:7 in step"
     assert Position.from_json(here.to_json()) == here
-    waits = Position(**fields, item=Item("collective", "gpt", 7), where="train.py:7 in step")
+    waits = Position(**fields, item=WaitsFor("collective", "gpt", 7), where="train.py:7 in step")
     assert "waits for a collective that job 'gpt' called in turn 7 at train.py:7 in step" in str(waits)
 
 
@@ -128,7 +128,7 @@ def test_where_a_thread_stands_is_told_in_lines_of_its_own_code() -> None:
         def wait(self, timeout: float | None = None) -> bool:
             import sys
 
-            told.append(told_briefly(sys._getframe()))
+            told.append(position_text(sys._getframe()))
             return True
 
     def outer() -> None:

@@ -14,7 +14,7 @@ from motet.launcher import agent
 from motet.launcher.agent import BoundedRendezvous
 from motet.workers import watch
 from motet.workers.asked_store import AskedStore
-from motet.workers.deadlock import Item
+from motet.workers.deadlock import WaitsFor
 from motet.workers.watch import Watch
 
 
@@ -44,9 +44,9 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
 def test_words_of_a_worker_that_leaves_hold_it_up_for_moments(silent: Silent) -> None:
     watching = Watch(0, 2, silent)  # type: ignore[arg-type]
     begin = time.monotonic()
-    watching.tell_left("worker 0 has left")
-    watching.tell_failure("ValueError")
-    watching.take_back_failure()
+    watching.publish_exit("worker 0 has left")
+    watching.publish_failure("ValueError")
+    watching.withdraw_failure()
     assert watching.failures(within_seconds=0.1) == {}
     watching.close()
     assert time.monotonic() - begin < 5
@@ -55,7 +55,7 @@ def test_words_of_a_worker_that_leaves_hold_it_up_for_moments(silent: Silent) ->
 def test_the_timeout_needs_no_store(silent: Silent) -> None:
     watching = Watch(0, 2, silent, timeout_seconds=0.5, suspicion_seconds=0.1)  # type: ignore[arg-type]
     watching.turn_ended("gpt", 7, 0)
-    with watching.waiting_for(Item("gradients", "gpt", 7)):
+    with watching.waiting_for(WaitsFor("gradients", "gpt", 7)):
         deadline = time.monotonic() + 10
         while watching.error is None and time.monotonic() < deadline:
             time.sleep(0.05)

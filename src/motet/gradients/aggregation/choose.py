@@ -44,7 +44,7 @@ class Aggregation:
         return aggregator
 
     def close(self) -> None:
-        """End the threads, once nothing travels any more."""
+        """End the threads, once nothing is in flight any more."""
         for lane in self._lanes.values():
             lane.close()
 

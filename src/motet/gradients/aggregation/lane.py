@@ -70,8 +70,8 @@ class Lane:
             try:
                 self._synchronize(bucket.detach(), aggregators)
             except Exception as error:  # the job's wait raises it
-                told = error if isinstance(error, RuntimeError) else RuntimeError(repr(error))
-                future.set_exception(told)  # type: ignore[arg-type]
+                failure = error if isinstance(error, RuntimeError) else RuntimeError(repr(error))
+                future.set_exception(failure)  # type: ignore[arg-type]
             else:
                 future.set_result(bucket)
         if self._server is not None and self._worker == 0:
@@ -82,16 +82,16 @@ class Lane:
             head = torch.tensor([bucket.numel(), DTYPES.index(bucket.dtype)])
             self._group.send([head], self._server, HEAD).wait()
         own: list[Tensor] = []
-        travelling: list[dist.Work] = []
+        in_flight: list[dist.Work] = []
         for chunk, aggregator in zip(chunks_of(bucket), aggregators, strict=True):
             if aggregator == self._worker:
                 own.append(chunk)
                 continue
-            travelling.append(self._group.send([chunk], aggregator, UP))
+            in_flight.append(self._group.send([chunk], aggregator, UP))
             # Into the same memory: sums come back only after this worker's gradients have arrived.
-            travelling.append(self._group.recv([chunk], aggregator, DOWN))
+            in_flight.append(self._group.recv([chunk], aggregator, DOWN))
         self._adder.add_up(own)
-        for work in travelling:
+        for work in in_flight:
             work.wait()
 
 

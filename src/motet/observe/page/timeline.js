@@ -1,4 +1,4 @@
-/* The timeline: per worker one thick row of turns and a thin row a job of its gradients' travel. */
+/* The timeline: per worker one thick row of turns and a thin row a job of its synchronizations. */
 (function () {
   const canvas = byId("timeline"), overview = byId("overview");
   if (!run.workers.some((worker) => worker.turns.length)) {
@@ -279,7 +279,7 @@
   }
   const move = (share) => setView(view.begin + share * (view.end - view.begin), view.end + share * (view.end - view.begin));
 
-  /* Return the turn under a point of the canvas, be it its computing or its gradients' travel. */
+  /* Return the turn under a point of the canvas, be it its computing or its synchronization. */
   function turnAt(x, y, width) {
     const place = Math.floor((y - TOP) / workerHeight()), lane = shownLanes()[place];
     if (!lane || x < LEFT) return null;
@@ -305,7 +305,7 @@
     const lines = [run.jobs[turn.job] + ", turn " + turn.turn, "worker " + turn.worker + ", " + secondsText(turn.begin) + " into the run",
       "computes " + secondsText(turn.end - turn.begin)];
     if (turn.launched === undefined) return [...lines, "nothing to synchronize"];
-    lines.push("gradients travel " + secondsText(turn.completed - turn.launched) +
+    lines.push("gradients are in flight " + secondsText(turn.completed - turn.launched) +
       (turn.kilobytes ? " (" + (turn.kilobytes >= 1000 ? +(turn.kilobytes / 1000).toPrecision(3) + " MB" : turn.kilobytes + " kB") + ")" : ""));
     const waited = turn.landed - turn.waitBegin;
     lines.push(waited > 20e-6 ? "worker waits for them " + secondsText(waited) : "nobody waits for them");

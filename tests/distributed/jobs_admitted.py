@@ -48,7 +48,7 @@ def wide(width: int = 96, view: bool = False, steps: int = 6, **options: Any) ->
 
 
 def large(depth: int = 3, steps: int = 6) -> list[Tensor]:
-    """Train layers so large that their buckets stand in the gradients' place while they travel (ADR 12)."""
+    """Train layers so large that their buckets stand in the gradients' place while they are in flight (ADR 12)."""
     torch.manual_seed(depth)
     model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(depth)))
     ddp = DistributedDataParallel(model, bucket_cap_mb=0.3)
@@ -60,8 +60,8 @@ def large(depth: int = 3, steps: int = 6) -> list[Tensor]:
     return [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
-def large_jobs_rest() -> dict[str, Any]:
-    """Run three large jobs with state that rests; return what differs, and what was moved in a turn of each."""
+def large_jobs_offloaded() -> dict[str, Any]:
+    """Run three large jobs with state that is offloaded; return what differs, and what was moved in a turn of each."""
     jobs = {f"large{depth}": partial(large, depth) for depth in (2, 3, 4)}
     expected = {name: run_alone(job) for name, job in jobs.items()}
     moved: dict[str, int] = {}
@@ -90,8 +90,8 @@ def idle_on_the_cpu() -> dict[str, Any]:
     return {"differences": found, "notices": list(results.notices), "moves": put_away.call_count}
 
 
-def idle_jobs_rest() -> dict[str, Any]:
-    """Run five jobs with state that rests between turns; return what differs, and how much was moved."""
+def idle_jobs_offloaded() -> dict[str, Any]:
+    """Run five jobs with state that is offloaded between turns; return what differs, and how much was moved."""
     jobs = {
         "plain": partial(wide, 96),
         "views": partial(wide, 128, view=True),
@@ -116,8 +116,8 @@ def idle_jobs_rest() -> dict[str, Any]:
     return {"differences": found, "errors": errors, "moved": moved, "places": transfers.num_moved}
 
 
-def loops_rest(names: dict[str, str]) -> list[str]:
-    """Run loops of the other tests with state that rests; return what differs from running alone."""
+def loops_offloaded(names: dict[str, str]) -> list[str]:
+    """Run loops of the other tests with state that is offloaded; return what differs from running alone."""
     expected = {job: alone(name) for job, name in names.items()}
     seed_everything()
     results = run_jobs({job: find(name) for job, name in names.items()}, RunConfig(), transfers=HostTransfers())
@@ -189,7 +189,7 @@ def everything_on_one_group(names: dict[str, str]) -> dict[str, Any]:
     seed_everything()
     with (
         mock.patch("motet.workers.group.one_communicator", return_value=True),
-        mock.patch.object(Workers, "take_lane", lambda self: self.device_lane),
+        mock.patch.object(Workers, "acquire_lane", lambda self: self.device_lane),
         mock.patch.object(JobGradients, "_keep", kept),
         mock.patch.object(BufferSync, "_stage", staged),
     ):
@@ -202,7 +202,7 @@ def everything_on_one_group(names: dict[str, str]) -> dict[str, Any]:
 def default_device_elsewhere() -> list[str]:
     """Run loops whose default device, like that of the program around them, is one that holds no numbers.
 
-    What Motet makes for itself on the host must not land there. Returns what differs from running alone.
+    What Motet makes for itself on the host must not end up there. Returns what differs from running alone.
     """
 
     def loop(width: int) -> list[Tensor]:
@@ -257,7 +257,7 @@ class Linked(HostTransfers):
 def device_seconds(
     order: list[str], widths: dict[str, int], computes: dict[str, float], turns: dict[str, int], rate: float
 ) -> dict[str, Any]:
-    """Run jobs whose state rests, in a device's time; return how long that was, and what each is said to move."""
+    """Run jobs whose state is offloaded, in a device's time; return how long that was, and what each moves."""
     world = World()
 
     def loop(width: int, compute: float, num_turns: int) -> None:
