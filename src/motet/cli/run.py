@@ -121,10 +121,10 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     description = describe_run([spec.to_json() for spec in specs], config.for_jobs(names), ["motet", "run", *argv])
     check_place(options.run_dir, description, fresh=options.fresh, seed=config.seed)
     check_trackers(config.trackers)
-    from motet.launcher.options import check_torchrun_options
+    say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
+    from motet.launcher.options import check_torchrun_options  # torch: seconds
 
     check_torchrun_options(options)
-    say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
     check_specs(specs, say=lambda text: say(options, text))
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}

@@ -179,9 +179,6 @@ def describe_run(
     jobs: Sequence[Mapping[str, Any]], config: RunConfig, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return what ``run.json`` says of a run. Without a seed it gets one that nobody has had."""
-    import numpy
-    import torch
-
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbelow(2**53))
     return {
@@ -190,23 +187,24 @@ def describe_run(
         "jobs": [dict(job) for job in jobs],
         **config.to_json(),
         "versions": {
-            "motet": _version(),
+            "motet": _version("motet"),
             "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
+            "torch": _version("torch"),
+            "numpy": _version("numpy"),
         },
         "commit": _commit(),
         "unix_time": time.time(),
     }
 
 
-def _version() -> str:
+def _version(package: str) -> str:
+    """Return the version of an installed package, and import none: torch would take seconds."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("motet")
+        return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def _commit() -> str | None:

@@ -46,15 +46,42 @@ def test_help(tmp_path: Path, command: str) -> None:
         (["run", "missing.yaml"], "missing.yaml"),
         (["run", "jobs.yaml", "--oder", "a"], "--oder"),
         (["run", "train.py", "--each", "", "--order", "b"], "'b'"),
+        (["run", "train.py", "--each", "", "--run-dir", "old"], "another run"),
         (["resume", "nothing"], "nothing"),
     ],
 )
 def test_mistakes(tmp_path: Path, words: list[str], told: str) -> None:
     (tmp_path / "jobs.yaml").write_text("jobs: {a: {scrpt: train.py}}")
     (tmp_path / "train.py").write_text("")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").write_text("{}")
     done = ask(tmp_path, *words)
     assert done.returncode == 2, done.stderr
     assert told in done.stderr
+
+
+FIRST_WORD = """
+import sys
+from motet.cli import main
+
+class Stderr:
+    def write(self, text):
+        sys.__stderr__.write(f"{'torch' in sys.modules} {text}")
+    def flush(self):
+        pass
+
+sys.stderr = Stderr()
+sys.exit(main(["run", "train.py", "--each", "", "--nproc-per-node=0"]))
+"""
+
+
+def test_the_first_word_comes_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    done = subprocess.run([sys.executable, "-c", FIRST_WORD], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    first, last = done.stderr.splitlines()
+    assert first.startswith("False motet: checking 1 job")
+    assert last.startswith("True motet: --nproc-per-node")
 
 
 def test_the_options_are_those_of_the_torch_that_is_installed() -> None:
