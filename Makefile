@@ -26,7 +26,7 @@ help:
 	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
 	@echo "make wheel   build the package, install it into an empty environment, and run it there"
 	@echo "make docs    build the docs into site/, with every warning an error"
-	@echo "make format  format the code"
+	@echo "make format  format the code and the pages"
 	@echo "make bench   run the benchmarks"
 	@echo "make clean   remove what make and the tests made"
 
@@ -72,6 +72,7 @@ chaos: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/tidy.py --check
 	$(BIN)/mypy --strict src
 	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(MAKE) --no-print-directory docs
@@ -86,6 +87,7 @@ docs: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/tidy.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py

@@ -1,4 +1,4 @@
-"""What MkDocs is told besides mkdocs.yml: the decisions."""
+"""What MkDocs is told besides mkdocs.yml: the changelog stands outside of its folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 
-def on_config(config: Any) -> Any:
-    """List every decision in ``adr/``."""
-    docs = Path(config["docs_dir"])
-    decisions = sorted(path.relative_to(docs).as_posix() for path in (docs / "adr").glob("*.md"))
-    config["nav"].insert(-2, {"Decisions": decisions})
-    return config
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    """Return a page as it is built: the changelog in the place of the words that lead to it."""
+    if page.file.src_uri != "changelog.md":
+        return markdown
+    return Path(config["docs_dir"], "..", "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,8 +1,11 @@
 """The pages say what is so: commands and options exist, snippets run, links lead somewhere, named tests are there.
 
+`docs/tidy.py` keeps the files that pages show in them, and their paragraphs at one column.
+
 What runs: a fenced block after ``<!-- run -->`` is run in a folder of the page's own, after the blocks that follow
-``<!-- save NAME -->`` have been saved there. Every other command is checked against the parsers, every other piece of
-Python is compiled and its names of Motet's looked up, every jobs file is loaded.
+``<!-- save NAME -->`` (``save NAME from PATH``: the block is that file) have been saved there. Every other command is
+checked against the parsers, every other piece of Python is compiled and its names of Motet's looked up, every jobs file
+is loaded.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from docs import tidy
 from tests.distributed.tables import LOOPS, SINCE
 
 import motet
@@ -41,7 +45,6 @@ SNIPPETS = DOCS / "snippets"
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-INCLUDED = re.compile(r'^--8<-- "(.*?)"$', re.MULTILINE)
 RUN_SECONDS = 240
 OPTION = re.compile(r"--[a-z][a-z-]+")
 
@@ -64,8 +67,7 @@ def blocks(*languages: str) -> list[Block]:
     found = []
     for page in PAGES:
         for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-            text = INCLUDED.sub(lambda line: (ROOT / line[1]).read_text(encoding="utf-8").rstrip(), match["text"])
-            found.append(Block(page, match["mark"] or "", match["language"], text))
+            found.append(Block(page, match["mark"] or "", match["language"], match["text"]))
     return [block for block in found if not languages or block.language in languages]
 
 
@@ -96,6 +98,13 @@ def own_options(command: str) -> set[str]:
     """Return a command's own options, without torchrun's and --help."""
     described = help_of(command).split("\noptions:\n")[1].split("torchrun's options:")[0]
     return set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", described, re.MULTILINE)) - {"--help"}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in tidy.PAGES])
+def test_a_page_is_whole_as_a_plain_file(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "--8<--" not in text
+    assert tidy.tidy(text) == text, "run docs/tidy.py (make format): it shows files as they are, and wraps paragraphs"
 
 
 SHELL = blocks("sh", "")
@@ -174,7 +183,7 @@ def save_all(page: Path, place: Path) -> None:
             (place / snippet.name).write_bytes(snippet.read_bytes())
     for block in blocks():
         if block.page == page and block.mark.startswith("save "):
-            (place / block.mark.removeprefix("save ")).write_text(block.text, encoding="utf-8")
+            (place / block.mark.split()[1]).write_text(block.text, encoding="utf-8")
 
 
 RUN = sorted({block.page for block in blocks() if block.mark == "run"})
