@@ -33,8 +33,12 @@ def loop(
     tell: str | None = None,
     width: int = 16,
     once: str | None = None,
+    after: str | None = None,
 ) -> dict[str, Any]:
-    """Train; at step ``at`` let ``what`` happen (on ``worker``), and write ``tell`` when three steps are done."""
+    """Train; at step ``at`` let ``what`` happen (on ``worker``), and write ``tell`` when three steps are done.
+
+    With ``after`` it happens at the first step that finds such a path, however many that takes.
+    """
     torch.manual_seed(seed + dist.get_rank())
     if what == "wider-alone" and dist.get_rank() == worker:
         width += 1
@@ -47,7 +51,8 @@ def loop(
     for step in range(start, steps):
         if pause:
             time.sleep(pause)
-        here = step == at and (what not in THIS_WORKER or dist.get_rank() == worker)
+        due = step == at if after is None else Path(after).exists()
+        here = due and (what not in THIS_WORKER or dist.get_rank() == worker)
         if here and once is not None:
             here = not Path(once).exists()
             Path(once).touch()

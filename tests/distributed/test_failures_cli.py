@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -84,14 +85,17 @@ def test_one_worker_that_runs_out_of_memory_ends_the_gang_and_its_job_is_charged
 
 
 def test_a_worker_that_stalls_is_waited_for_until_the_timeout(place: Place) -> None:
-    jobs = place.jobs(a={"what": "stall", "at": 12}, b={"seed": 2, "steps": 1000})
+    saved = "out/checkpoints/a/turn-00000010"
+    jobs = place.jobs(a={"what": "stall", "after": saved, "every": 10, "steps": 10_000}, b={"seed": 2, "steps": 10_000})
+    process = place.start("run", TWO, jobs, "--run-dir=out", "--timeout=4s", "--quiet")
+    place.wait_until(saved, process)
     begin = time.monotonic()
-    status, out, err = place.motet("run", TWO, jobs, "--run-dir=out", "--timeout=4s", "--quiet")
+    status, out, err = place.ended(process)
     assert status == 4, (out, err)
     assert "timeout is 4 s" in err
-    assert "worker 1 did not end by itself and was ended, in turn 13 of job 'a'" in err, err
+    assert re.search(r"worker 1 did not end by itself and was ended, in turn \d+ of job 'a'", err), err
     assert time.monotonic() - begin < 100
-    assert place.checkpoints("a") == ["turn-00000005", "turn-00000010"]
+    assert "turn-00000010" in place.checkpoints("a")
 
 
 JOINS = """
