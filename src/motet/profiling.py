@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from motet.config import DEFAULTS, RunConfig
 from motet.errors import UsageError
@@ -19,9 +20,10 @@ from motet.jobs import Job
 from motet.results import Results
 from motet.run_dir import RunDir
 from motet.running import Show, run_planned
+from motet.schedule.costs import UNKNOWN, SyncSeconds, longest, sync_seconds, typical, unpack_syncs
 from motet.schedule.order import Cost, Order
 from motet.schedule.plan import Buckets, Profile
-from motet.schedule.replanner import TURNS_SKIPPED, Replanner, Sync, sync_seconds, typical
+from motet.schedule.replanner import TURNS_SKIPPED, Replanner, SyncSample
 from motet.workers import Workers
 
 NUM_TURNS = 8
@@ -29,7 +31,6 @@ _NUM_BLOCKS = 2
 _MOST_BUCKETS = 32
 _LEAST_BUSY = 0.05  # of the compute seconds: below, nothing can be said about computing while something is in flight
 _MOST_CPU_FRACTION = 0.8
-_UNKNOWN = -1.0
 
 
 @dataclass(slots=True)
@@ -40,7 +41,65 @@ class _Turn:
     begin: float
     seconds: float
     busy_seconds: float
-    sync: Sync | None = None
+    sync: SyncSample | None = None
+
+
+class ComputeSeconds(NamedTuple):
+    """What a turn computed, and for how much of that something was in flight."""
+
+    total: float
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What one worker reports of one job's profile; ``None`` stands for what it has not seen.
+
+    ``alone``: turns beside which nothing else was in flight; ``together``: turns of the round robin.
+    """
+
+    expected_turns: int | None
+    alone: ComputeSeconds | None
+    together: ComputeSeconds | None
+    num_bytes: int
+    syncs: tuple[SyncSeconds, ...]
+    buckets: Buckets
+    state_bytes: int
+
+    @staticmethod
+    def length(num_turns: int) -> int:
+        """Return how many numbers a report takes that has up to ``num_turns`` synchronizations."""
+        return 7 + 2 * num_turns + 2 * _MOST_BUCKETS
+
+    def pack(self, num_turns: int) -> list[float]:
+        """Return the report as `length` numbers."""
+        nothing = (UNKNOWN, UNKNOWN)
+        values = [
+            UNKNOWN if self.expected_turns is None else float(self.expected_turns),
+            *(self.alone or nothing),
+            *(self.together or nothing),
+            float(self.num_bytes),
+            float(self.state_bytes),
+        ]
+        for pairs, most in ((self.syncs, num_turns), (self.buckets, _MOST_BUCKETS)):
+            for pair in (*pairs, *[nothing] * (most - len(pairs))):
+                values += pair
+        return values
+
+    @classmethod
+    def unpack(cls, values: Sequence[float], num_turns: int) -> Self:
+        """Return what was packed into these numbers."""
+        expected, alone, busy_alone, together, busy_together, num_bytes, state_bytes, *pairs = values
+        syncs, buckets = pairs[: 2 * num_turns], pairs[2 * num_turns :]
+        return cls(
+            expected_turns=None if expected == UNKNOWN else round(expected),
+            alone=None if alone == UNKNOWN else ComputeSeconds(alone, busy_alone),
+            together=None if together == UNKNOWN else ComputeSeconds(together, busy_together),
+            num_bytes=round(num_bytes),
+            syncs=unpack_syncs(syncs),
+            buckets=tuple(pair for pair in zip(buckets[::2], buckets[1::2], strict=True) if pair[0] >= 0),
+            state_bytes=round(state_bytes),
+        )
 
 
 class Profiling(Replanner):
@@ -62,7 +121,7 @@ class Profiling(Replanner):
         self._turns[job].append(_Turn(self._last == job, begin, seconds, busy_seconds))
         self._last = job
 
-    def synced(self, job: str, sync: Sync) -> None:
+    def synced(self, job: str, sync: SyncSample) -> None:
         if self._turns[job]:
             self._turns[job][-1].sync = sync
 
@@ -81,83 +140,74 @@ class Profiling(Replanner):
                 kind = job.memory["device"].partition(":")[0]
                 self._device = kind if self._device == "cpu" else self._device
 
-    def figures(self) -> list[float]:
-        """Return what this worker tells the others at the end: as many numbers on each."""
-        return [figure for name in self._names for figure in self._figures(name)]
+    def report(self) -> list[float]:
+        """Return what this worker reports to the others at the end: as many numbers on each."""
+        return [value for name in self._names for value in self._report_of(name).pack(self._num_turns)]
 
-    def _figures(self, name: str) -> list[float]:
+    def _report_of(self, name: str) -> JobReport:
         measured = [turn for turn in self._turns[name][TURNS_SKIPPED:] if turn.sync is not None]
         alone = [turn for turn in measured if turn.alone]
         together = [turn for turn in measured if not turn.alone]
         usable = alone or together or [turn for turn in self._turns[name] if turn.sync is not None]
-        expected = self._expected_turns[name]
-        figures = [_UNKNOWN if expected is None else float(expected)]
-        for turns in (usable, together if alone else []):
-            figures += [
-                typical(turn.seconds for turn in turns) if turns else _UNKNOWN,
-                typical(turn.busy_seconds for turn in turns) if turns else _UNKNOWN,
-            ]
         syncs = [turn.sync for turn in usable if turn.sync is not None][-self._num_turns :]
-        figures.append(float(syncs[-1].num_bytes) if syncs else _UNKNOWN)
-        for sync in syncs:
-            figures += [sync.in_flight_seconds, sync.link_seconds]
-        figures += [_UNKNOWN] * 2 * (self._num_turns - len(syncs))
-        for after, share in _buckets(usable):
-            figures += [after, share]
-        figures += [_UNKNOWN] * (self._width - 1 - len(figures))
-        return [*figures, float(self._state_bytes.get(name, 0))]
-
-    @property
-    def _width(self) -> int:
-        return 6 + 2 * self._num_turns + 2 * _MOST_BUCKETS + 1
+        return JobReport(
+            expected_turns=self._expected_turns[name],
+            alone=_typical_compute(usable),
+            together=_typical_compute(together if alone else []),
+            num_bytes=syncs[-1].num_bytes if syncs else 0,
+            syncs=tuple(SyncSeconds(sync.in_flight_seconds, sync.link_seconds) for sync in syncs),
+            buckets=tuple(_buckets(usable)),
+            state_bytes=self._state_bytes.get(name, 0),
+        )
 
     def profile(self, reports: Sequence[Sequence[float]]) -> Profile:
-        """Return the profile, from the figures of all workers; the same on each.
+        """Return the profile, from what all workers reported; the same on each.
 
         Raises `UsageError` where a job took no turn that synchronized.
         """
+        length = JobReport.length(self._num_turns)
         by_job = {
-            name: [figures[number * self._width : (number + 1) * self._width] for figures in reports]
+            name: [
+                JobReport.unpack(values[number * length : (number + 1) * length], self._num_turns) for values in reports
+            ]
             for number, name in enumerate(self._names)
         }
-        for name, figures in by_job.items():
-            if any(of_worker[1] == _UNKNOWN for of_worker in figures):
+        for name, of_job in by_job.items():
+            if any(report.alone is None for report in of_job):
                 raise UsageError(
                     f"job {name!r} cannot be planned: it took no turn that synchronized gradients. Wrap its model in "
                     "DistributedDataParallel, or leave it out."
                 )
         fraction = _transfer_cpu_fraction(list(by_job.values()))
-        expected = {name: max(figures[0] for figures in of_job) for name, of_job in by_job.items()}
         return Profile(
-            costs={name: self._cost(of_job, fraction) for name, of_job in by_job.items()},
-            expected_turns={name: None if turns == _UNKNOWN else round(turns) for name, turns in expected.items()},
+            costs={name: _cost(of_job, fraction) for name, of_job in by_job.items()},
+            expected_turns={name: longest(each.expected_turns for each in of_job) for name, of_job in by_job.items()},
             num_workers=len(reports),
-            buckets={name: found for name, of_job in by_job.items() if (found := self._agreed_buckets(of_job))},
+            buckets={name: found for name, of_job in by_job.items() if (found := _agreed_buckets(of_job))},
             transfer_cpu_fraction=fraction,
-            state_bytes={name: round(max(figures[-1] for figures in of_job)) for name, of_job in by_job.items()},
+            state_bytes={name: max(report.state_bytes for report in of_job) for name, of_job in by_job.items()},
             device=self._device,
         )
 
-    def _cost(self, of_job: Sequence[Sequence[float]], fraction: float) -> Cost:
-        compute = max(figures[1] - fraction * figures[2] for figures in of_job)
-        pairs = [figures[6 : 6 + 2 * self._num_turns] for figures in of_job]
-        syncs = [
-            [(total, link) for total, link in zip(of_worker[::2], of_worker[1::2], strict=True) if total >= 0]
-            for of_worker in pairs
-        ]
-        return Cost(max(compute, 0.0), sync_seconds(syncs), round(of_job[0][5]))
 
-    def _agreed_buckets(self, of_job: Sequence[Sequence[float]]) -> Buckets:
-        """Return a job's buckets: when each leaves on the average of all workers, and its share of the bytes."""
-        place = 6 + 2 * self._num_turns
-        counts = {sum(after >= 0 for after in figures[place:-1:2]) for figures in of_job}
-        if len(counts) != 1:
-            return ()
-        buckets = []
-        for number in range(counts.pop()):
-            after = statistics.fmean(figures[place + 2 * number] for figures in of_job)
-            buckets.append((after, of_job[0][place + 2 * number + 1]))
-        return tuple(buckets)
+def _typical_compute(turns: Sequence[_Turn]) -> ComputeSeconds | None:
+    if not turns:
+        return None
+    return ComputeSeconds(typical(turn.seconds for turn in turns), typical(turn.busy_seconds for turn in turns))
+
+
+def _cost(of_job: Sequence[JobReport], fraction: float) -> Cost:
+    compute = max(each.alone.total - fraction * each.alone.busy for each in of_job if each.alone is not None)
+    return Cost(max(compute, 0.0), sync_seconds([each.syncs for each in of_job]), of_job[0].num_bytes)
+
+
+def _agreed_buckets(of_job: Sequence[JobReport]) -> Buckets:
+    """Return a job's buckets: when each leaves on the average of all workers, and its share of the bytes."""
+    if len({len(each.buckets) for each in of_job}) != 1:
+        return ()
+    shares = [share for _, share in of_job[0].buckets]
+    leaves = [statistics.fmean(after for after, _ in same) for same in zip(*(e.buckets for e in of_job), strict=True)]
+    return tuple(zip(leaves, shares, strict=True))
 
 
 def profile_order(names: Sequence[str], num_turns: int) -> Order:
@@ -185,21 +235,20 @@ def _buckets(turns: Sequence[_Turn]) -> list[tuple[float, float]]:
         after = min(max(after, buckets[-1][0] if buckets else 0.0), 1.0)
         if number < _MOST_BUCKETS:
             buckets.append((after, size / total))
-        else:  # the last of those that are told stands for the rest
+        else:  # the last of those that are reported stands for the rest
             buckets[-1] = (after, buckets[-1][1] + size / total)
     return buckets
 
 
-def _transfer_cpu_fraction(by_job: Sequence[Sequence[Sequence[float]]]) -> float:
+def _transfer_cpu_fraction(by_job: Sequence[Sequence[JobReport]]) -> float:
     """Return how much slower the workers compute while something is in flight, from turns alone and together."""
     slower = busier = compute = 0.0
-    for of_job in by_job:
-        for _, alone, busy_alone, together, busy_together, *_rest in of_job:
-            if together == _UNKNOWN:
-                continue
-            compute += alone
-            slower += together - alone
-            busier += busy_together - busy_alone
+    for report in (report for of_job in by_job for report in of_job):
+        if report.alone is None or report.together is None:
+            continue
+        compute += report.alone.total
+        slower += report.together.total - report.alone.total
+        busier += report.together.busy - report.alone.busy
     if busier <= _LEAST_BUSY * compute:
         return 0.0
     return min(max(slower / busier, 0.0), _MOST_CPU_FRACTION)
@@ -227,7 +276,7 @@ def profile(
             found = None
         else:
             planning.hold(results)
-            found = planning.profile(workers.finish_agreement(workers.start_agreement(planning.figures())))
+            found = planning.profile(workers.finish_agreement(workers.start_agreement(planning.report())))
         orderly = True
         return found, results
     finally:

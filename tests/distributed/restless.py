@@ -19,7 +19,7 @@ import motet.running
 from motet.events import Event, OrderChanged, TurnEnded
 from motet.running import run
 from motet.schedule.order import Order
-from motet.schedule.replanner import Change, Replanner, Sync
+from motet.schedule.replanner import Change, Replanner, SyncSample
 from motet.workers import agreement
 
 
@@ -65,9 +65,9 @@ class Reckoned(Replanner):
         self.num_turns[job] += 1
         super().computed(job, begin, self.cost(job)[0] * random.SystemRandom().uniform(1, 1.05), busy_seconds)
 
-    def synced(self, job: str, sync: Sync) -> None:
+    def synced(self, job: str, sync: SyncSample) -> None:
         seconds = self.cost(job)[1] * random.SystemRandom().uniform(1, 1.05)
-        super().synced(job, Sync(seconds, seconds, sync.num_bytes))
+        super().synced(job, SyncSample(seconds, seconds, sync.num_bytes))
 
 
 @contextmanager

@@ -102,11 +102,11 @@ class WorldSeams(ProcessSeams):
             return original(*args, **kwargs)
         return None
 
-    def hear_of_signals(self, agreements: Agreements, names: Sequence[str]) -> None:
-        """Hear what all workers have told of signals, so that a job handles them in the same turn everywhere."""
-        told, agreements.signals = agreements.signals, []
-        if told:
-            self._signals.agreed(told, names)
+    def receive_signals(self, agreements: Agreements, names: Sequence[str]) -> None:
+        """Take in what all workers have reported of signals, so that a job handles them in the same turn everywhere."""
+        reports, agreements.signals = agreements.signals, []
+        if reports:
+            self._signals.agreed(reports, names)
 
     def end_groups(self, job: RunningJob) -> None:
         """End the groups that a job has left, once nothing of it is in flight; forget one that was abandoned."""

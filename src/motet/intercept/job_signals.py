@@ -31,6 +31,7 @@ from typing import Any
 import motet
 from motet.coroutines import RunningJob, Turns
 from motet.jobs.outcome import JobStopped
+from motet.workers.messages import SignalsReport
 
 Call = Callable[..., Any]
 
@@ -147,21 +148,21 @@ class JobSignals:
             self._arm()
         return True
 
-    def pending(self, names: Sequence[str]) -> tuple[float, float]:
-        """Return, to tell the other workers, the jobs for which something has come, and for which it had come before.
+    def pending(self, names: Sequence[str]) -> SignalsReport:
+        """Return for which jobs something has come, and for which it had come before, to be reported to the others.
 
         A number with a bit for each; ``names`` are those of all jobs, the same on every worker.
         """
         before = self._reported
         self._reported = {job: list(numbers) for job, numbers in self._pending.items() if numbers}
-        return _bits(self._reported, names), _bits(before.keys() & self._reported, names)
+        return SignalsReport(_bits(self._reported, names), _bits(before.keys() & self._reported, names))
 
-    def agreed(self, reports: Sequence[Sequence[float]], names: Sequence[str]) -> None:
-        """Hear what all workers have told: what has come everywhere, or that others wait for in vain, is ripe."""
+    def agreed(self, reports: Sequence[SignalsReport], names: Sequence[str]) -> None:
+        """What has come everywhere, or is waited for in vain elsewhere, is ripe, by what all workers report."""
         if not self._reported:
             return
-        ripe = functools.reduce(operator.and_, (int(here) for here, _ in reports))
-        ripe |= functools.reduce(operator.or_, (int(before) for _, before in reports))
+        ripe = functools.reduce(operator.and_, (int(report.pending) for report in reports))
+        ripe |= functools.reduce(operator.or_, (int(report.pending_before) for report in reports))
         for job in [job for job in self._reported if int(_bits([job], names)) & ripe]:
             for number in self._reported.pop(job):
                 if number in self._pending.get(job, ()):

@@ -22,6 +22,7 @@ from motet.intercept.job_signals import JobSignals
 from motet.intercept.profilers import Profilers
 from motet.isolation import loggers, operators
 from motet.isolation.ownership import is_own_code
+from motet.workers.messages import SignalsReport
 
 Call = Callable[..., Any]
 
@@ -74,8 +75,8 @@ class ProcessSeams:
         """Return the handler of a job's that is in no place here, but is in the processes that the job forks."""
         return self._signals.handler_of(job, signalnum)
 
-    def pending_signals(self, names: Sequence[str]) -> tuple[float, float]:
-        """Return what this worker tells the others of signals that have come for jobs."""
+    def pending_signals(self, names: Sequence[str]) -> SignalsReport:
+        """Return what this worker reports to the others of signals that have come for jobs."""
         return self._signals.pending(names)
 
     def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:

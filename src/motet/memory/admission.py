@@ -20,6 +20,7 @@ from motet.memory.footprint import (
     DeviceMemory,
     HostMemory,
     MemoryMeter,
+    MemoryReport,
     fits,
     is_measured,
     release_cache,
@@ -72,17 +73,19 @@ class AdmissionControl:
         if any(job.num_synced < SETTLED_TURN for job in live.values()):
             return False
         memory = self._meter.memory
-        mine = [memory.available_bytes(), self._meter.need_bytes(), memory.total_bytes()]
-        gathered = self._workers.finish_agreement(self._workers.start_agreement(mine))
-        available, needs, totals = zip(*gathered, strict=True)
-        if fits(available, needs, totals):
+        mine = MemoryReport(memory.available_bytes(), self._meter.need_bytes(), memory.total_bytes())
+        gathered = self._workers.finish_agreement(self._workers.start_agreement(mine.pack()))
+        reports = [MemoryReport.unpack(values) for values in gathered]
+        if fits(reports):
             return True
         if self._notified_of != len(live):
             self._notified_of = len(live)
             self._notice(
                 None,
-                f"--at-once auto: {len(live)} of the jobs are running. The largest holds {size_text(max(needs))}, "
-                f"{size_text(min(available))} are free, and {MARGIN:.0%} of {size_text(max(totals))} stay free: the "
+                f"--at-once auto: {len(live)} of the jobs are running. The largest holds "
+                f"{size_text(max(report.need_bytes for report in reports))}, "
+                f"{size_text(min(report.available_bytes for report in reports))} are free, and {MARGIN:.0%} of "
+                f"{size_text(max(report.total_bytes for report in reports))} stay free: the "
                 "next job waits until one has ended.",
             )
         return False

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -284,10 +284,27 @@ def is_measured(turn: int) -> bool:
     return turn > 0 and turn % SETTLED_TURN == 0 and (turn // SETTLED_TURN) & (turn // SETTLED_TURN - 1) == 0
 
 
-def fits(available: Sequence[float], needs: Sequence[float], totals: Sequence[float]) -> bool:
-    """Tell whether one more job fits on every worker, with the margin left free. One number a worker, each."""
-    need = max(needs)
-    return all(free - MARGIN * total >= need for free, total in zip(available, totals, strict=True))
+class MemoryReport(NamedTuple):
+    """What one worker reports of its memory: what is free, what the largest job holds, and all there is."""
+
+    available_bytes: float
+    need_bytes: float
+    total_bytes: float
+
+    def pack(self) -> list[float]:
+        """Return the report as numbers."""
+        return list(self)
+
+    @classmethod
+    def unpack(cls, values: Sequence[float]) -> Self:
+        """Return what was packed into these numbers."""
+        return cls(*values)
+
+
+def fits(reports: Sequence[MemoryReport]) -> bool:
+    """Tell whether one more job fits on every worker, with the margin left free."""
+    need = max(report.need_bytes for report in reports)
+    return all(report.available_bytes - MARGIN * report.total_bytes >= need for report in reports)
 
 
 def size_text(num_bytes: float) -> str:

@@ -11,8 +11,9 @@ from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.jobs.outcome import Outcome
 from motet.tracebacks import short_form
 from motet.workers import Workers
-from motet.workers.agreement import STOP, Agreements, Ended
+from motet.workers.agreement import Agreements
 from motet.workers.interruption import Interruption
+from motet.workers.messages import STOP, JobEnd
 
 BYPASSES = (
     "runs a backward that does not come through torch.autograd.backward on the main thread: it waits for its gradients "
@@ -54,9 +55,8 @@ def agree_on_end(
         safety.record_failure(job.name, job.turn, outcome.error)
     num_left = job.gradients.num_collectives
     try:
-        agreements.all_ended_alike(
-            Ended(job.name, index, outcome.status, job.num_synced, num_left), stop=interruption.stop_request
-        )
+        end = JobEnd(index, outcome.status, job.num_synced, num_left, stop=interruption.stop_request)
+        agreements.all_ended_alike(job.name, end)
     except GangError as error:
         if not failed or isinstance(error, DivergenceError):
             raise

@@ -43,9 +43,10 @@ from motet.same_files import SameFiles
 from motet.schedule.order import Cursor
 from motet.schedule.replanner import Change, Replanner
 from motet.workers import Workers
-from motet.workers.agreement import STOP, STOP_NOW, Agreements
+from motet.workers.agreement import Agreements
 from motet.workers.deadlock import WaitsFor
 from motet.workers.interruption import Interruption
+from motet.workers.messages import STOP, STOP_NOW
 
 TIMES_TO_ASK = 3
 
@@ -172,7 +173,7 @@ class Pipeline:
             self._agreements.settle()
         self._receive_costs()
         self._to_raise.update(self._files.to_stop(self._agreements, self._source.names))
-        self._seams.hear_of_signals(self._agreements, self._source.names)
+        self._seams.receive_signals(self._agreements, self._source.names)
         self._saving.clock_seconds = self._agreements.clock_seconds
         self._saving.poll()
         if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
@@ -221,9 +222,15 @@ class Pipeline:
         costs = self._planning.report_costs({name: job.num_turns for name, job in self._live.items()})
         stop, num_live = self._interruption.stop_request, len(self._live)
         after = f"job '{job.name}', turn {job.num_synced}"
-        tells = (*self._files.state_for_agreement(self._source.names), *self._seams.pending_signals(self._source.names))
         self._agreements.begin(
-            self._slot, stop=stop, num_live=num_live, costs=costs, at_once=at_once, after=after, tells=tells
+            self._slot,
+            stop=stop,
+            num_live=num_live,
+            costs=costs,
+            at_once=at_once,
+            after=after,
+            files=self._files.state_for_agreement(self._source.names),
+            signals=self._seams.pending_signals(self._source.names),
         )
 
     def _receive_costs(self) -> None:

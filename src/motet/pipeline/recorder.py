@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.transfer import SyncTiming
 from motet.pipeline.ledger import RunLedger
-from motet.schedule.replanner import Replanner, Sync
+from motet.schedule.replanner import Replanner, SyncSample
 from motet.timing.clocks import Link, Stopwatch
 from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, DeviceTransfer, Journal, Moment, seconds_of
 
@@ -149,7 +149,9 @@ class Recorder:
                 self._in_device_time(figures, seconds_of(wait_begin))
             hidden = self._ledger.synced(job, figures, self._turn_ends.get(job))
             seconds = figures.completed - figures.launched
-            self._planning.synced(job, Sync(seconds, figures.link_seconds, figures.num_bytes, tuple(figures.launches)))
+            self._planning.synced(
+                job, SyncSample(seconds, figures.link_seconds, figures.num_bytes, tuple(figures.launches))
+            )
             self._observe(
                 SyncEnded(
                     time=seconds_of(moments[1]),

@@ -29,6 +29,7 @@ from motet.same_files.outputs import ToldOutputs
 from motet.same_files.paths import Places
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
+from motet.workers.messages import FilesReport
 
 MOST_LOOKED_AT = 32
 MOST_NAMED = 5
@@ -97,7 +98,7 @@ class SameFiles:
         self._shared: dict[str, dict[str, None]] = {}  # all paths that several jobs have written, and which jobs
         self._doubtful: dict[str, dict[str, Signature]] = {}  # what a job may write, and how it stands there
         self._doomed: dict[str, str] = {}  # jobs to be stopped, and why
-        self._num_words = 0
+        self._num_published = 0
         self._num_read: dict[int, int] = {}
         self._error: SameFileError | None = None
 
@@ -169,19 +170,19 @@ class SameFiles:
 
     # What all workers must know
 
-    def state_for_agreement(self, names: Sequence[str]) -> tuple[float, float]:
-        """Return what this worker tells the others: which job it wants stopped (from 1), and how much it has said."""
+    def state_for_agreement(self, names: Sequence[str]) -> FilesReport:
+        """Return what this worker reports to the others: which job it wants stopped, and how much it has published."""
         doomed = next((name for name in self._doomed if name in names), None)
-        return (0.0 if doomed is None else names.index(doomed) + 1.0), float(self._num_words)
+        return FilesReport(0.0 if doomed is None else names.index(doomed) + 1.0, float(self._num_published))
 
     def to_stop(self, agreements: Agreements, names: Sequence[str]) -> dict[str, JobStopped]:
-        """Return the jobs that all workers have heard are to be stopped; worker 0 repeats what others have said."""
-        told, agreements.files = agreements.files, []
-        if not told:
+        """Return the jobs that all workers report are to be stopped; worker 0 repeats what others have published."""
+        reports, agreements.files = agreements.files, []
+        if not reports:
             return {}
-        self._receive([worker for worker, (_, words) in enumerate(told) if words > self._num_read.get(worker, 0)])
+        self._receive([worker for worker, of in enumerate(reports) if of.num_published > self._num_read.get(worker, 0)])
         stopped = {}
-        for name in {names[int(number) - 1] for number, _ in told if number}:
+        for name in {names[int(of.job_to_stop) - 1] for of in reports if of.job_to_stop}:
             why = self._doomed.pop(name, "writes a file that another job of this run has written, on another worker")
             stopped[name] = JobStopped("failed", f"job '{name}' {why}; it was ended, as --on-same-file stop-job asks")
         return stopped
@@ -269,8 +270,8 @@ class SameFiles:
 
     def _report(self, clash: Clash) -> None:
         if self._workers.worker != 0 and clash.path not in self._shared and len(self._shared) < MOST_TOLD:
-            self._num_words += 1
-            self._workers.publish(f"same-file/{self._workers.worker}/{self._num_words}", json.dumps(asdict(clash)))
+            self._num_published += 1
+            self._workers.publish(f"same-file/{self._workers.worker}/{self._num_published}", json.dumps(asdict(clash)))
         self._shared.setdefault(clash.path, {}).update(dict.fromkeys((*clash.others, clash.job)))
         new = {frozenset((clash.job, other)) for other in clash.others} - self._pairs
         if not new:

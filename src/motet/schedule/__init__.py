@@ -6,6 +6,7 @@
     simulator                 workers and their links, event by event, in exact time
     replay                    an order replayed against costs; the best of several
     bound                     the least time that costs allow
+    costs                     what a job costs, agreed on by all workers from what each has measured
     offload_model             what moving idle jobs' state to the host's memory and back takes
     replanner                 when a run changes its order
     plan                      what ``motet plan`` says: the profile, the plan that follows from it, and their file

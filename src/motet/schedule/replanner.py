@@ -14,12 +14,20 @@ joins or says how long it is, and when costs have drifted.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from motet.errors import DivergenceError
+from motet.schedule.costs import (
+    COST_REPORT_LENGTH,
+    TURNS_KEPT,
+    CostReport,
+    SyncSeconds,
+    agreed_cost,
+    based_on_few,
+    longest,
+    typical,
+)
 from motet.schedule.order import Cost, Order, round_robin
 from motet.schedule.replay import assumed_turns, best_order, fewer_turns, replay
 
@@ -27,21 +35,12 @@ TURNS_SKIPPED = 2
 """A job's first turns are not its costs: memory is allocated, code compiled, DDP's buckets are rebuilt."""
 SYNCS_SKIPPED = 1
 """DDP rebuilds its buckets when the second turn begins, so that turn's sync is one like all later ones."""
-TURNS_NEEDED = 3
-"""An order that is based on fewer turns of a job is provisional: it is determined once more when there are so many."""
-TURNS_KEPT = 6
-"""So many of the last turns count. A vote among them, so that one stall does not change the order."""
-
 DRIFT = 0.25
 """Costs have drifted when compute or sync seconds of a job changed by so much of what its turn takes alone."""
 WORTH_CHANGING = 1.03
 """After a drift the order changes if the new one should be so many times as fast as the old one."""
 REPORT_EVERY = 4
 """Where all costs are known, they are reported with one agreement of so many (about every two seconds)."""
-
-_HEAD = 4  # of a job's figures: compute seconds, bytes, expected turns, turns measured
-FIGURES_PER_JOB = _HEAD + 2 * TURNS_KEPT
-_UNKNOWN = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Sync:
+class SyncSample:
     """One turn's synchronization as one worker saw it.
 
     travel_seconds: from the first bucket's leaving to the last one's arrival; link_seconds: its share of the time
@@ -73,68 +72,26 @@ class Meter:
     num_computed: int = 0
     num_synced: int = 0
     compute: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS_KEPT))
-    syncs: deque[Sync] = field(default_factory=lambda: deque(maxlen=TURNS_KEPT))
-    early: Sync | None = None
+    syncs: deque[SyncSample] = field(default_factory=lambda: deque(maxlen=TURNS_KEPT))
+    early: SyncSample | None = None
 
     @property
     def measured(self) -> bool:
         """Whether there is anything to report."""
         return bool(self.compute) and self.early is not None
 
-    def figures(self, expected: int | None) -> list[float]:
-        """Return `FIGURES_PER_JOB` numbers to report; while nothing is measured, all unknown but the expected turns."""
+    def report(self, expected: int | None) -> CostReport:
+        """Return what to report; while nothing is measured, only the turns that are expected."""
         if not self.compute or self.early is None:
-            return [_UNKNOWN] * 2 + [_as_figure(expected)] + [_UNKNOWN] * (1 + 2 * TURNS_KEPT)
+            return CostReport(expected)
         syncs = self.syncs or [self.early]
-        num_turns = float(min(len(self.compute), len(self.syncs)))
-        figures = [typical(self.compute), syncs[-1].num_bytes, _as_figure(expected), num_turns]
-        for sync in syncs:
-            figures += [sync.in_flight_seconds, sync.link_seconds]
-        return figures + [_UNKNOWN] * (FIGURES_PER_JOB - len(figures))
-
-
-def typical(values: Iterable[float]) -> float:
-    """Return the mean of the middle half: one stall among three or more does not move it, and little noise is left."""
-    ranked = sorted(values)
-    cut = (len(ranked) + 1) // 4
-    return statistics.fmean(ranked[cut : len(ranked) - cut])
-
-
-def sync_seconds(by_worker: Sequence[Sequence[tuple[float, float]]]) -> float:
-    """Return what a job's synchronization takes on an idle network, from (travel, link) seconds of the same turns.
-
-    A worker that launches early counts the wait for the slowest as travel. Of each turn, the worker counts that
-    launched last: the one with the shortest travel. Raises `DivergenceError` if the workers have synchronized different
-    numbers of turns.
-    """
-    if len({len(of_worker) for of_worker in by_worker}) > 1:
-        counts = ", ".join(f"worker {worker}: {len(of_worker)}" for worker, of_worker in enumerate(by_worker))
-        raise DivergenceError(
-            f"The workers have measured different numbers of a job's latest synchronizations ({counts}), so they have "
-            "not taken the same turns. Look for an `if` on the rank around backward() or no_sync()."
+        return CostReport(
+            expected_turns=expected,
+            compute_seconds=typical(self.compute),
+            num_bytes=syncs[-1].num_bytes,
+            num_turns=min(len(self.compute), len(self.syncs)),
+            syncs=tuple(SyncSeconds(sync.in_flight_seconds, sync.link_seconds) for sync in syncs),
         )
-    return typical(min(turn)[1] for turn in zip(*by_worker, strict=True))
-
-
-def agreed_cost(by_worker: Sequence[Sequence[float]]) -> Cost | None:
-    """Return a job's cost from the figures that all workers reported, or None where turns were too few.
-
-    The slowest worker's compute seconds are those of the gang, because all wait for it. Raises `DivergenceError` if
-    the workers have synchronized different numbers of turns.
-    """
-    if any(figures[0] == _UNKNOWN for figures in by_worker):
-        return None
-    syncs = [
-        [(travel, link) for travel, link in zip(figures[_HEAD::2], figures[_HEAD + 1 :: 2], strict=True) if travel >= 0]
-        for figures in by_worker
-    ]
-    compute = max(figures[0] for figures in by_worker)
-    return Cost(compute, sync_seconds(syncs), round(max(figures[1] for figures in by_worker)))
-
-
-def based_on_few(by_worker: Sequence[Sequence[float]]) -> bool:
-    """Return whether any worker's figures of a job are based on fewer turns than `TURNS_NEEDED`."""
-    return any(figures[3] < TURNS_NEEDED for figures in by_worker)
 
 
 def drift(old: Cost, new: Cost) -> float:
@@ -174,7 +131,7 @@ class Replanner:
         if meter.num_computed > TURNS_SKIPPED:
             meter.compute.append(seconds)
 
-    def synced(self, job: str, sync: Sync) -> None:
+    def synced(self, job: str, sync: SyncSample) -> None:
         """Take note of a turn's synchronization."""
         meter = self._meters.setdefault(job, Meter())
         meter.num_synced += 1
@@ -212,24 +169,25 @@ class Replanner:
             return []
         self._asked, self._num_passed = tuple(expected), 0
         self._reported_first.update(name for name in expected if name in self._meters and self._meters[name].measured)
-        return [figure for name, turns in expected.items() for figure in self._meters.get(name, Meter()).figures(turns)]
+        reports = [self._meters.get(name, Meter()).report(turns) for name, turns in expected.items()]
+        return [value for report in reports for value in report.pack()]
 
     def receive_costs(self, reports: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
         """Take in what all workers reported; return the order to follow from now on if it is another one.
 
-        ``reports``: one sequence a worker. ``num_synced``: the live jobs, and the turns each has taken.
+        ``reports``: what `report_costs` gave, by worker. ``num_synced``: the live jobs, and the turns each has taken.
         """
         lengthened = False
         for number, name in enumerate(self._asked):
             if name not in num_synced:
                 continue  # it has ended since
-            of_job = [figures[number * FIGURES_PER_JOB : (number + 1) * FIGURES_PER_JOB] for figures in reports]
+            place = slice(number * COST_REPORT_LENGTH, (number + 1) * COST_REPORT_LENGTH)
+            of_job = [CostReport.unpack(values[place]) for values in reports]
             cost = agreed_cost(of_job)
             if cost is not None:
                 self._received[name] = cost
                 (self._few.add if based_on_few(of_job) else self._few.discard)(name)
-            longest = max(figures[2] for figures in of_job)
-            expected = None if longest == _UNKNOWN else round(longest)
+            expected = longest(report.expected_turns for report in of_job)
             lengthened = lengthened or (name in self.costs and self._expected.get(name) != expected)
             self._expected[name] = expected
         if self.given or any(name not in self._received for name in num_synced):
@@ -303,10 +261,6 @@ def remaining_turns(expected: Mapping[str, int | None], num_synced: Mapping[str,
         name: None if (turns := expected.get(name)) is None else max(turns - synced, 1)
         for name, synced in num_synced.items()
     }
-
-
-def _as_figure(expected: int | None) -> float:
-    return _UNKNOWN if expected is None else float(expected)
 
 
 def _named(names: Sequence[str]) -> str:

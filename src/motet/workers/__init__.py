@@ -7,6 +7,7 @@ From bottom to top::
     meeting                   the store at which they meet, where no launcher keeps one
     watch                     where this worker stands, told to the others; who notices that nobody can go on
     group                     the process group, the lanes, waits that can end
+    messages                  what they report to each other in an agreement (pure)
     agreement                 what all workers settle together, rarely
     interruption              Ctrl-C, SIGTERM and the time limit: ending together
 """

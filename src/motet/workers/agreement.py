@@ -13,32 +13,25 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from motet.errors import DivergenceError, WorkerFailedError
 from motet.workers.group import Pending, Workers
+from motet.workers.messages import (
+    GO_ON,
+    NO_FILES,
+    NO_SIGNALS,
+    FilesReport,
+    JobEnd,
+    Message,
+    Periodic,
+    SignalsReport,
+    unpack,
+)
 
 INTERVAL_SECONDS = 0.5
 FIRST_INTERVAL_SLOTS = 8
 LONGEST_INTERVAL_SLOTS = 10_000
-
-GO_ON, STOP, STOP_NOW = 0, 1, 2
-NOTHING = (0.0, 0.0, 0.0, 0.0)  # to tell about files, and about signals
-
-_PERIODIC, _ENDED = 1.0, 2.0
-_STATUSES = ("finished", "failed", "pruned", "stopped")
-_FAILED, _STOPPED = float(_STATUSES.index("failed")), float(_STATUSES.index("stopped"))
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended on this worker. ``num_left``: buckets that were still under way."""
-
-    job: str
-    index: int
-    status: str
-    num_synced: int
-    num_left: int
 
 
 class Agreements:
@@ -61,8 +54,8 @@ class Agreements:
         self._pending: Pending | None = None
         self._pending_costs: Pending | None = None
         self._reports: list[list[float]] | None = None
-        self.files: list[list[float]] = []  # by worker, what `motet.same_files` tells; emptied by who reads it
-        self.signals: list[list[float]] = []  # likewise what `motet.intercept.job_signals` tells
+        self.files: list[FilesReport] = []  # by worker; emptied by who reads it
+        self.signals: list[SignalsReport] = []  # likewise
 
     def note(self, job: str, turn: int, buckets: int) -> None:
         """Take one synchronized turn into the signature that is compared at the next agreement."""
@@ -81,24 +74,33 @@ class Agreements:
         costs: Sequence[float] = (),
         at_once: bool = False,
         after: str = "",
-        tells: tuple[float, float, float, float] = NOTHING,
+        files: FilesReport = NO_FILES,
+        signals: SignalsReport = NO_SIGNALS,
     ) -> None:
         """Begin a periodic agreement; it is ripe one round later, or ``at_once``. Collective.
 
-        With ``at_once`` one that is under way is settled first (blocks); what was told with it is superseded.
+        With ``at_once`` one that is under way is settled first (blocks); what was reported with it is superseded.
 
         ``after``: the turn that was just taken, for messages. ``stop``: what this worker was asked (`GO_ON`, `STOP`,
-        `STOP_NOW`). ``costs``: what this worker tells of the jobs' costs, as many numbers on every worker; see
-        `take_reports`. ``tells``: about files, and about signals, two numbers each.
+        `STOP_NOW`). ``costs``: what this worker reports of the jobs' costs, as many numbers on every worker; see
+        `take_reports`.
         """
         if at_once and self._pending is not None:
             self.settle()
         now = time.monotonic()
-        since, slots, clock = now - self._since, slot - self._begun_slot, now - self._began
-        values = [_PERIODIC, slot, self._signature, float(stop), since, slots, clock, *tells]
+        message = Periodic(
+            slot=slot,
+            signature=self._signature,
+            stop=stop,
+            seconds=now - self._since,
+            slots=slot - self._begun_slot,
+            clock_seconds=now - self._began,
+            files=files,
+            signals=signals,
+        )
         self._since, self._begun_slot, self._ripe_slot = now, slot, slot + (0 if at_once else num_live)
-        self._pending = self._workers.start_agreement(values, after=after)
-        if costs:  # behind the header, which finds workers that are elsewhere before this one is looked at
+        self._pending = self._workers.start_agreement(message.pack(), after=after)
+        if costs:  # behind the message, which finds workers that are elsewhere before this one is looked at
             self._pending_costs = self._workers.start_agreement(costs, after=after)
 
     def ripe(self, slot: int) -> bool:
@@ -109,93 +111,94 @@ class Agreements:
         """Block for the agreement under way; raise `DivergenceError` if the workers took different turns."""
         assert self._pending is not None
         pending, self._pending = self._pending, None
-        gathered = self._workers.finish_agreement(pending)
-        if len({tuple(values[:3]) for values in gathered}) > 1:
+        gathered = self._gather(pending)
+        periodic = [message for message in gathered if isinstance(message, Periodic)]
+        if len(periodic) < len(gathered) or len({(message.slot, message.signature) for message in periodic}) > 1:
             self._raise_if_failed_elsewhere(gathered)
             raise DivergenceError(
                 "The workers have taken different turns, or synchronized different gradients in the same turn:\n"
-                + "\n".join(
-                    f"  worker {worker}: "
-                    + (f"slot {values[1]:.0f}" if values[0] == _PERIODIC else "a job has ended there")
-                    + f", signature of all turns {int(values[2]):08x}"
-                    for worker, values in enumerate(gathered)
-                )
+                + "\n".join(f"  worker {worker}: {message}" for worker, message in enumerate(gathered))
                 + "\nLook for an `if` on the rank around backward() or no_sync(), or uneven numbers of batches."
             )
         if self._pending_costs is not None:
             costs, self._pending_costs = self._pending_costs, None
             self._reports = self._workers.finish_agreement(costs)
-        slowest = max(values[4] for values in gathered)
-        slots = gathered[0][5]
+        slowest = max(message.seconds for message in periodic)
+        slots = periodic[0].slots
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
-        self.stop = max(self.stop, *(int(values[3]) for values in gathered))
-        self.clock_seconds = gathered[0][6]
-        self.files = [values[7:9] for values in gathered]
-        self.signals = [values[9:] for values in gathered]
+        self.stop = max(self.stop, *(message.stop for message in periodic))
+        self.clock_seconds = periodic[0].clock_seconds
+        self.files = [message.files for message in periodic]
+        self.signals = [message.signals for message in periodic]
 
-    def _raise_if_failed_elsewhere(self, gathered: Sequence[Sequence[float]]) -> None:
+    def _gather(self, pending: Pending) -> list[Message]:
+        return [unpack(values) for values in self._workers.finish_agreement(pending)]
+
+    def _raise_if_failed_elsewhere(self, gathered: Sequence[Message]) -> None:
         """Name a job that has failed on some workers while this one came to its next agreement."""
-        failed = [worker for worker, values in enumerate(gathered) if (values[0], values[2]) == (_ENDED, _FAILED)]
+        failed = _failed_on(gathered)
         if failed:
-            errors = self._workers.watch.failures(within_seconds=1.0)
             raise WorkerFailedError(
                 f"Worker {', '.join(map(str, failed))} met an error that the other workers did not meet:"
-                + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
+                + self._errors_of(failed)
             )
+
+    def _errors_of(self, failed: Sequence[int]) -> str:
+        errors = self._workers.watch.failures(within_seconds=1.0)
+        return "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
 
     def take_reports(self) -> list[list[float]] | None:
         """Return what all workers told of their costs, by worker, once; None if nothing new was told."""
         reports, self._reports = self._reports, None
         return reports
 
-    def all_ended_alike(self, ended: Ended, *, stop: int = GO_ON) -> None:
+    def all_ended_alike(self, job: str, end: JobEnd) -> None:
         """Block until every worker reports the same end of the same job; raise `GangError` if one does not.
 
-        ``stop`` is what this worker was asked, as in `begin`. Where any was, failed and stopped are alike.
+        Where any worker was asked to stop (``end.stop``), failed and stopped are alike.
         """
         if self._pending is not None:
             self.settle()
-        values = [
-            _ENDED,
-            ended.index,
-            _STATUSES.index(ended.status),
-            ended.num_synced,
-            self._signature,
-            ended.num_left,
-            float(stop),
-            *NOTHING,
-        ]
-        gathered = self._workers.finish_agreement(self._workers.start_agreement(values, ended.job))
-        self.stop = max(self.stop, *(int(values[6 if values[0] == _ENDED else 3]) for values in gathered))
-        if self.stop and all((values[0], values[2]) in ((_ENDED, _FAILED), (_ENDED, _STOPPED)) for values in gathered):
-            gathered = [[*values[:2], _STOPPED, *values[3:]] for values in gathered]
-        if len({tuple(values[:6]) for values in gathered}) == 1:
+        end = replace(end, signature=self._signature)
+        gathered = self._gather(self._workers.start_agreement(end.pack(), job))
+        self.stop = max(self.stop, *(message.stop for message in gathered))
+        ends = [replace(message, stop=GO_ON) for message in gathered if isinstance(message, JobEnd)]
+        all_have = len(ends) == len(gathered)
+        if self.stop and all_have and all(each.status in ("failed", "stopped") for each in ends):
+            ends = [replace(each, status="stopped") for each in ends]
+            gathered = [*ends]
+        if all_have and len(set(ends)) == 1:
             return
-        lines = "\n".join(
-            f"  worker {worker}: {_describe_end(values, ended.index)}" for worker, values in enumerate(gathered)
-        )
-        failed = [worker for worker, values in enumerate(gathered) if values[0] == _ENDED and values[2] == _FAILED]
+        lines = "\n".join(f"  worker {worker}: {_how(message, end.index)}" for worker, message in enumerate(gathered))
+        failed = _failed_on(gathered)
         if 0 < len(failed) < len(gathered):
-            errors = self._workers.watch.failures(within_seconds=1.0)
             raise WorkerFailedError(
-                f"Job '{ended.job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{lines}"
-                + "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
+                f"Job '{job}' failed on worker {', '.join(map(str, failed))} alone, so it cannot go on:\n{lines}"
+                + self._errors_of(failed)
             )
-        if len({tuple(values[:4]) for values in gathered}) == 1:
+        if all_have and len({each.outcome for each in ends}) == 1:
             raise DivergenceError(
-                f"Job '{ended.job}' ended alike, but the workers synchronized different gradients before:\n{lines}\n"
+                f"Job '{job}' ended alike, but the workers synchronized different gradients before:\n{lines}\n"
                 "Look for an `if` on the rank around backward() or no_sync()."
             )
         raise DivergenceError(
-            f"Job '{ended.job}' did not end alike on all workers:\n{lines}\n"
+            f"Job '{job}' did not end alike on all workers:\n{lines}\n"
             "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank around "
             "backward() or no_sync()."
         )
 
 
-def _describe_end(values: list[float], index: int) -> str:
-    if values[0] != _ENDED:
-        return f"has not ended it (it is at slot {values[1]:.0f})"
-    buckets = f", with {values[5]:.0f} buckets under way" if values[5] else ""
-    how = f"{_STATUSES[int(values[2])]} after {values[3]:.0f} synchronized turns{buckets}"
-    return how if values[1] == index else f"has ended another one, job number {values[1] + 1:.0f} of the run ({how})"
+def _failed_on(gathered: Sequence[Message]) -> list[int]:
+    """Return the workers on which a job has failed."""
+    return [worker for worker, end in enumerate(gathered) if isinstance(end, JobEnd) and end.status == "failed"]
+
+
+def _how(message: Message, index: int) -> str:
+    """Say how the job with this number has ended on a worker."""
+    if isinstance(message, Periodic):
+        return f"has not ended it (it is at slot {message.slot})"
+    buckets = f", with {message.num_left} buckets under way" if message.num_left else ""
+    how = f"{message.status} after {message.num_synced} synchronized turns{buckets}"
+    if message.index == index:
+        return how
+    return f"has ended another one, job number {message.index + 1} of the run ({how})"

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from motet.errors import GangError
-from motet.workers.agreement import GO_ON, STOP, STOP_NOW
+from motet.workers.messages import GO_ON, STOP, STOP_NOW
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE_SECONDS = 12.0

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from motet.memory.footprint import Footprint, HostMemory, MemoryMeter, fits, is_measured, measure, size_text
+from motet.memory.footprint import (
+    Footprint,
+    HostMemory,
+    MemoryMeter,
+    MemoryReport,
+    fits,
+    is_measured,
+    measure,
+    size_text,
+)
 from motet.results import JobResult, Results
 
 
@@ -126,7 +135,9 @@ def test_ever_fewer_turns_are_measured() -> None:
     ],
 )
 def test_a_job_fits_with_a_margin_on_every_worker(available: list[float], needs: list[float], expected: bool) -> None:
-    assert fits(available, needs, [100.0, 100.0]) is expected
+    reports = [MemoryReport(*sizes, 100.0) for sizes in zip(available, needs, strict=True)]
+    sent = [MemoryReport.unpack(report.pack()) for report in reports]
+    assert fits(sent) is expected
 
 
 def test_main_memory_is_shared_and_a_containers_limit_counts(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motet.schedule.costs import TURNS_NEEDED
 from motet.schedule.order import MAX_ROUND_TURNS, Cost, Cursor, Order, round_robin
 from motet.schedule.replanner import (
     DRIFT,
     REPORT_EVERY,
     SYNCS_SKIPPED,
-    TURNS_NEEDED,
     TURNS_SKIPPED,
     WORTH_CHANGING,
     Change,
     Replanner,
-    Sync,
+    SyncSample,
     drift,
 )
 from motet.schedule.replay import assumed_turns, fewer_turns, replay
@@ -47,7 +47,7 @@ class Gang:
                     late = noise.uniform(0, self._spread)
                     worker.computed(name, 0.0, cost.compute_seconds * (1 + late), 0.0)
                     waited = cost.sync_seconds * (1 + noise.uniform(0, self._spread))
-                    worker.synced(name, Sync(waited, waited, cost.sync_bytes))
+                    worker.synced(name, SyncSample(waited, waited, cost.sync_bytes))
 
     def first_known(self) -> bool:
         """Whether an agreement is to be made at once; the workers' answers must be one."""
@@ -307,7 +307,7 @@ class Slots:
             for number, worker in enumerate(self.gang.workers):
                 if turn > 1:  # the last turn's gradients arrive when the next turn begins
                     cost = self._seconds(job, turn - 1)
-                    worker.synced(job, Sync(cost.sync_seconds * (1 + number), cost.sync_seconds, cost.sync_bytes))
+                    worker.synced(job, SyncSample(cost.sync_seconds * (1 + number), cost.sync_seconds, cost.sync_bytes))
                 worker.computed(job, 0.0, self._seconds(job, turn).compute_seconds, 0.0)
             if self.gang.first_known() or len(self.taken) % agree_every == 0:
                 change = self.gang.agree()

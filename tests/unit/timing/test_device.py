@@ -11,8 +11,9 @@ from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.transfer import SyncTiming
 from motet.pipeline.ledger import RunLedger
 from motet.pipeline.recorder import Recorder
+from motet.schedule.costs import COST_REPORT_LENGTH, CostReport, agreed_cost
 from motet.schedule.order import Cost
-from motet.schedule.replanner import FIGURES_PER_JOB, Replanner, agreed_cost
+from motet.schedule.replanner import Replanner
 from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, DeviceTransfer, Journal, Moment, seconds_of
 
 DEVICE = torch.device("cuda", 0)
@@ -312,8 +313,8 @@ def test_a_bucket_that_arrives_in_the_hosts_time_never_takes_less_than_nothing()
     planning.computed("a", 0.0, 1.0, 0.0)
     planning.computed("a", 0.0, 1.0, 0.0)
     planning.computed("a", 0.0, 1.0, 0.0)
-    figures = planning.report_costs({"a": None, "b": None})[:FIGURES_PER_JOB]
-    assert agreed_cost([figures, figures]) == Cost(1.0, 0.0, 1000)
+    report = CostReport.unpack(planning.report_costs({"a": None, "b": None})[:COST_REPORT_LENGTH])
+    assert agreed_cost([report, report]) == Cost(1.0, 0.0, 1000)
 
 
 def test_busy_seconds_count_what_travels_once() -> None:
