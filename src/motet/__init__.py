@@ -13,6 +13,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     memory                    what jobs hold, and whether the next one may join (together)
     intercept                 what reaches into torch's own code: patches, DDP, groups, a job's end (together)
     checkpoints.coordinator   when jobs are saved (together)
+    checkpoints.transfer      checkpoints between hosts that share no disk (together)
     same_files                who writes which file, and whether another job has written it (together)
     coroutines                a job as a greenlet, whose turns begin and end where its run says (together)
     gradients                 how gradients are sent while others compute (together)

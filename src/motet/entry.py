@@ -64,30 +64,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m motet.entry", description=__doc__.split("\n")[0])
     parser.add_argument("run_dir", help="the run directory, begun by the launcher")
     parser.add_argument("--parcel", help="a private file with the jobs, where they are Python callables")
-    parser.add_argument("--description", help="begin the run together with other machines, as this file describes it")
-    parser.add_argument("--fresh", action="store_true", help="begin anew where the directory holds this run already")
-    parser.add_argument("--seed", type=int, help="the seed that the run must have to go on")
-    parser.add_argument("--begun", help="a file in which to name the run directory that was begun")
-    parser.add_argument("--together", action="store_true", help="go on with the run together with other machines")
+    parser.add_argument("--separate-disks", action="store_true", help="some host does not see worker 0's directory")
+    parser.add_argument("--own-disk", action="store_true", help="this host does not see worker 0's directory")
     parser.add_argument("--config", help="JSON: the options of this start of the run, in place of those in run.json")
     parser.add_argument("--status-file", action="store_true", help="write how far jobs are into a file, for a notebook")
     options = parser.parse_args(argv)
     _leave_signals_to_the_launcher()
+    if (attempt := os.environ.pop("MOTET_ATTEMPT", None)) is not None:
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = attempt
 
     def find() -> tuple[RunDir, bool, RunConfig]:
-        if options.together:
-            return begin_together(open_here)
-        if options.description is None:
-            run_dir, config = open_here()
-            return run_dir, worker() == 0, config
-        description = json.loads(Path(options.description).read_text(encoding="utf-8"))
-        place = Path(options.run_dir)
-        found = begin_together(lambda: begin_or_find(place, description, fresh=options.fresh, seed=options.seed))
-        if os.environ.get("LOCAL_RANK") == "0":
-            write_whole(Path(options.begun), str(found[0].path))
-        if found[1]:
-            Path(f"{options.begun}-here").touch()
-        return found
+        run_dir, config = open_here()
+        run_dir.separate_disks, run_dir.own_disk = options.separate_disks, options.own_disk
+        return run_dir, worker() == 0 or (options.own_disk and os.environ.get("LOCAL_RANK") == "0"), config
 
     def open_here() -> tuple[RunDir, RunConfig]:
         run_dir = RunDir.open(options.run_dir)

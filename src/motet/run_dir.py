@@ -54,6 +54,7 @@ class RunDir:
     """The directory of one run. Make one with `RunDir.create` or `RunDir.open`."""
 
     def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+        self.separate_disks = self.own_disk = False  # of several hosts: some, and this one, see another directory
         self.path = path
         self.description = description
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO, Unpack
 
 from motet.checkpoints import resuming
-from motet.checkpoints.coordinator import RecoveryPolicy
+from motet.checkpoints.coordinator import Disks, RecoveryPolicy
 from motet.config import RunConfig, RunOptions
 from motet.errors import UsageError
 from motet.events import Observer
@@ -256,6 +256,7 @@ def _safety(
 
     return RecoveryPolicy(
         checkpoints=folder.checkpoints_dir,
+        disks=Disks(folder.separate_disks, folder.own_disk),
         keep_result=keep_result,
         record_failure=record_failure,
         withdraw_failure=lambda name: resuming.withdraw_failure(folder, name, start, workers.worker),

@@ -22,6 +22,7 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
+from motet.checkpoints.transfer import hand_out, packed, unpack
 from motet.coroutines import RunningJob
 from motet.errors import CheckpointError, GangError, UsageError
 from motet.jobs.outcome import JobStopped
@@ -35,6 +36,17 @@ Notice = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
+class Disks:
+    """Whether some host does not see worker 0's directory, and whether this worker's ``own`` host does not."""
+
+    separate: bool = False
+    own: bool = False
+
+
+ONE_DISK = Disks()
+
+
+@dataclass(frozen=True)
 class RecoveryPolicy:
     """What a run does so that nothing is lost.
 
@@ -44,6 +56,7 @@ class RecoveryPolicy:
     """
 
     checkpoints: Path | None = None
+    disks: Disks = ONE_DISK
     keep_result: Callable[[str, JobResult], None] = lambda job, result: None
     record_failure: Callable[[str, int, str], None] = lambda job, turn, error: None
     withdraw_failure: Callable[[str], None] = lambda job: None
@@ -70,8 +83,14 @@ class Coordinator:
     """
 
     def __init__(
-        self, workers: Workers, directory: Path | None, notice: Notice, lost: Callable[[GangError], None]
+        self,
+        workers: Workers,
+        directory: Path | None,
+        notice: Notice,
+        lost: Callable[[GangError], None],
+        disks: Disks = ONE_DISK,
     ) -> None:
+        self.disks = disks
         self.workers = workers
         self.directory = directory
         self.notice = notice
@@ -83,6 +102,7 @@ class Coordinator:
         self._writer: Writer | None = None
         self._num_writing: dict[str, int] = {}
         self._open: dict[tuple[str, int], _Save] = {}
+        self._to_send: dict[tuple[str, int], Checkpoints] = {}  # written on this host's own disk
         self._failing: set[str] = set()
         self._when_settled: dict[str, Callable[[], None]] = {}
         self._looked = 0.0
@@ -103,6 +123,8 @@ class Coordinator:
         job = checkpoints.job
         if self.workers.worker == 0:
             self._open[job, turn] = _Save(checkpoints, turn)
+        elif self.disks.own:
+            self._to_send[job, turn] = checkpoints
         try:
             self._writer.write(checkpoints, turn, payloads)
         except CheckpointError as error:  # what is to be saved has changed since it was checked
@@ -169,7 +191,13 @@ class Coordinator:
     def _part_ended(self, done: Done) -> None:
         """Tell worker 0 that this worker's part is on the disk, or why not."""
         if self.workers.worker != 0:
-            report = {"parts": [asdict(part) for part in done.parts], "error": str(done.error) if done.error else None}
+            error, sent = str(done.error) if done.error else None, {}
+            if (checkpoints := self._to_send.pop((done.job, done.turn), None)) is not None:
+                try:
+                    sent = packed(checkpoints, done.turn, done.parts)
+                except CheckpointError as unsent:
+                    error = error or str(unsent)
+            report = {"parts": [asdict(part) for part in done.parts], "error": error, "sent": sent}
             self.workers.publish(_key(done.job, done.turn, self.workers.worker), json.dumps(report))
             return
         save = self._open[done.job, done.turn]
@@ -186,6 +214,10 @@ class Coordinator:
             workers.unpublish(_key(job, save.turn, worker))
             report = json.loads(text)
             save.parts[worker] = [Part(**part) for part in report["parts"]]
+            try:
+                unpack(save.checkpoints, save.turn, report["sent"])
+            except CheckpointError as error:
+                report["error"] = report["error"] or str(error)
             if report["error"] is not None:
                 save.errors[worker] = report["error"]
         if len(save.parts) < workers.num_workers or save.committing:
@@ -297,6 +329,8 @@ class JobSaver:
             saving.notice(job.name, f"passes over a checkpoint: {problem}")
         if report["found"] is None:
             return 0
+        if saving.disks.separate:
+            hand_out(saving.workers, checkpoints, report["found"], job.name, own_disk=saving.disks.own)
         restored = restore_job(checkpoints, checkpoints.open(report["found"]), self._objects)
         for note in restored.notes:
             saving.notice(job.name, f"goes on from another state: {note}")

@@ -209,6 +209,10 @@ class Checkpoints:
         except Exception as error:  # whatever torch makes of the bytes: a checkpoint that does not load is damaged
             raise CheckpointError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
 
+    def part_path(self, turn: int, name: str) -> Path:
+        """Return where a part of the checkpoint that is being written lies; for parts that travel (`transfer`)."""
+        return self._writing(turn) / f"{name}.pt"
+
     # Steps
 
     def _writing(self, turn: int) -> Path:

@@ -12,6 +12,7 @@ from motet import entry
 from motet.checkpoints import resuming
 from motet.cli import Parser, run, start
 from motet.cli.config_options import add_config_options, given_options
+from motet.cli.several import Begun, run_on_several
 from motet.cli.tasks import works_in_place
 from motet.config import RunConfig
 from motet.errors import CheckpointError, UsageError
@@ -30,24 +31,38 @@ def main(argv: Sequence[str]) -> int:
     if works_in_place(argv, parse):
         _work_in_place(argv)
     options = parse(argv)
+    from motet.launcher.options import on_one_machine
+
+    if not on_one_machine(options) and not Path(options.run_dir, "run.json").exists():
+        return run_on_several(options, None, lambda: _begin(options, RunDir.open(options.run_dir)))  # another host's
     run_dir = RunDir.open(options.run_dir)
     _check(run_dir)
     _as_before(options, run_dir)
-    from motet.launcher.options import check_torchrun_options, on_one_machine
+    from motet.launcher.options import check_torchrun_options
 
     check_torchrun_options(options)
     config = _configure(options, _begun(run_dir))
     _go_where_it_began(run_dir)
     if not on_one_machine(options):
-        return start.go_on(options, run_dir, config, retry_failed=options.retry_failed)
+        return run_on_several(options, run_dir.description["jobs"], lambda: _begin(options, run_dir))
     with run_dir.held():
         return start.go_on(options, run_dir, config, retry_failed=options.retry_failed)
+
+
+def _begin(options: argparse.Namespace, run_dir: RunDir) -> Begun:
+    """Go on with the run on the leading one of several hosts."""
+    config = _configure(options, _begun(run_dir))
+    status = start.prepare_to_go_on(options, run_dir, config, retry_failed=options.retry_failed)
+    return Begun(run_dir, config, status)
 
 
 def make_parser() -> Parser:
     """Return the parser of the options of ``motet resume`` and torchrun's, in any order."""
     parser = Parser("motet resume", description=_DESCRIPTION, epilog=run._EPILOG)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=os.path.expanduser, help="the directory of the run")
+    parser.add_argument(
+        "--allow-different", action="store_true", help="several hosts go on, though they were not given the same"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="go on with jobs that have failed, too")
     add_config_options(parser, "resume")
     group = parser.add_argument_group("torchrun's options")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from os.path import expanduser
@@ -17,7 +14,8 @@ from motet import entry
 from motet.checkpoints.resuming import begin_or_go_on, check_place, options_of_start
 from motet.cli import Parser
 from motet.cli.config_options import add_config_options, given_options
-from motet.cli.start import go_on, report, run_workers, say
+from motet.cli.several import Begun, run_on_several
+from motet.cli.start import go_on, prepare_to_go_on, report, run_workers, say
 from motet.cli.tasks import refuse_torchruns_options, works_in_place
 from motet.config import RunConfig
 from motet.errors import UsageError
@@ -66,6 +64,9 @@ def make_parser() -> Parser:
         type=expanduser,
         help="where to keep logs and results (default: runs/<time>); "
         "a run that is there already goes on, if it is this one",
+    )
+    parser.add_argument(
+        "--allow-different", action="store_true", help="several hosts go on, though they were not given the same"
     )
     parser.add_argument(
         "--fresh", action="store_true", help="begin anew, in DIR-2, where the run directory DIR holds a run"
@@ -119,7 +120,8 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if options.plan is not None:
         config = replace(config, order=saved_order(options.plan, names).turns)
     description = describe_run([spec.to_json() for spec in specs], config.for_jobs(names), ["motet", "run", *argv])
-    check_place(options.run_dir, description, fresh=options.fresh, seed=config.seed)
+    if str(options.nnodes) in {"1", "1:1"} or options.standalone:  # of several hosts the leading one knows
+        check_place(options.run_dir, description, fresh=options.fresh, seed=options.seed)
     check_trackers(config.trackers)
     say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
     from motet.launcher.options import check_torchrun_options  # torch: seconds
@@ -167,27 +169,17 @@ def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
 
 
 def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) -> int:
-    """Start this machine's workers; which directory the run is in is settled among all machines' workers."""
-    candidate = options.run_dir or _default_run_dir()
-    with tempfile.TemporaryDirectory(prefix="motet-") as private:
-        file, begun = Path(private, "description"), Path(private, "begun")
-        file.write_text(json.dumps(description), encoding="utf-8")
-        arguments = [candidate, f"--description={file}", f"--begun={begun}"]
-        if options.fresh:
-            arguments.append("--fresh")
-        if options.seed is not None:
-            arguments.append(f"--seed={options.seed}")
-        say(options, f"starting workers; waiting for {options.nnodes} machines")
-        outcome = run_workers(options, arguments, say=lambda text: say(options, text))
-        path = begun.read_text(encoding="utf-8") if begun.exists() else None
-        writes = 0 in outcome.exits or Path(f"{begun}-here").exists()
-    refused = entry.REFUSED in outcome.exits.values()
-    if path is None:
-        if not refused:
-            sys.stderr.write("motet: the workers of this machine ended before the run began\n")
-        return entry.REFUSED if refused else entry.GANG_FAILED
-    run_dir = RunDir.open(path)
-    return report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
+    """Run together with other hosts; the leading one begins the run, or goes on with it."""
+
+    def begin() -> Begun:
+        run_dir, goes_on = begin_or_go_on(options.run_dir, description, fresh=options.fresh, seed=options.seed)
+        if not goes_on:
+            return Begun(run_dir)
+        say(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
+        config = options_of_start(run_dir, description)
+        return Begun(run_dir, config, prepare_to_go_on(options, run_dir, config))
+
+    return run_on_several(options, description["jobs"], begin)
 
 
 def _work_in_place(argv: Sequence[str]) -> None:
@@ -203,9 +195,3 @@ def _work_in_place(argv: Sequence[str]) -> None:
     if results is not None and run_dir is not None and entry.worker() == 0:
         report(run_dir, run_dir.read_results(), None)
     entry.end_together(status, results)
-
-
-def _default_run_dir() -> str:
-    import time
-
-    return os.path.join("runs", time.strftime("%Y-%m-%d-%H%M%S"))

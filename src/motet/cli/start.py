@@ -16,7 +16,7 @@ from motet.cli.table import results_table, terminal_width
 from motet.config import RunConfig
 from motet.errors import MotetError
 from motet.jobs import JobSpec, check_specs
-from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_reported
+from motet.launcher.outcome import Outcome, conclude, exit_status
 from motet.results import Results
 from motet.run_dir import RunDir, shown_path
 
@@ -79,6 +79,23 @@ def go_on(
     retry_failed: bool = False,
 ) -> int:
     """Go on with a run, this time with the options ``config``; return the exit status of the command."""
+    if (status := prepare_to_go_on(options, run_dir, config, retry_failed=retry_failed)) is not None:
+        return status
+    outcome = run_workers(
+        options,
+        [str(run_dir.path), f"--config={json.dumps(config.to_json())}"],
+        say=lambda text: say(options, text),
+        explain=lambda: what_workers_reported(run_dir),
+        run_dir=run_dir,
+        timeout_seconds=config.timeout_seconds,
+    )
+    return report(run_dir, *conclude(outcome, run_dir), refused=entry.REFUSED in outcome.exits.values())
+
+
+def prepare_to_go_on(
+    options: argparse.Namespace, run_dir: RunDir, config: RunConfig, *, retry_failed: bool = False
+) -> int | None:
+    """Check what is left to do of a run, and say where it goes on; return a status where nothing is left."""
     names = resuming.job_names(run_dir)
     standing = standing_of(options, run_dir, config, retry_failed=retry_failed)
     if not (left := [name for name in names if name not in standing.ended]):
@@ -93,23 +110,7 @@ def go_on(
     check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs], say=lambda text: say(options, text))
     for name in left:
         _say_where(options, run_dir, name)
-    arguments = [str(run_dir.path), f"--config={json.dumps(config.to_json())}"]
-    from motet.launcher.options import on_one_machine
-
-    if not on_one_machine(options):
-        arguments.append("--together")
-    outcome = run_workers(
-        options,
-        arguments,
-        say=lambda text: say(options, text),
-        explain=lambda: what_workers_reported(run_dir),
-        run_dir=run_dir,
-        timeout_seconds=config.timeout_seconds,
-    )
-    refused, writes = entry.REFUSED in outcome.exits.values(), 0 in outcome.exits
-    if refused and not what_workers_reported(run_dir):
-        return entry.REFUSED  # before it was theirs: worker 0 has said why
-    return report(run_dir, *conclude(outcome, run_dir, writes=writes), refused=refused, writes=writes)
+    return None
 
 
 def standing_of(

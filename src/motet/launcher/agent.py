@@ -14,7 +14,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from subprocess import Popen
@@ -35,8 +34,8 @@ LOOPBACK = "127.0.0.1"
 # How long the survivors of a lost worker may take to find out and to say so; a closed connection shows in well
 # under a second, in 4 seconds with DataLoader workers.
 LAST_WORDS_SECONDS = 10.0
-# How long the store of several machines may take to answer: where the network is down, it never does.
-STORE_SECONDS = 3.0
+# How long this host waits, when its workers have ended well, for those of others.
+OTHERS_SECONDS = 30.0
 # How long all workers may take to end after a stop was asked for. The run as a whole has 30 seconds.
 STOP_SECONDS = 25.0
 # Signals that workers ignore, and every process that they start: only this process takes them for a stop.
@@ -91,81 +90,6 @@ class LoopbackRendezvous(RendezvousHandler):
         return True
 
 
-class BoundedRendezvous(RendezvousHandler):
-    """torch elastic's rendezvous among machines, which must not keep an agent from its workers.
-
-    The agent asks it now and then whether machines wait to join. On a machine that the network has left, that question
-    blocks for many minutes, and meanwhile nobody sees that the workers have ended. Here it is asked on a thread; as
-    long as there is no answer, nobody waits.
-    """
-
-    def __init__(self, handler: RendezvousHandler, say: Callable[[str], None] = lambda text: None) -> None:
-        self._handler, self._say = handler, say
-        self._asking: threading.Thread | None = None
-        self._num_waiting, self._round = 0, 0
-
-    def get_backend(self) -> str:
-        return self._handler.get_backend()
-
-    @property
-    def use_agent_store(self) -> bool:
-        return self._handler.use_agent_store
-
-    def next_rendezvous(self) -> RendezvousInfo:
-        self._num_waiting, self._round = 0, self._round + 1
-        begin, over = time.monotonic(), threading.Event()
-
-        def tell() -> None:
-            pause = 2.0
-            while not over.wait(pause):
-                seconds = time.monotonic() - begin
-                self._say(f"still waiting for the other machines ({seconds:.0f} s)")
-                pause = min(max(2.0, seconds / 10), 60.0)
-
-        threading.Thread(target=tell, name="motet-rendezvous", daemon=True).start()
-        try:
-            return self._handler.next_rendezvous()
-        finally:
-            over.set()
-
-    def is_closed(self) -> bool:
-        return self._handler.is_closed()
-
-    def set_closed(self) -> None:
-        self._handler.set_closed()
-
-    def num_nodes_waiting(self) -> int:
-        if self._asking is None or not self._asking.is_alive():
-            self._asking = _start(self._ask)
-        self._asking.join(STORE_SECONDS)
-        return self._num_waiting
-
-    def _ask(self) -> None:
-        asked_in = self._round
-        found = self._handler.num_nodes_waiting()
-        if asked_in == self._round:  # not an answer of before the workers were started again
-            self._num_waiting = found
-
-    def get_run_id(self) -> str:
-        return self._handler.get_run_id()
-
-    def shutdown(self) -> bool:
-        _start(self._handler.shutdown).join(STORE_SECONDS)
-        return True
-
-
-def _start(call: Callable[[], object]) -> threading.Thread:
-    """Call on a thread that holds up nobody's end; a store that has gone with its host is no news for those who ask."""
-
-    def quietly() -> None:
-        with contextlib.suppress(Exception):
-            call()
-
-    thread = threading.Thread(target=quietly, name="motet-rendezvous", daemon=True)
-    thread.start()
-    return thread
-
-
 class Agent(LocalElasticAgent):
     """Starts the workers of this machine and stays until they have ended.
 
@@ -187,6 +111,7 @@ class Agent(LocalElasticAgent):
             spec,
             config.logs_specs,
             start_method=config.start_method,
+            exit_barrier_timeout=OTHERS_SECONDS,
             log_line_prefix_template=config.log_line_prefix_template,
         )
         self.exits: dict[int, int] = {}
@@ -216,6 +141,8 @@ class Agent(LocalElasticAgent):
         self._told_to_stop_at = self._first_failure_at = None
         self.num_workers = worker_group.workers[0].world_size
         self._starting = True
+        if (attempt := getattr(worker_group.spec.rdzv_handler, "attempt", None)) is not None:
+            os.environ["MOTET_ATTEMPT"] = str(attempt)  # torch counts this host's failures, and not those of others
         # A batch system may send it to every process: a worker ignores it as soon as it can (`motet.entry`), and until
         # then it is held back. This process hears it, and passes it on.
         held_back = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)

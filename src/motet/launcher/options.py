@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch.distributed.elastic.agent.server.api import WorkerSpec
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.rendezvous import RendezvousHandler
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import (
@@ -18,9 +17,12 @@ from torch.distributed.run import (
 )
 
 from motet.errors import UsageError
-from motet.launcher.agent import BoundedRendezvous, LoopbackRendezvous
+from motet.launcher.agent import LoopbackRendezvous
+from motet.launcher.hosts import Meeting
 from motet.launcher.torchrun_options import torchrun_options as torchrun_options  # it belongs here, too
 from motet.launcher.torchrun_options import torchrun_parser
+
+_SECONDS = ("join_timeout", "timeout", "last_call_timeout")  # of --rdzv-conf
 
 
 def parse_torchrun_options(argv: Sequence[str]) -> argparse.Namespace:
@@ -63,12 +65,9 @@ def worker_spec(
     program: str,
     arguments: Sequence[str],
     logs: str,
-    say: Callable[[str], None] = lambda text: None,
+    rendezvous: RendezvousHandler | None = None,
 ) -> tuple[WorkerSpec, LaunchConfig]:
-    """Return what torch elastic calls a `WorkerSpec` and a `LaunchConfig`: how to start ``program``, and with whom.
-
-    ``say`` is told about waiting for other machines.
-    """
+    """Return what torch elastic calls a `WorkerSpec` and a `LaunchConfig`: how to start ``program``, and with whom."""
     options = argparse.Namespace(**vars(options))
     options.training_script, options.training_script_args = program, list(arguments)
     options.module, options.no_python, options.run_path = not program.endswith(".py"), False, False
@@ -76,14 +75,9 @@ def worker_spec(
         options.log_dir = logs  # torch elastic makes folders in any case; nothing that anyone asked for is in them
     if options.master_port is None:
         options.master_port = 29500  # torchrun's
-    handler: RendezvousHandler = LoopbackRendezvous(f"motet-{uuid.uuid4().hex}")
-    address, port = None, None
+    handler = rendezvous or LoopbackRendezvous(f"motet-{uuid.uuid4().hex}")
     try:
         config, command, command_arguments = config_from_args(options)
-        if not on_one_machine(options):
-            handler = _handler_among_machines(config, say)
-            if config.rdzv_backend == "static":
-                address, port = parse_rendezvous_endpoint(config.rdzv_endpoint, default_port=-1)
     except (ValueError, AssertionError, RuntimeError, OSError) as error:
         raise UsageError(f"torch elastic does not accept these options: {error}") from None
     spec = WorkerSpec(
@@ -94,8 +88,6 @@ def worker_spec(
         rdzv_handler=handler,
         max_restarts=config.max_restarts,
         monitor_interval=config.monitor_interval,
-        master_addr=address,
-        master_port=port,
         local_addr=config.local_addr,
         event_log_handler=config.event_log_handler,
         numa_options=config.numa_options,
@@ -106,15 +98,32 @@ def worker_spec(
     return spec, config
 
 
-def _handler_among_machines(config: LaunchConfig, say: Callable[[str], None]) -> RendezvousHandler:
-    """Return torch elastic's own rendezvous, as torchrun would use it."""
-    parameters = RendezvousParameters(
-        backend=config.rdzv_backend,
-        endpoint=config.rdzv_endpoint,
+def meeting_of(options: argparse.Namespace) -> Meeting:
+    """Return where and with whom this host is to run together."""
+    options = argparse.Namespace(**vars(options))
+    options.training_script, options.training_script_args = "motet.entry", []
+    options.module, options.no_python, options.run_path = True, False, False
+    if options.master_port is None:
+        options.master_port = 29500  # torchrun's
+    try:
+        config = config_from_args(options)[0]
+        default = 29500 if config.rdzv_backend == "static" else 29400
+        host, port = parse_rendezvous_endpoint(config.rdzv_endpoint, default_port=default)
+        given = {name: float(config.rdzv_configs[name]) for name in _SECONDS if name in config.rdzv_configs}
+    except (ValueError, AssertionError, RuntimeError, OSError) as error:
+        raise UsageError(f"torch elastic does not accept these options: {error}") from None
+    static = config.rdzv_backend == "static"
+    if static and config.min_nodes != config.max_nodes:
+        raise UsageError(f"--nnodes={options.nnodes} is for --rdzv-backend=c10d: with static, each host has its number")
+    keeps = str(config.rdzv_configs.get("is_host", "")).lower()
+    return Meeting(
+        host=host,
+        port=port,
         run_id=config.run_id,
-        min_nodes=config.min_nodes,
-        max_nodes=config.max_nodes,
-        local_addr=config.local_addr,
-        **config.rdzv_configs,
+        least=config.min_nodes,
+        most=config.max_nodes,
+        number=int(options.node_rank) if static else None,
+        keeps_store=keeps in {"1", "true", "yes"} if keeps else None,
+        join_seconds=given.get("join_timeout", given.get("timeout", 600.0)),
+        last_call_seconds=given.get("last_call_timeout", 30.0),
     )
-    return BoundedRendezvous(get_rendezvous_handler(parameters), say)

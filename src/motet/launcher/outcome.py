@@ -22,6 +22,7 @@ class Outcome:
     ``exits``: exit status by worker, in the order in which they ended; a negative one is the signal that ended it.
     ``killed``: workers that the launcher ended because they did not end by themselves. ``stopped_by``: the signal
     by which the user stopped the run. ``overdue``: who has held up an end of the run for too long, if anybody has.
+    ``lost``: why there was no other attempt with the other hosts.
     """
 
     num_workers: int
@@ -30,11 +31,12 @@ class Outcome:
     stopped_by: signal.Signals | None
     wall_seconds: float
     overdue: str = ""
+    lost: GangError | None = None
 
     @property
     def agreed(self) -> bool:
         """Tell whether all workers ended by themselves with a common outcome."""
-        return bool(self.exits) and not any(self.exits.values())
+        return bool(self.exits) and not any(self.exits.values()) and self.lost is None
 
 
 def conclude(outcome: Outcome, run_dir: RunDir, *, writes: bool = True) -> tuple[Results, MotetError | None]:
@@ -77,6 +79,8 @@ def how_it_ended(worker: int, status: int) -> str:
 
 def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
     """Return the error that says which worker ended the run, how, and what it was doing."""
+    if outcome.lost is not None:
+        return outcome.lost
     if outcome.overdue:
         return SyncTimeoutError(outcome.overdue)
     told = {worker: error for worker in outcome.exits if (error := _told(run_dir, worker)) is not None}

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousHandler
 from torch.distributed.run import determine_local_world_size
 
+from motet.errors import GangError
 from motet.launcher.agent import Agent
 from motet.launcher.ends import Ends
 from motet.launcher.guardian import Guardian
@@ -38,13 +40,15 @@ def run_workers(
     explain: Callable[[], str] = str,
     run_dir: RunDir | None = None,
     timeout_seconds: float = 1800.0,
+    rendezvous: RendezvousHandler | None = None,
 ) -> Outcome:
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
     Ctrl-C, or 25 seconds, ends them. When this returns or raises, none of their processes is left. ``say`` is told
     about restarts, with what ``explain`` knows of the reason, and about what takes long. Where workers write in
-    ``run_dir`` what they do, ``timeout_seconds`` holds for the two ends of the run.
+    ``run_dir`` what they do, ``timeout_seconds`` holds for the two ends of the run. ``rendezvous``: how this host
+    meets the others, where there are several.
     """
     check_torchrun_options(options)
     begun = time.monotonic()
@@ -54,7 +58,7 @@ def run_workers(
         _quiet(),
         Guardian() as guardian,
     ):
-        spec, config = worker_spec(options, program, arguments, logs, say)
+        spec, config = worker_spec(options, program, arguments, logs, rendezvous)
 
         def before_restart(agent: Agent) -> None:
             how = "; ".join(how_it_ended(worker, status) for worker, status in agent.exits.items() if status)
@@ -63,11 +67,14 @@ def run_workers(
 
         ends = None if run_dir is None else Ends(run_dir, timeout_seconds, say, rows=sys.stderr.isatty())
         agent = Agent(spec, config, before_restart, guardian, ends)
+        lost = None
         try:
             with _handling_signals(agent.on_signal):
                 agent.run()
         except SignalException:
             pass  # the agent has ended the workers, and `stop_signals` tells
+        except GangError as error:  # the other hosts have not come back
+            lost = error
         finally:
             spec.rdzv_handler.shutdown()
     return Outcome(
@@ -77,6 +84,7 @@ def run_workers(
         stopped_by=agent.stop_signals[0] if agent.stop_signals else None,
         wall_seconds=time.monotonic() - begun,
         overdue=agent.overdue,
+        lost=lost,
     )
 
 

@@ -109,7 +109,7 @@ class Pipeline:
         self._gang_error: GangError | None = None
         self._to_raise: dict[str, BaseException] = {}
         self._files = SameFiles(workers, config.on_same_file, self._safety.run_dir, self._notify)
-        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, self._lost)
+        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, self._lost, self._safety.disks)
         self._slot = 0
         self._begin = time.perf_counter()
 

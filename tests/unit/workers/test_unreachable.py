@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
 from motet.errors import SyncTimeoutError
-from motet.launcher import agent
-from motet.launcher.agent import BoundedRendezvous
+from motet.launcher import rendezvous as hosts_rendezvous
+from motet.launcher.hosts import Meeting, Settled
+from motet.launcher.rendezvous import HostsRendezvous
 from motet.workers import watch
 from motet.workers.asked_store import AskedStore
 from motet.workers.deadlock import WaitsFor
@@ -33,7 +35,7 @@ class Silent:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
-    for module in (watch, agent):
+    for module in (watch, hosts_rendezvous):
         monkeypatch.setattr(module, "STORE_SECONDS", 0.1)
     monkeypatch.setattr(watch, "LAST_SECONDS", 0.2)
     store = Silent()
@@ -96,14 +98,34 @@ def test_whoever_asks_in_vain_is_seen_to_wait(silent: Silent, call: str) -> None
     watching.close()
 
 
+class SilentHosts:
+    """Hosts whose store answers when it is told to: another host waits."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.settled = Settled(1, [1, 2])
+        self.meeting = Meeting("h0", 29400, "7", 2, 2)
+        self.number, self.store = 1, HashStore()
+
+    def wants_another(self) -> bool:
+        self.answers.wait()
+        return True
+
+    def join(self) -> Settled:
+        self.settled = Settled(2, [1, 2])
+        return self.settled
+
+
 def test_an_agent_is_not_kept_from_its_workers(silent: Silent) -> None:
-    rendezvous = BoundedRendezvous(silent)  # type: ignore[arg-type]
-    assert [rendezvous.num_nodes_waiting() for _ in range(3)] == [0, 0, 0]
-    assert rendezvous.shutdown()
-    silent.answers.set()
+    hosts = SilentHosts()
+    rendezvous = HostsRendezvous(hosts)  # type: ignore[arg-type]
+    assert (rendezvous.next_rendezvous().world_size, rendezvous.attempt) == (2, 0)
+    assert [rendezvous.num_nodes_waiting() for _ in range(2)] == [0, 0]
+    hosts.answers.set()
     deadline = time.monotonic() + 10
     while rendezvous.num_nodes_waiting() == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert rendezvous.num_nodes_waiting() == 1
     rendezvous.next_rendezvous()
-    assert rendezvous._num_waiting == 0, "who waited then has joined"
+    assert rendezvous.attempt == 1
+    assert not rendezvous._wanted, "who waited then has joined"

@@ -1,0 +1,113 @@
+"""A run on several hosts: they meet, the leading one begins the run or goes on with it, and each starts its workers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from motet import entry
+from motet.cli.start import report, run_workers, say
+from motet.config import RunConfig
+from motet.launcher.outcome import conclude, exit_status, what_workers_reported
+from motet.run_dir import RunDir, shown_path, write_whole
+
+if TYPE_CHECKING:
+    from motet.launcher.hosts import Hosts
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that the leading host has begun. ``status``: that of the command where nothing is left to do."""
+
+    run_dir: RunDir
+    config: RunConfig | None = None
+    status: int | None = None
+
+
+def run_on_several(
+    options: argparse.Namespace, jobs: Sequence[Mapping[str, Any]] | None, begin: Callable[[], Begun]
+) -> int:
+    """Meet the other hosts and run together; return the exit status of the command.
+
+    ``jobs``: what this host was given, None where it cannot know; ``begin`` is called on the leading host alone.
+    """
+    from motet.launcher.given import what_is_given
+    from motet.launcher.hosts import Hosts
+    from motet.launcher.options import meeting_of
+
+    about = {"given": None if jobs is None else what_is_given(jobs), "allow_different": options.allow_different}
+    hosts = Hosts(meeting_of(options), about, lambda text: say(options, text))
+    with contextlib.ExitStack() as held, contextlib.closing(hosts):
+        run_dirs: list[RunDir] = []
+
+        def begin_here() -> dict[str, Any]:
+            begun = begin()
+            held.enter_context(begun.run_dir.held())
+            run_dirs.append(begun.run_dir)
+            return _word(begun)
+
+        def take(word: Mapping[str, Any]) -> None:
+            run_dirs.append(RunDir.join(word["path"], word["description"])[0])
+
+        hosts.begin, hosts.take = begin_here, take
+        hosts.open()
+        hosts.join()
+        if hosts.begun["status"] is not None:
+            return int(hosts.begun["status"])
+        return _run(options, hosts, run_dirs[0])
+
+
+def _word(begun: Begun) -> dict[str, Any]:
+    """Return what the leading host tells the others, with a file by which they find out whether they share its disk."""
+    probe = begun.run_dir.state_dir / "same-disk"
+    text = secrets.token_hex(16)
+    write_whole(probe, text)
+    return {
+        "path": str(begun.run_dir.path),
+        "description": dict(begun.run_dir.description),
+        "config": None if begun.config is None else begun.config.to_json(),
+        "probe": {"path": str(probe), "text": text},
+        "status": begun.status,
+    }
+
+
+def _run(options: argparse.Namespace, hosts: Hosts, run_dir: RunDir) -> int:
+    from motet.launcher.rendezvous import HostsRendezvous
+
+    arguments = [str(run_dir.path)]
+    content = hosts.begun["config"] or run_dir.description
+    config = RunConfig.from_json(content, run_dir.path / "run.json")
+    if hosts.begun["config"] is not None:
+        arguments.append(f"--config={json.dumps(hosts.begun['config'])}")
+    if hosts.settled is not None and hosts.settled.separate:
+        arguments.append("--separate-disks")
+    if not hosts.shares_disk:
+        arguments.append("--own-disk")
+    where = shown_path(run_dir.path) if hosts.leads or hosts.shares_disk else f"{run_dir.path}, on a disk of its own"
+    say(options, f"run directory {where}; starting workers")
+    outcome = run_workers(
+        options,
+        arguments,
+        say=lambda text: say(options, text),
+        explain=lambda: what_workers_reported(run_dir),
+        run_dir=run_dir,
+        timeout_seconds=config.timeout_seconds,
+        rendezvous=HostsRendezvous(hosts),
+    )
+    refused = entry.REFUSED in outcome.exits.values()
+    writes = hosts.leads or not hosts.shares_disk
+    results, error = conclude(outcome, run_dir, writes=writes)
+    if hosts.leads:
+        return report(run_dir, results, error, refused=refused)
+    if refused:
+        return entry.REFUSED
+    if error is not None:
+        sys.stderr.write(f"motet: {error}\n")
+        return entry.GANG_FAILED
+    return exit_status(results)
