@@ -198,7 +198,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
         f"{_AGENT}.api:WorkerSpec.__init__(event_log_handler)",
         f"{_AGENT}.api:WorkerSpec.__init__(numa_options)",
         f"{_AGENT}.api:WorkerSpec.__init__(virtual_local_rank)",
-        f"{_ELASTIC}.rendezvous.registry:get_rendezvous_handler",
         f"{_ELASTIC}.rendezvous.utils:parse_rendezvous_endpoint",
         "torch.distributed.run:config_from_args",
         "torch.distributed.run:determine_local_world_size",

@@ -63,7 +63,7 @@ def place_of(hosts: Hosts) -> Path:
     return hosts.shared / f"run-{_port[0]}"
 
 
-def wait_until(what: Callable[[], bool], *processes: subprocess.Popen[str], seconds: float = 90.0) -> None:
+def wait_until(what: Callable[[], bool], *processes: subprocess.Popen[str], seconds: float = 150.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         for process in processes:
