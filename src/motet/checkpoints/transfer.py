@@ -63,7 +63,7 @@ def unpack(checkpoints: Checkpoints, turn: int, sent: dict[str, str]) -> None:
 def hand_out(workers: Workers, checkpoints: Checkpoints, name: str, key: str, *, own_disk: bool) -> None:
     """Have a checkpoint of worker 0's on every host's disk. All workers call this at the same place in their turns."""
     folder = checkpoints.directory / name
-    store, item = workers.store_for(f"motet/handed-out/{key}"), WaitsFor("word", checkpoints.job, 0)
+    store, item = workers.store_for(f"motet/handed-out/{key}"), WaitsFor("decision", checkpoints.job, 0)
     if workers.worker == 0:
         files = sorted(path for path in folder.iterdir() if path.is_file())
         sizes = [f"{path.name} {-(-path.stat().st_size // PIECE_BYTES)}" for path in files]

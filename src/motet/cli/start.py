@@ -16,7 +16,7 @@ from motet.cli.table import results_table, terminal_width
 from motet.config import RunConfig
 from motet.errors import MotetError
 from motet.jobs import JobSpec, check_specs
-from motet.launcher.outcome import Outcome, conclude, exit_status
+from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_reported
 from motet.results import Results
 from motet.run_dir import RunDir, shown_path
 
