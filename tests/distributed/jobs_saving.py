@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from tests.distributed.identity import Record, differences, run_alone, seed_everything
+from tests.outside import send_from_outside
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -41,8 +42,8 @@ class Plan:
 
 
 def ask_to_stop() -> None:
-    """What a cluster does before it takes a machine away: from outside, as a job's own signals are its own affair."""
-    subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
+    """What a cluster does before it takes a machine away."""
+    send_from_outside(signal.SIGTERM)
 
 
 def fail() -> None:

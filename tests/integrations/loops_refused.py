@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import types
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from tests.outside import send_from_outside
 from torch import nn
 
 
@@ -61,7 +61,7 @@ def stopped(folder: Path, lightning: bool = False) -> None:
     def strike(module: nn.Module, args: Any) -> None:
         if dist.get_rank() == 0 and not (folder / "struck").exists():
             (folder / "struck").touch()
-            os.kill(os.getpid(), signal.SIGTERM)
+            send_from_outside(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("the handler of a job must not run"))
     hook = nn.modules.module.register_module_forward_pre_hook(strike)

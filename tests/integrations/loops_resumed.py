@@ -5,7 +5,6 @@ Nothing here knows of Motet. Each leaves ``final.pt`` in its folder: weights and
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.outside import send_from_outside
 
 # Six batches an epoch: a checkpoint lies within an epoch, not at its end. So many steps because workers agree on a stop
 # about twice a second.
@@ -32,7 +32,7 @@ def lightning(folder: str, preempted_at: int | None = None) -> dict[str, int]:
     class Preempted(Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             if newest is None and trainer.global_step == preempted_at and trainer.global_rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                send_from_outside(signal.SIGTERM)
 
     pl.seed_everything(2, verbose=False)
     newest = max(Path(folder).glob("step=*.ckpt"), key=_number, default=None)

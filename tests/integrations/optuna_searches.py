@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from tests.outside import send_from_outside
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -262,7 +263,7 @@ def stopped(folder: Path) -> Any:
 
     def stopping(trial: optuna.Trial) -> float:
         if trial.number == 1 and dist.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            send_from_outside(signal.SIGTERM)
         return objective(trial, steps=2 if trial.number == 0 else 200)
 
     def study() -> optuna.Study:
