@@ -41,7 +41,7 @@ def test_a_job_may_say_otherwise_than_the_run(gangs: Callable[[int], Gang]) -> N
 
 def test_an_unknown_compression_is_refused(gangs: Callable[[int], Gang]) -> None:
     for message in gangs(1).run(f"{JOBS}:unknown_compression"):
-        assert "compress is bf16 or none, not 'bf61'" in message
+        assert "compress (--compress) takes bf16 or none; it was given 'bf61'; did you mean 'bf16'?" in message
 
 
 def test_in_a_jobs_file(tmp_path: Path) -> None:

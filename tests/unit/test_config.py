@@ -17,6 +17,7 @@ from motet.cli.config_options import add_config_options, given_options
 from motet.cli.run import describe, parse
 from motet.config import LaunchOptions, RunConfig, RunOptions
 from motet.errors import CheckpointError, UsageError
+from motet.jobs import JobSpec
 from motet.launcher.launch import launch
 from motet.running import run
 
@@ -228,3 +229,28 @@ def test_resume_takes_what_may_change() -> None:
 def test_wrong_words_are_named_as_they_were_given(word: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"^{message}"):
         parse(["jobs.yaml", word])
+
+
+class Started(Exception):
+    """Workers would have been started with these arguments."""
+
+
+def test_launch_keeps_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(options: object, arguments: list[str], **_: object) -> None:
+        raise Started(arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("motet.launcher.workers.run_workers", start)
+    jobs = {"a": JobSpec("a", "call", "time:time", {}), "b": time.monotonic}
+    options = ALL | {"order": "a,b", "only": None, "trackers": ["csv"]}
+    with pytest.raises(Started) as started:
+        launch(jobs, run_dir="out", config=RunConfig(seed=1), **options)
+    description = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert {job["name"]: job["cwd"] for job in description["jobs"]} == dict.fromkeys(
+        "ab", str(tmp_path / "runs/{name}")
+    )
+    given = next(word for word in started.value.args[0] if word.startswith("--config="))
+    for content in (description, json.loads(given.removeprefix("--config="))):
+        found = RunConfig.from_json(content)
+        assert found.stop_after_seconds == pytest.approx(60.0, abs=10.0)
+        assert dataclasses.replace(found, stop_after_seconds=60.0) == RunConfig(**options | {"order": ("a", "b")})
