@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from motet.suggest import nearest, shown
 
 LARGEST_SEED = 2**53 - 1  # what every reader of JSON keeps whole
 
+_FOR_EVER = 1e12  # seconds
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -90,7 +90,7 @@ def _accept_number_or_auto(value: Any) -> int | str:
 
 
 def _accept_seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _FOR_EVER:
         raise ValueError
     return float(value)
 

@@ -29,6 +29,7 @@ from motet.errors import CheckpointError, UsageError
 from motet.results import Results
 
 FORMAT = 1
+LONGEST_JSON_BYTES = 64 * 1024 * 1024
 _locks: set[int] = set()  # open files by which this process holds runs
 
 
@@ -78,18 +79,18 @@ class RunDir:
         """Read the run directory ``path``; `UsageError` if there is none, `CheckpointError` if it is damaged."""
         place = Path(os.path.expanduser(path))
         try:
-            content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+            content = read_json(place / "run.json")
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{place} is not a run directory: it has no run.json") from None
         except OSError as error:
             raise UsageError(f"the run directory {place} cannot be read: {error}") from None
-        except ValueError as error:
-            raise CheckpointError(f"{place / 'run.json'} is damaged: {error}") from None
         version = content.get("format") if isinstance(content, dict) else None
         if version != FORMAT:
             raise CheckpointError(
                 f"{place / 'run.json'} has format {version!r}; this version of Motet reads format {FORMAT}"
             )
+        if wrong := wrong_keys(content):
+            raise CheckpointError(f"{place / 'run.json'} is damaged: its {wrong[0]!r} is none")
         return cls(place.resolve(), content)
 
     @classmethod
@@ -109,7 +110,7 @@ class RunDir:
 
     def job_dir(self, name: str) -> Path:
         """Return the directory of the job ``name``, made if need be; a name cannot lead out of the run directory."""
-        if name in {"", ".", ".."} or any(character in name for character in "/\\\0"):
+        if _is_path(name):
             raise UsageError(f"{name!r} cannot be a job's name: it would be a path; use letters, digits, '-', '_'")
         place = self.path / "jobs" / name
         place.mkdir(parents=True, exist_ok=True)
@@ -145,9 +146,9 @@ class RunDir:
     def read_results(self) -> Results:
         """Return what `write_results` wrote; `FileNotFoundError` before that, `CheckpointError` if it is damaged."""
         place = self.path / "results.json"
-        text = place.read_text(encoding="utf-8")
+        content = read_json(place)
         try:
-            return Results.from_json(json.loads(text))
+            return Results.from_json(content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{place} is damaged: {error!r}") from None
 
@@ -201,6 +202,10 @@ class RunDir:
         with contextlib.suppress(OSError), open(self.state_path(worker), "w", encoding="utf-8", opener=opener) as file:
             file.write(f"- 0 {phase.replace(' ', '-')}\n")
 
+    def is_there(self) -> bool:
+        """Whether the run's description is there still; folders in it are made again by whoever writes into them."""
+        return (self.path / "run.json").exists()
+
     def forget_state(self, worker: int) -> None:
         """Forget what ``worker`` of an earlier start was doing."""
         with contextlib.suppress(OSError):
@@ -214,6 +219,37 @@ class RunDir:
             return WorkerState(None if job == "-" else job, int(turn), phase)
         except (OSError, ValueError):
             return None
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of the run directory holds; OSError if it cannot be read, `CheckpointError` if damaged."""
+    with path.open("rb") as file:
+        text = file.read(LONGEST_JSON_BYTES + 1)
+    if len(text) > LONGEST_JSON_BYTES:
+        raise CheckpointError(f"{path} is damaged: it has more than {LONGEST_JSON_BYTES} bytes")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise CheckpointError(f"{path} is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def wrong_keys(description: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a run's description whose values are not what they can be; options are checked elsewhere."""
+    jobs, metric = description.get("jobs", []), description.get("metric")
+    are_jobs = isinstance(jobs, list | tuple) and all(
+        isinstance(job, dict)
+        and isinstance(job.get("name"), str)
+        and not _is_path(job["name"])
+        and isinstance(job.get("arguments"), dict | list | str | None)
+        for job in jobs
+    )
+    return ["jobs"] * (not are_jobs) + ["metric"] * (not isinstance(metric, str | None))
+
+
+def _is_path(name: str) -> bool:
+    return name in {"", ".", ".."} or any(character in name for character in "/\\\0")
 
 
 def shown_path(path: Path) -> str:

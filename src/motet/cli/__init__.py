@@ -47,6 +47,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or what the subcommand says; 2 for bad usage, 4 for the rest."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     try:
         with _stopped_before_the_start():
             return _main(words)
@@ -64,6 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`): nothing more can be said, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _open_closed_streams() -> None:
+    """Give this process the standard streams that whoever started it has closed; what they are given is nowhere.
+
+    Otherwise the next file that anybody opens, a log or a socket, is taken for a standard stream.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(opened, True)
+            if opened == number:
+                setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
 
 
 @contextlib.contextmanager
@@ -102,6 +118,10 @@ def _main(words: Sequence[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UsageError(f"there is no command {words[0]!r}{did_you_mean(words[0], COMMANDS)} (see motet --help)")
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(f"the working directory is gone ({error.strerror}); change to another one") from None
     if sys.platform == "win32":
         raise UsageError("Motet does not run on Windows; use Linux, for instance in WSL 2")
     notice = check() if words[0] not in WITHOUT_TORCH else None

@@ -83,6 +83,21 @@ class _Loader(yaml.SafeLoader):
             return _PLAIN
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
+    # PyYAML's time grows with the square of the depth: it is refused while it is scanned, before anything is composed.
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """Begin ``[`` or ``{``."""
+        super().fetch_flow_collection_start(token)
+        if self.flow_level > _DEEPEST:
+            raise RecursionError
+
+    def add_indent(self, column: int) -> bool:
+        """Begin a block, if ``column`` is further to the right."""
+        added = bool(super().add_indent(column))
+        if len(self.indents) > _DEEPEST + 1:
+            raise RecursionError
+        return added
+
 
 def plain(tree: Tree) -> Any:
     """Return the tree as None, bool, int, float, str, list and dict."""

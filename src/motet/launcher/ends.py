@@ -34,12 +34,15 @@ class Ends:
         self._timeout_seconds = timeout_seconds
         self._say, self._rows = say, rows
         self._seen: dict[int, tuple[WorkerState | None, float]] = {}  # by worker: its state, and for how long already
+        self._come: set[int] = set()  # workers that have written something
         self._looked = time.monotonic()
         self._told_seconds = 0.0
+        self._told_gone = False
 
     def begin(self, workers: Collection[int]) -> None:
         """Forget what workers of an attempt before have written."""
         self._seen, self._looked, self._told_seconds = {}, time.monotonic(), 0.0
+        self._come.clear()
         for worker in workers:
             self._run_dir.forget_state(worker)
 
@@ -54,6 +57,10 @@ class Ends:
             state = self._run_dir.read_state(worker)
             same = worker in before and before[worker][0] == state
             self._seen[worker] = (state, before[worker][1] + passed if same else 0.0)
+        if any(state is None and worker in self._come for worker, (state, _) in self._seen.items()):
+            self._tell_gone()  # or a worker begins to write
+            return None
+        self._come |= {worker for worker, (state, _) in self._seen.items() if state is not None}
         still = min(seconds for _, seconds in self._seen.values())
         self._tell(still)
         early = [_is_early(state) for state, _ in self._seen.values()]
@@ -69,6 +76,15 @@ class Ends:
         return f"The run has not {what}: nothing has moved for {still:.0f} s (--timeout).\n" + "\n".join(
             f"  worker {worker}: {_doing(state)}" for worker, (state, _) in sorted(self._seen.items())
         )
+
+    def _tell_gone(self) -> None:
+        """Say once that somebody has removed the run directory."""
+        if not self._run_dir.is_there() and not self._told_gone:
+            self._told_gone = True
+            self._say(
+                f"the run directory {self._run_dir.path} has been removed: the run goes on, but what it kept is lost, "
+                "and it cannot be resumed from there"
+            )
 
     def _tell(self, still: float) -> None:
         """Say what takes so long, every two seconds at first, at least once a minute."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from motet.confidential import masked
 from motet.divergence import Diverged, diverged_text, from_json
-from motet.errors import UsageError
+from motet.errors import CheckpointError, UsageError
 from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
 from motet.observe.parts import Trace, read_trace, sums_of
@@ -19,6 +18,7 @@ from motet.observe.printed import last_line
 from motet.observe.ranking import BOOKKEEPING, Mode, Ranking, interest, ranking
 from motet.observe.text import share_text
 from motet.results import Results
+from motet.run_dir import read_json, wrong_keys
 from motet.schedule.bound import efficiency as efficiency_of
 
 IDLE_NETWORK_SHARE = 0.02
@@ -169,10 +169,12 @@ def digest(
     A run that is still going, or was killed, has no results.json: what the traces and logs hold is used.
     """
     description = masked(_read_json(run_dir / "run.json"))
+    for key in wrong_keys(description or {}):  # edited by hand: then without it
+        del description[key]
     results_data = _read_json(run_dir / "results.json")
     if description is None and results_data is None and not (run_dir / "trace").is_dir():
         raise UsageError(f"{run_dir} holds no run (no run.json, results.json or trace). Give the run's directory.")
-    results = Results.from_json(results_data) if results_data else None
+    results = _results(results_data)
     trace = read_trace(run_dir, with_turns=with_turns)
     curves = read_metrics(run_dir / "metrics.jsonl")
     first_worker = trace.of_worker(trace.workers[0]) if trace.workers else []
@@ -215,10 +217,17 @@ def digest(
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_json(path)
+    except (OSError, CheckpointError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def _results(data: Mapping[str, Any] | None) -> Results | None:
+    try:
+        return None if data is None else Results.from_json(data)
+    except (ValueError, KeyError, TypeError, AttributeError):  # edited by hand
+        return None
 
 
 def _num_workers(results: Results | None, trace: Trace) -> int:

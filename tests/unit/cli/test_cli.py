@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,19 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [spec.target for spec in specs_of(options)] == [str(tmp_path / "train.py")]
     assert RunDir.create("~/runs", {}).path == RunDir.open("~/runs").path == tmp_path / "runs"
     assert options.run_dir == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_matter(tmp_path: Path, redirection: str) -> None:
+    command = f"{sys.executable} -m motet run {tmp_path / 'none.yaml'} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert ("there is no such jobs file" in done.stderr) == ("2>" not in redirection)
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    command = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -m motet run jobs.yaml"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("motet: the working directory is gone")
+    assert done.stderr.count("\n") == 1

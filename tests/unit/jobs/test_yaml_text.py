@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,19 @@ def test_no_code_runs(tmp_path: Path) -> None:
 def test_nothing_is_nothing(text: str) -> None:
     tree = parse_yaml(text, "jobs.yaml")
     assert tree is None or plain(tree) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "jobs: " + "[" * 4000 + "]" * 4000,
+        "jobs: " + "{a: " * 4000,
+        "jobs:\n" + "- " * 4000 + "x",
+        "\n".join(" " * depth + f"k{depth}:" for depth in range(1000)),
+    ],
+)
+def test_deep_nesting_is_refused_while_it_is_read(text: str) -> None:
+    begin = time.process_time()
+    with pytest.raises(UsageError, match="nested too deeply"):
+        parse_yaml(text, "jobs.yaml")
+    assert time.process_time() - begin < 0.5  # seconds of the processor: a few hundredths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,12 @@ def test_what_an_earlier_start_wrote_is_forgotten(scene: Scene) -> None:
     scene.run_dir.write_state(0, ENDS)
     scene.ends.begin([0, 1])
     assert scene.run_dir.read_state(0) is None
+
+
+def test_a_run_directory_that_is_removed_is_told_once(scene: Scene) -> None:
+    scene.look(2, JOINS, JOINS)
+    scene.said.clear()
+    shutil.rmtree(scene.run_dir.path)
+    assert scene.look(1000) is None
+    assert len(scene.said) == 1
+    assert "has been removed" in scene.said[0]
