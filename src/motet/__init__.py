@@ -9,11 +9,13 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     launcher                  start workers through torch elastic
     profiling, integrations   what ``motet plan`` measures; other frameworks (each optional)
     running                   ``motet.run``: the parts put together
+    processes                 a process for each job: who has the turn, who starts, what came of it
     pipeline                  the loop that every worker goes through alike (together)
     memory                    what jobs hold, and whether the next one may join (together)
     intercept                 what reaches into torch's own code: patches, DDP, groups, a job's end (together)
-    checkpoints.coordinator   when jobs are saved (together)
-    checkpoints.transfer      checkpoints between hosts that share no disk (together)
+    checkpoints.coordinator   when jobs are saved
+    checkpoints.transfer      checkpoints between hosts that share no disk
+    checkpoints.gang          what checkpoints ask of whoever saves together
     same_files                who writes which file, and whether another job has written it (together)
     coroutines                a job as a greenlet, whose turns begin and end where its run says (together)
     gradients                 how gradients are sent while others compute (together)

@@ -41,6 +41,7 @@ AtOnce = int | Literal["auto"]
 Sync = Literal["all-reduce", "aggregate"]
 Aggregators = Sequence[int] | Literal["dedicated"]
 Compress = Literal["bf16", "none"]
+House = Literal["together", "process"]
 OffloadWhat = Literal["nothing", "idle"]
 Buffers = Literal["overlapped", "blocking"]
 OnNan = Literal["ignore", "stop-job", "raise"]
@@ -60,6 +61,14 @@ class RunConfig:
 
     order: str | Sequence[str] | None = option(
         None, ORDER, "one round of turns, or round-robin (default: Motet chooses)", metavar="A,B,A,C"
+    )
+    house: House = option(
+        "together",
+        one_of(*get_args(House)),
+        "process: each job in a process of its own on each worker, with torch's own DDP; together: all in one",
+    )
+    strict_order: bool = option(
+        False, SWITCH, "with --house process: follow the order to the letter, also where the next job is not ready"
     )
     sync: Sync = option("all-reduce", one_of(*get_args(Sync)), "how gradients are averaged")
     aggregators: Aggregators | None = option(
@@ -151,8 +160,21 @@ class RunConfig:
             object.__setattr__(self, field.name, accepted)
         if self.verbose and self.quiet:
             raise UsageError("verbose and quiet (--verbose, --quiet) contradict each other: give one of them")
+        if self.house == "process":
+            self._check_processes()
         if self.aggregators is not None and self.sync != "aggregate":
             raise UsageError('aggregators go with sync="aggregate" (--sync aggregate); an all-reduce has none')
+
+    def _check_processes(self) -> None:
+        """Refuse what only jobs that live together can do."""
+        for name, plain in (("sync", "all-reduce"), ("compress", None), ("offload", "nothing")):
+            if (value := getattr(self, name)) not in (plain, "none"):
+                raise UsageError(
+                    f"--{name} {value} goes with --house together: a job in a process of its own synchronizes by "
+                    "torch's own DDP"
+                )
+        if self.at_once == "auto":
+            raise UsageError("--at-once auto goes with --house together; give a number with --house process")
 
     @classmethod
     def of(cls, options: Mapping[str, Any], caller: str, base: Self | None = None, *, known: type) -> Self:
@@ -196,6 +218,8 @@ class RunOptions(TypedDict, total=False):
     """The options that `motet.run` takes as keywords; see `RunConfig`."""
 
     order: str | Sequence[str] | None
+    house: House
+    strict_order: bool
     sync: Sync
     aggregators: Aggregators | None
     compress: Compress | None

@@ -49,9 +49,11 @@ from motet.run_dir import RunDir, shown_path, write_whole
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+    from motet.events import Observer
     from motet.gradients.aggregation.choose import Aggregation
     from motet.integrations.trackers import Tracker
     from motet.observe import Progress
+    from motet.processes.loop import ProcessJob
     from motet.workers import Workers
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
@@ -199,20 +201,21 @@ def _run(
         aggregation = partial(_served, store)
     if worker() == 0 and not quiet:
         _say_phase("the workers join each other")
+    progress = Progress(quiet=quiet, logs=run_dir.shown_log, verbose=config.verbose)
+    status = [StatusFile(run_dir.path)] if status_file else []
+    observers: list[Observer] = [progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path), *status, *trackers]
+    show = Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), notify_user=lambda text: None)
+    if config.house == "process" and "profile" not in description:
+        from motet.processes.run import run_in_processes
+
+        run_dir.write_state(worker(), JOINS)
+        housed = [_process_job(run_dir, data, calls) for data in description["jobs"]]
+        return run_in_processes(housed, config, lambda peers, hold: run_dir, observers=observers, streams=show.streams)
     jobs = [_job(run_dir, data, calls) for data in description["jobs"]]
     run_dir.write_state(worker(), JOINS)
     if "profile" in description:
         return _profile(run_dir, jobs, description["profile"])
-    progress = Progress(quiet=quiet, logs=run_dir.shown_log, verbose=config.verbose)
-    status = [StatusFile(run_dir.path)] if status_file else []
-    return run_jobs(
-        jobs,
-        config,
-        run_dir=run_dir,
-        observers=[progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path), *status, *trackers],
-        show=Show((_above(progress, sys.stdout), _above(progress, sys.stderr)), notify_user=lambda text: None),
-        aggregation=aggregation,
-    )
+    return run_jobs(jobs, config, run_dir=run_dir, observers=observers, show=show, aggregation=aggregation)
 
 
 def _job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> Job:
@@ -225,6 +228,17 @@ def _job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[
     if data["kind"] == "python":
         raise UsageError(f"job {name!r} is Python code of a program: start it again with motet.launch there")
     return JobSpec.from_json(data).filled(run_dir.job_dir(name)).job()
+
+
+def _process_job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> ProcessJob:
+    """Return a job of the run for a process of its own, which imports by itself what it needs."""
+    from motet.processes.loop import ProcessJob
+
+    if data["kind"] == "python":
+        job = _job(run_dir, data, calls)
+        return ProcessJob(job.name, job.call, None, job.turns, job.cwd)
+    spec = JobSpec.from_json(data).filled(run_dir.job_dir(data["name"]))
+    return ProcessJob(spec.name, None, spec.to_json(), spec.turns, spec.cwd, spec.env)
 
 
 def _say_phase(text: str) -> None:

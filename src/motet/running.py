@@ -16,6 +16,7 @@ from typing import TextIO, Unpack
 
 from motet.checkpoints import resuming
 from motet.checkpoints.coordinator import Disks, RecoveryPolicy
+from motet.checkpoints.gang import Gang
 from motet.config import RunConfig, RunOptions
 from motet.errors import UsageError
 from motet.events import Observer
@@ -26,6 +27,8 @@ from motet.jobs.surroundings import JobSurroundings
 from motet.memory.offload import Transfers
 from motet.output.per_job import JobOutput
 from motet.pipeline import Pipeline
+from motet.processes.loop import ProcessJob
+from motet.processes.run import run_in_processes
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 from motet.schedule.order import Order
@@ -90,6 +93,14 @@ def run_jobs(
     config = config.for_jobs([job.name for job in listed])
     if config.compress is not None:
         listed = [dataclasses.replace(job, compress=job.compress or config.compress) for job in listed]
+    if config.house == "process":
+        return run_in_processes(
+            [ProcessJob(job.name, job.call, None, job.turns, job.cwd, job.env) for job in listed],
+            config,
+            partial(_run_dir_of, run_dir, config, resume),
+            observers=observers,
+            streams=show.streams if show else None,
+        )
     if config.aggregators == "dedicated" and aggregation is None:
         raise UsageError(
             'aggregators="dedicated" sets a worker aside before the others join: use motet run, or motet.launch; here, '
@@ -120,6 +131,8 @@ def run_source(
     ``make_source`` is called on every worker alike once the workers are joined; its source names at least the first
     job, if there is one at all. Everything else is as in `run`.
     """
+    if config.house == "process":
+        raise UsageError("a search trains its trials together: leave out house='process'")
     return _run(make_source, config, None, run_dir=run_dir, observers=observers)
 
 
@@ -272,8 +285,14 @@ def save_result(value: object, path: Path) -> None:
     torch.save(value, path)
 
 
+def _run_dir_of(
+    given: RunDir | Path | str | None, config: RunConfig, resume: bool, gang: Gang, hold: contextlib.ExitStack
+) -> RunDir | None:
+    return _common_run_dir(gang, given, config, resume, hold) if isinstance(given, (str, Path)) else given
+
+
 def _common_run_dir(
-    workers: Workers, path: Path | str, config: RunConfig, resume: bool, hold: contextlib.ExitStack
+    workers: Gang, path: Path | str, config: RunConfig, resume: bool, hold: contextlib.ExitStack
 ) -> RunDir:
     """Begin a run directory on worker 0, which holds it, and open it on the others; they get one alike if need be."""
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -286,7 +305,7 @@ def _common_run_dir(
         hold.enter_context(begun.held())
         return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
 
-    opened = json.loads(workers.broadcast_from_0(begin))
+    opened = json.loads(workers.broadcast_from_0(begin, key="run directory"))
     if workers.worker == 0:
         return RunDir.open(opened["path"])
     return RunDir.join(opened["path"], opened["description"])[0]

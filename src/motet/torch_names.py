@@ -93,6 +93,20 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch._C._distributed_c10d:HashStore",
         "torch.distributed:distributed_c10d._get_default_store",
     ),
+    "processes/job": ("torch.distributed.rendezvous:_rendezvous_handlers",),
+    "processes/parent": ("atexit:_run_exitfuncs", "threading:_shutdown"),
+    "processes/turns": (
+        f"{_DDP}._get_ddp_logging_data",
+        f"{_DDP}.require_backward_grad_sync",
+        "torch.autograd:Variable._execution_engine.queue_callback",
+    ),
+    "processes/waits": (
+        "torch._C._distributed_c10d:Work.wait",
+        "torch.distributed:_broadcast_coalesced",
+        "torch.distributed:_functional_collectives.wait_tensor",
+        "torch.distributed.algorithms.join:Join",
+        "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter._try_get_data",
+    ),
     "workers/watch": ("sys:_current_frames",),
     "intercept/job_signals": ("_signal:getsignal", "_signal:setitimer", "_signal:signal"),
     "intercept/left_running": (

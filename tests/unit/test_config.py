@@ -24,6 +24,8 @@ from motet.running import run
 SAMPLES = Path(__file__).parent / "run_json"
 ALL = {
     "order": "round-robin",
+    "house": "together",
+    "strict_order": True,
     "sync": "aggregate",
     "aggregators": [0, 2],
     "compress": "bf16",
@@ -73,6 +75,8 @@ def test_the_file_names_every_option() -> None:
     """What a reader of ``run.json`` finds: a change of it takes another format."""
     assert RunConfig().to_json() == {
         "order": None,
+        "house": "together",
+        "strict_order": False,
         "sync": "all-reduce",
         "aggregators": None,
         "compress": None,
@@ -180,6 +184,7 @@ def test_options_go_over_those_of_a_config() -> None:
 
 
 WORDS = [
+    "--strict-order",
     *("--order", "a,b", "--sync=aggregate", "--aggregators=0,2", "--compress=bf16", "--at-once=2", "--offload=idle"),
     *("--buffers=blocking", "--job-cwd=runs/{name}", "--seed=3", "--verbose", "--tracker=wandb", "--tracker=mlflow"),
     *("--metric=loss", "--mode=min", "--stop-after=1h30m", "--timeout=90", "--on-nan=raise", "--on-same-file=error"),

@@ -22,12 +22,11 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
+from motet.checkpoints.gang import Gang, SavedJob
 from motet.checkpoints.transfer import hand_out, packed, unpack
-from motet.coroutines import RunningJob
 from motet.errors import CheckpointError, GangError, UsageError
 from motet.jobs.outcome import JobStopped
 from motet.results import JobResult
-from motet.workers import Workers
 
 LOOK_EVERY_SECONDS = 0.02
 REFUSALS_TO_TELL = 10
@@ -84,7 +83,7 @@ class Coordinator:
 
     def __init__(
         self,
-        workers: Workers,
+        workers: Gang,
         directory: Path | None,
         notice: Notice,
         lost: Callable[[GangError], None],
@@ -107,7 +106,7 @@ class Coordinator:
         self._when_settled: dict[str, Callable[[], None]] = {}
         self._looked = 0.0
 
-    def attach(self, job: RunningJob) -> None:
+    def attach(self, job: SavedJob) -> None:
         """Let the job's loop register what it wants to have saved."""
         saving = self._jobs[job.name] = JobSaver(self, job)
         job.handle.keeper = saving
@@ -258,7 +257,7 @@ class Coordinator:
 class JobSaver:
     """What one job registered, and when it was saved. Implements `motet.handle.Keeper`."""
 
-    def __init__(self, saving: Coordinator, job: RunningJob) -> None:
+    def __init__(self, saving: Coordinator, job: SavedJob) -> None:
         self._saving = saving
         self._job = job
         self._objects: dict[str, object] = {}

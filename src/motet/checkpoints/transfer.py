@@ -16,10 +16,10 @@ from pathlib import Path
 from torch._C._distributed_c10d import Store
 
 from motet.checkpoints.files import Checkpoints
+from motet.checkpoints.gang import Gang
 from motet.checkpoints.manifest import Part
 from motet.errors import CheckpointError
 from motet.run_dir import opener
-from motet.workers import Workers
 from motet.workers.deadlock import WaitsFor
 
 PIECE_BYTES = 8 << 20
@@ -60,7 +60,7 @@ def unpack(checkpoints: Checkpoints, turn: int, sent: dict[str, str]) -> None:
             raise CheckpointError(f"a part that was sent here could not be written to {path}: {error}") from None
 
 
-def hand_out(workers: Workers, checkpoints: Checkpoints, name: str, key: str, *, own_disk: bool) -> None:
+def hand_out(workers: Gang, checkpoints: Checkpoints, name: str, key: str, *, own_disk: bool) -> None:
     """Have a checkpoint of worker 0's on every host's disk. All workers call this at the same place in their turns."""
     folder = checkpoints.directory / name
     store, item = workers.store_for(f"motet/handed-out/{key}"), WaitsFor("decision", checkpoints.job, 0)
@@ -83,7 +83,7 @@ def hand_out(workers: Workers, checkpoints: Checkpoints, name: str, key: str, *,
         _put_in_place(draft, folder)
 
 
-def _send(workers: Workers, store: Store, files: Sequence[Path]) -> None:
+def _send(workers: Gang, store: Store, files: Sequence[Path]) -> None:
     sent: list[str] = []
     for path in files:
         with open(path, "rb") as file:
@@ -99,7 +99,7 @@ def _send(workers: Workers, store: Store, files: Sequence[Path]) -> None:
         _forget(workers, store, key)
 
 
-def _forget(workers: Workers, store: Store, key: str) -> None:
+def _forget(workers: Gang, store: Store, key: str) -> None:
     """Remove a piece once all other workers have read it."""
     begin = time.monotonic()
     while store.add(f"{key}/read", 0) < workers.num_workers - 1:
@@ -108,7 +108,7 @@ def _forget(workers: Workers, store: Store, key: str) -> None:
     store.delete_key(f"{key}/read")
 
 
-def _receive(workers: Workers, store: Store, name: str, num_pieces: int, path: Path | None) -> None:
+def _receive(workers: Gang, store: Store, name: str, num_pieces: int, path: Path | None) -> None:
     content: list[bytes] = []
     for number in range(num_pieces):
         key = f"{name}/{number}"
@@ -122,13 +122,13 @@ def _receive(workers: Workers, store: Store, name: str, num_pieces: int, path: P
             content.clear()
 
 
-def _wait(workers: Workers, store: Store, key: str) -> None:
+def _wait(workers: Gang, store: Store, key: str) -> None:
     begin = time.monotonic()
     while not store.check([key]):
         _raise_if_over(workers, begin)
 
 
-def _raise_if_over(workers: Workers, begin: float) -> None:
+def _raise_if_over(workers: Gang, begin: float) -> None:
     if workers.watch.error is not None:
         raise workers.watch.error
     if time.monotonic() - begin > workers.timeout_seconds:

@@ -62,6 +62,10 @@ class Watch:
         if words:
             self._note(job, GRADIENTS, turn, next(filter(None, words), ""))
 
+    def told(self, job: str, name: str, turn: int, word: str) -> None:
+        """Take note of what was found elsewhere: in the job's own process."""
+        self._note(job, name, turn, word)
+
     def ended(self, job: str) -> dict[str, dict[str, object]] | None:
         """Tell the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
         state = self._states.pop(job, State())

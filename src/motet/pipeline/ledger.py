@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from motet.gradients.transfer import SyncTiming
 from motet.results import JobResult, Results, Status
 from motet.schedule.bound import Work, bound_seconds, efficiency
+
+
+class SyncFigures(Protocol):
+    """What a turn's synchronization took, whoever measured it: moments on this worker's clock, and seconds."""
+
+    launched: float
+    completed: float
+    hidden_seconds: float
+    link_seconds: float
+    num_bytes: int
+    launches: list[tuple[float, int]]
 
 
 @dataclass
@@ -41,7 +51,7 @@ class RunLedger:
         self.totals[job].compute_seconds += seconds
         self.totals[job].startup_seconds += startup_seconds
 
-    def synced(self, job: str, figures: SyncTiming, turn_end: float | None = None) -> float:
+    def synced(self, job: str, figures: SyncFigures, turn_end: float | None = None) -> float:
         """Note a turn's synchronization; return how many seconds of it were hidden. ``turn_end``: of this turn."""
         ledger = self.totals[job]
         seconds = figures.completed - figures.launched

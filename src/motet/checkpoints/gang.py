@@ -1,0 +1,78 @@
+"""Whoever saves together: what checkpoints ask of the workers of a run, and of the job whose loop they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch._C._distributed_c10d import Store
+
+from motet.errors import GangError
+from motet.handle import JobHandle
+from motet.workers.deadlock import WaitsFor
+
+
+class Watch(Protocol):
+    """Who knows whether the run is lost, and is told what this worker does."""
+
+    error: GangError | None
+
+    def at(self, phase: str) -> None:
+        """Note what the main thread does from now on."""
+
+    def waiting_for(self, item: WaitsFor) -> AbstractContextManager[None]:
+        """Note what the main thread waits for inside the block."""
+
+
+class Gang(Protocol):
+    """The workers, or one job's processes on them: `motet.workers.Workers`, `motet.processes.peers.Peers`."""
+
+    worker: int
+    num_workers: int
+    timeout_seconds: float
+
+    @property
+    def watch(self) -> Watch:
+        """This worker's watch."""
+
+    def publish(self, key: str, text: str) -> None:
+        """Leave ``text`` where the others find it."""
+
+    def lookup(self, key: str) -> str | None:
+        """Return what was left under ``key``, None if nothing was."""
+
+    def unpublish(self, key: str) -> None:
+        """Free the store of it."""
+
+    def store_for(self, what: str) -> Store:
+        """Return a part of the store for what is long, with a connection of its own."""
+
+    def broadcast_from_0(self, say: Callable[[], str], *, key: str, job: str | None = None, turn: int = 0) -> str:
+        """Return what ``say`` returns on worker 0, on all of them."""
+
+
+class SavedJob(Protocol):
+    """The job whose loop registers what it wants to have saved, wherever it lives."""
+
+    name: str
+    before_end: Callable[[], None]
+
+    @property
+    def handle(self) -> JobHandle:
+        """Its handle."""
+
+    @property
+    def num_synced(self) -> int:
+        """Its synchronized turns."""
+
+    @num_synced.setter
+    def num_synced(self, turns: int) -> None: ...
+
+    @property
+    def num_backwards(self) -> int:
+        """Its backwards."""
+
+    @property
+    def turn(self) -> int:
+        """Its turn that runs."""

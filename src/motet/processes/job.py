@@ -1,0 +1,331 @@
+"""What the process of one job does: it runs the job's loop as its own program, and tells the worker what happens.
+
+The process is what torchrun would have started. Its environment, its working directory, its signals, its threads and
+its end are its own; so is its process group, which its own ``init_process_group`` makes, in a part of the gang's store
+that no other job uses. Added is what gives the turn away (`motet.processes.waits`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+
+from motet import handle
+from motet.checkpoints.coordinator import Coordinator, Disks
+from motet.events import Diverged, Event
+from motet.gradients.nonfinite import Watch, error_for
+from motet.handle import JobHandle, JobPruned
+from motet.jobs import Job, JobExit, JobSpec, Script
+from motet.jobs.outcome import JobStopped
+from motet.jobs.surroundings import JobSurroundings
+from motet.processes import waits
+from motet.processes.messages import GO_ON, PRUNE, STOP_NOW, Channel, Ended, Start
+from motet.processes.peers import Council, Peers
+from motet.processes.turn_table import Seat, Table
+from motet.processes.turns import JobTurns
+from motet.trainers.length import turns_expected
+from motet.trainers.metrics import Reported
+
+FAILED_STATUS = 1
+UNEVEN = (
+    "does not take the same number of turns on all workers (uneven inputs?), so it cannot be stopped at a save point, "
+    "and no clock tells it to save. Wrap the loop in torch's Join, or give all workers equally many batches."
+)
+
+
+class JobProcess:
+    """The job that lives in this process."""
+
+    def __init__(self, start: Start, call: Callable[[], object] | None) -> None:
+        self._start = start
+        self._call = call
+        self.name = start.name
+        self._channel = Channel(socket.socket(fileno=start.channel))
+        seat = Seat(Table(len(start.wake), strict=start.strict, fd=start.table), start.seat, start.wake)
+        self._seat = seat
+        self.turns = JobTurns(seat, self._turn_ended, self._backward)
+        self.before_end: Callable[[], None] = lambda: None  # set by who saves
+        self.handle = JobHandle(
+            start.name,
+            None if start.job_dir is None else Path(start.job_dir),
+            self._log,
+            partial(self._tell, "expect"),
+            self._describe,
+            self._yield_turn,
+        )
+        self._reported = Reported(self._log, lambda: self.handle.logs_itself)
+        self._finite = Watch(self._observe, lambda job, text: None)
+        self._num_turns = start.turns
+        self._offset = 0  # turns of before a resume
+        self._saving: Coordinator | None = None
+        self._council: Council | None = None
+
+    # As `motet.checkpoints.coordinator` asks
+
+    @property
+    def num_synced(self) -> int:
+        """Synchronized turns, those before a resume included."""
+        return self._offset + self.turns.num_turns
+
+    @num_synced.setter
+    def num_synced(self, turns: int) -> None:
+        self._offset = turns - self.turns.num_turns
+        self._channel.send("resumed", turn=turns)
+
+    @property
+    def turn(self) -> int:
+        """The turn that runs."""
+        return self.num_synced + 1
+
+    @property
+    def num_backwards(self) -> int:
+        """Backwards in all, those that did not synchronize included."""
+        return self.turns.num_backwards
+
+    def run(self) -> int:
+        """Run the loop to its end; return the process's exit status."""
+        start = self._start
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._asked_to_end)
+        os.register_at_fork(after_in_child=_plain_child)
+        faulthandler.enable()
+        store = _own_store(start)
+        peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
+        self._council = Council(peers, lambda: self._seat.wish, lambda: self._notice(self.name, UNEVEN))
+        disks = Disks(start.separate_disks, start.own_disk)
+        self._saving = Coordinator(peers, _path(start.checkpoints), self._notice, lambda error: None, disks)
+        self._saving.start = f"{start.start}_{start.attempt}"
+        self._saving.attach(self)
+        handle.set_current(self.handle)
+        self.turns.begin()
+        waits.patch(self.turns)
+        try:
+            ended = self._ended()
+        finally:
+            self.turns.end()
+        self._close()
+        self._channel.send("ended", **_fields(ended))
+        return 0 if ended.error is None else FAILED_STATUS
+
+    def _ended(self) -> Ended:
+        """Run the loop; return how it ended."""
+        try:
+            result = self._result()
+            self._reported.flush()
+            self.before_end()
+            return self._told("finished", result=self._keep(result))
+        except JobStopped as stopped:
+            outcome = stopped.outcome()
+            return self._told(outcome.status, outcome.kind, outcome.error)
+        except JobPruned:
+            return self._told("pruned")
+        except BaseException as error:
+            if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
+                error = error.__cause__
+            return self._told("failed", type(error).__name__, _text_of(error))
+
+    def _told(self, status: str, kind: str = "", error: str | None = None, result: str | None = None) -> Ended:
+        if error is not None:
+            sys.stderr.write(error.rstrip() + "\n")
+        return Ended(status, self.num_synced, kind, error, len(self.turns.all_models), result)
+
+    def _result(self) -> object:
+        start = self._start
+        if self._call is None:
+            assert start.spec is not None
+            spec = JobSpec.from_json(start.spec)
+            job = Job(start.name, _nothing, start.turns, None, start.cwd, start.env)
+            JobSurroundings(start.worker, start.seed).begin(job)
+            call = spec.callable()
+        else:
+            job = Job(start.name, self._call, start.turns, None, start.cwd, start.env)
+            JobSurroundings(start.worker, start.seed).begin(job)
+            call = self._call
+        if start.seed is None:
+            _fresh_entropy()
+        if isinstance(call, Script):
+            call.puts_back = False
+        try:
+            return call()
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
+            return None
+
+    def _keep(self, result: object) -> str | None:
+        """Leave what a loop returned in a file; what cannot be pickled is left out, and told."""
+        if result is None:
+            return None
+        folder = self._start.job_dir or os.environ.get("TMPDIR", "/tmp")
+        path = os.path.join(folder, f".result-{self._start.worker}-{os.getpid()}")
+        try:
+            with open(path, "wb") as file:
+                _pickle(result, file)
+        except Exception as error:
+            self._notice(
+                self.name,
+                f"returned a {type(result).__name__} that cannot be pickled ({type(error).__name__}: {error}), so its "
+                "result is left out; return plain values or tensors.",
+            )
+            return None
+        return path
+
+    def _close(self) -> None:
+        assert self._saving is not None
+        self._saving.job_ended(self.name, lambda: None)
+        self._saving.finish(self._start.timeout_seconds)
+
+    # In each turn
+
+    def _backward(self, frame: FrameType | None) -> None:
+        """A backward begins: what its trainer tells."""
+        self._reported.look(frame)
+        if self.turns.num_turns == 0 and self._num_turns is None and (turns := turns_expected(frame)) is not None:
+            self.handle.expect(turns)
+
+    def _turn_ended(self, turns: int) -> None:
+        """A turn has been synchronized: on all workers, in the same turn."""
+        assert self._saving is not None
+        assert self._council is not None
+        self._saving.poll()
+        models = self.turns.models
+        self._finite.synced(self.name, self.num_synced, models)
+        decision = None if self.turns.uneven else self._council.consult(self.turns.num_even)
+        if self._start.on_nan != "ignore":
+            error = error_for(self._start.on_nan, self.name, self.num_synced, models)
+            if error is not None:
+                raise error
+        if decision is None:
+            return
+        self._saving.clock_seconds = decision.clock_seconds
+        if decision.wish == PRUNE:
+            raise JobStopped("pruned")
+        if decision.wish != GO_ON:
+            self._saving.stopping = True
+            if decision.wish == STOP_NOW or not self._saving.saves(self.name):
+                raise JobStopped
+
+    # What the loop says
+
+    def _log(self, values: dict[str, float]) -> None:
+        self._channel.send("log", turn=self.turn, values=values)
+
+    def _tell(self, what: str, value: Any) -> None:
+        self._num_turns = value
+        self._channel.send(what, value=value)
+
+    def _describe(self, values: Any) -> None:
+        self._channel.send("parameters", values={name: _plain(value) for name, value in values.items()})
+
+    def _notice(self, job: str, text: str) -> None:
+        self._channel.send("notice", text=text)
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Diverged):
+            self._channel.send("diverged", name=event.name, value=event.value, turn=self.num_synced)
+
+    def _yield_turn(self) -> bool:
+        if not self.turns.can_wait:
+            return False
+        with self.turns.away():
+            pass
+        return True
+
+    def _asked_to_end(self, number: int, frame: FrameType | None) -> None:
+        """SIGINT and SIGTERM reach every process of a run, where they are meant for all: the worker asks us to stop.
+
+        It ends this process by the same signal when it has waited long enough.
+        """
+        if self._seat.wish == STOP_NOW:
+            raise JobStopped
+
+
+def _own_store(start: Start) -> Store:
+    """Have ``env://`` mean a part of the gang's store that is this job's alone, and return that part."""
+    prefix = f"{start.prefix}/{start.name}/{start.attempt}"
+    if "RANK" not in os.environ:
+        return HashStore()
+    handlers = import_module("torch.distributed.rendezvous")._rendezvous_handlers  # its name there is a function
+    whole = handlers["env"]
+
+    def env(url: str, *args: Any, **kwargs: Any) -> Iterator[tuple[Store, int, int]]:
+        for store, rank, world_size in whole(url, *args, **kwargs):
+            yield PrefixStore(prefix, store), rank, world_size
+
+    handlers["env"] = env
+    return PrefixStore(f"{prefix}/motet", next(iter(whole("env://")))[0])
+
+
+def _fresh_entropy() -> None:
+    """A process of its own would have seeded itself; this one was forked from one that had."""
+    import random
+
+    import numpy
+
+    torch.seed()
+    numpy.random.seed()
+    random.seed()
+
+
+def _plain_child() -> None:
+    """What a job forks is no job: signals end it as they end any process. DataLoader's workers set their own."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not None:
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+
+def _pickle(value: object, file: Any) -> None:
+    try:
+        pickle.dump(value, file)
+    except Exception:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise
+        file.seek(0)
+        file.truncate()
+        cloudpickle.dump(value, file)
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)[:200]
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _nothing() -> None:
+    raise AssertionError("never called")
+
+
+def _fields(ended: Ended) -> dict[str, Any]:
+    return {name: getattr(ended, name) for name in Ended.__slots__}
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+
+
+def _text_of(error: BaseException) -> str:
+    """Return the traceback from the job's own first line on, as Python prints it at a program's end."""
+    entry = error.__traceback__
+    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_PACKAGE) and entry.tb_next is not None:
+        entry = entry.tb_next
+    if isinstance(error, SystemExit):
+        told = f"exit status {int(error.code)}" if isinstance(error.code, int) else str(error.code)
+        return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(entry), f"SystemExit: {told}\n"])
+    return "".join(traceback.format_exception(type(error), error, entry))

@@ -1,0 +1,86 @@
+"""What job processes print: read from their pipes, written to the terminal with the job's name and to its log."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from motet.output.streams import JobLog, JobStream, Terminal
+
+PIPE_BYTES = 1 << 20
+_F_SETPIPE_SZ = 1031  # linux/fcntl.h
+
+
+class JobLines:
+    """The two pipes of one job's process, from the worker's side. Hand ``ends`` to the process, then `close_ends`."""
+
+    def __init__(
+        self,
+        job: str,
+        worker: int,
+        terminal: Terminal,
+        streams: tuple[TextIO, TextIO],
+        job_dir: Path | None,
+        *,
+        everybody: bool,
+        last_words: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        name = "log.txt" if worker == 0 else f"log-worker-{worker}.txt"
+        self._log = None if job_dir is None else JobLog(job_dir / name)
+        shown = worker == 0 or everybody
+        prefix = f"[{job}/{worker}] " if everybody else f"[{job}] "
+        self._streams = tuple(
+            JobStream(job, terminal=terminal, echo=stream if shown else None, log=self._log, prefix=prefix)
+            for stream in streams
+        )
+        self._decoders = tuple(codecs.getincrementaldecoder("utf-8")("backslashreplace") for _ in streams)
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in streams]
+        self._reads = [read for read, _ in pipes]
+        self.ends = [write for _, write in pipes]
+        for read, write in pipes:
+            os.set_blocking(read, False)
+            with contextlib.suppress(OSError):
+                _enlarge(write)
+        self.last_on_stderr = ""
+
+    def close_ends(self) -> None:
+        """Close this process's copies of what the job writes to."""
+        for end in self.ends:
+            os.close(end)
+        self.ends = []
+
+    def read(self) -> None:
+        """Pass on what the job has printed by now."""
+        for number, pipe in enumerate(self._reads):
+            while True:
+                try:
+                    data = os.read(pipe, 1 << 16)
+                except BlockingIOError:
+                    break
+                if not data:
+                    break
+                text = self._decoders[number].decode(data)
+                self._streams[number].write(text)
+                if number == 1 and text.strip():
+                    self.last_on_stderr = text.strip().splitlines()[-1]
+
+    def close(self) -> None:
+        """Pass on the rest; the process has ended."""
+        self.read()
+        for stream in self._streams:
+            stream.finish()
+        for pipe in self._reads:
+            os.close(pipe)
+        if self._log is not None:
+            self._log.close()
+
+
+def _enlarge(pipe: int) -> None:
+    """So that a job that prints much seldom waits for its worker to read."""
+    import fcntl
+
+    fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_BYTES)

@@ -1,0 +1,176 @@
+"""The processes of the jobs on this worker: started, listened to, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from motet.output.streams import Terminal
+from motet.processes.lines import JobLines
+from motet.processes.messages import Channel, Ended, Start
+from motet.processes.parent import WarmParent
+from motet.processes.turn_table import Stretch, Table
+
+SECONDS_TO_END = 5.0
+"""How long a process may take to end by SIGTERM."""
+
+
+@dataclass
+class LocalJob:
+    """One job's process on this worker. ``offset``: turns of before a resume; ``moved_at``: when it last moved."""
+
+    start: Start
+    pid: int
+    channel: Channel
+    lines: JobLines
+    offset: int = 0
+    ended: Ended | None = None
+    exit_status: int | None = None
+    read: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+    processor_seconds: float = 0.0
+    told_to_end_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.start.name
+
+
+class LocalJobs:
+    """All of them. ``streams``: where lines are shown."""
+
+    def __init__(
+        self,
+        parent: WarmParent,
+        table: Table,
+        wake: tuple[int, ...],
+        worker: int,
+        job_dir: Callable[[str], Path | None],
+        streams: tuple[TextIO, TextIO],
+        *,
+        everybody: bool,
+    ) -> None:
+        self._parent = parent
+        self._table = table
+        self._wake = wake
+        self._worker = worker
+        self._job_dir = job_dir
+        self._streams = streams
+        self._everybody = everybody
+        self._terminal = Terminal()
+        self.live: dict[str, LocalJob] = {}
+
+    def start(self, start: Start) -> None:
+        """Start a job's process."""
+        self._table.open_seat(start.seat)
+        here, there = socket.socketpair()
+        lines = JobLines(
+            start.name,
+            self._worker,
+            self._terminal,
+            self._streams,
+            self._job_dir(start.name),
+            everybody=self._everybody,
+        )
+        pid = self._parent.start(start, there, *lines.ends)
+        there.close()
+        lines.close_ends()
+        self.live[start.name] = LocalJob(start, pid, Channel(here), lines)
+
+    def pid_of(self, seat: int) -> int | None:
+        """Return the process that has a seat."""
+        return next((job.pid for job in self.live.values() if job.start.seat == seat), None)
+
+    def messages(self) -> Iterator[tuple[LocalJob, Mapping[str, Any]]]:
+        """Yield what jobs have told, and pass on what they have printed."""
+        for job in list(self.live.values()):
+            for message in job.channel.received():
+                if message["what"] == "ended":
+                    job.ended = Ended(**{key: value for key, value in message.items() if key != "what"})
+                elif message["what"] == "resumed":
+                    job.offset = message["turn"]
+                else:
+                    yield job, message
+            job.lines.read()
+
+    def stretches(self) -> list[tuple[str, Stretch]]:
+        """Return what the jobs computed and synchronized since the last time."""
+        found = []
+        for job in self.live.values():
+            read, stretches = self._table.stretches(job.start.seat, job.read)
+            if read != job.read:
+                job.read, job.moved_at = read, time.monotonic()
+            found += [(job.name, stretch) for stretch in stretches]
+        return found
+
+    def ended(self) -> list[LocalJob]:
+        """Return the jobs whose processes have ended since the last time; they are not live any more."""
+        gone = []
+        for each in self._parent.gone():
+            job = next((job for job in self.live.values() if job.pid == each.pid), None)
+            if job is not None:
+                job.exit_status = each.status
+                gone.append(job)
+        return gone
+
+    def close(self, job: LocalJob) -> None:
+        """Let go of what was a job's; everything it told has been read."""
+        del self.live[job.name]
+        self._table.close_seat(job.start.seat, self._wake)
+        job.lines.close()
+        job.channel.close()
+
+    def end(self, name: str) -> None:
+        """Have a job's process end, if it lives: by SIGTERM, and by SIGKILL when that has taken too long."""
+        job = self.live.get(name)
+        if job is not None and job.told_to_end_at is None:
+            job.told_to_end_at = time.monotonic()
+            _signal(job.pid, signal.SIGTERM)
+
+    def kill_late(self) -> None:
+        """Kill what was told to end and has not."""
+        now = time.monotonic()
+        for job in self.live.values():
+            if job.told_to_end_at is not None and now - job.told_to_end_at > SECONDS_TO_END:
+                _signal(job.pid, signal.SIGKILL)
+
+    def stalled(self, within_seconds: float) -> LocalJob | None:
+        """Return a job that has neither come by nor computed for so long."""
+        now = time.monotonic()
+        for job in self.live.values():
+            if now - job.moved_at < within_seconds:
+                continue
+            seconds = 0.0
+            with contextlib.suppress(OSError):
+                seconds = time.clock_gettime((~job.pid << 3) | 2)
+            if seconds - job.processor_seconds > 0.01 * within_seconds:
+                job.moved_at, job.processor_seconds = now, seconds
+            else:
+                return job
+        return None
+
+
+def result_of(ended: Ended | None) -> object:
+    """Load what a job's loop returned, and remove the file."""
+    if ended is None or ended.result is None:
+        return None
+    try:
+        with open(ended.result, "rb") as file:
+            return pickle.load(file)  # written a moment ago by a process of this run
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(ended.result)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

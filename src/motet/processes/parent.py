@@ -1,0 +1,205 @@
+"""The warm parent: a process that has imported what jobs need, and forks one for each job.
+
+A worker forks it before it starts any thread. It imports nothing more, starts no thread and computes nothing, so that
+what it forks begins as clean as a fresh interpreter, in milliseconds, and shares the memory of all that is imported.
+A job whose environment differs (``env:``) is started anew instead: what is imported may have read the environment.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import dataclasses
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from motet.processes.messages import Start
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A job's process has ended. ``status``: its exit status, negative for the signal that ended it."""
+
+    pid: int
+    status: int
+
+
+class WarmParent:
+    """The worker's side: asks for job processes, and hears how they end."""
+
+    def __init__(self, control: socket.socket, pid: int) -> None:
+        self._control = control
+        self._pid = pid
+        self._unread = b""
+        self._gone: list[Gone] = []
+
+    @classmethod
+    def fork(cls, calls: Mapping[str, Callable[[], object]]) -> WarmParent:
+        """Fork the warm parent off this process; ``calls``: jobs that are callables, by name."""
+        here, there = socket.socketpair()
+        gc.collect()
+        gc.freeze()  # what is here now is never looked at again, so that forked processes go on sharing its pages
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            here.close()
+            _die_with_the_parent()
+            _serve(there, calls)
+        gc.unfreeze()
+        there.close()
+        return cls(here, pid)
+
+    def start(self, start: Start, channel: socket.socket, out: int, err: int) -> int:
+        """Start a job's process with these files for its messages and lines; return its number."""
+        socket.send_fds(self._control, [start.to_json().encode() + b"\n"], [channel.fileno(), out, err])
+        while True:
+            for line in self._lines(wait=True):
+                if "started" in line:
+                    return int(line["started"])
+                self._gone.append(Gone(line["gone"], line["status"]))
+
+    def gone(self) -> list[Gone]:
+        """Return which processes have ended since the last time."""
+        self._gone += [Gone(line["gone"], line["status"]) for line in self._lines(wait=False)]
+        found, self._gone = self._gone, []
+        return found
+
+    def close(self) -> None:
+        """End the warm parent, and with it what it has started and still runs."""
+        self._control.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+    def _lines(self, *, wait: bool) -> list[dict[str, Any]]:
+        with contextlib.suppress(BlockingIOError):
+            data = self._control.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
+            if not data:
+                raise RuntimeError("the process that starts jobs has ended")
+            self._unread += data
+        *lines, self._unread = self._unread.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+def _serve(control: socket.socket, calls: Mapping[str, Callable[[], object]]) -> NoReturn:
+    """Fork jobs until the worker has gone. In a forked job: run it, and end as a program of its own ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for all processes of the run: the worker decides
+    woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    unread: bytes = b""
+    files: list[int] = []
+    while True:
+        watched: list[Any] = [control, woken]
+        ready = select.select(watched, [], [])[0]
+        if woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(woken, 4096)
+            _reap(control)
+        if control not in ready:
+            continue
+        data, received, _, _ = socket.recv_fds(control, 1 << 20, 16)
+        if not data:
+            os._exit(0)
+        unread, files = unread + data, files + received
+        while b"\n" in unread:
+            line, _, unread = unread.partition(b"\n")
+            passed, files = files[:3], files[3:]
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _become(Start.from_json(line.decode()), passed, calls)
+            control.sendall(json.dumps({"started": pid}).encode() + b"\n")
+            for file in passed:
+                os.close(file)
+
+
+def _reap(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        with contextlib.suppress(OSError):
+            word = {"gone": pid, "status": os.waitstatus_to_exitcode(status)}
+            control.sendall(json.dumps(word).encode() + b"\n")
+
+
+def _become(start: Start, passed: list[int], calls: Mapping[str, Callable[[], object]]) -> NoReturn:
+    """Be the process of a job: forked a moment ago, with nothing of the parent's left."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _die_with_the_parent()
+        channel, out, err = passed
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.close(out)
+        os.close(err)
+        start = dataclasses.replace(start, channel=channel)
+        if start.env:
+            _start_anew(start)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        run_and_exit(start, calls.get(start.name))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _start_anew(start: Start) -> NoReturn:
+    """Run the job in a fresh interpreter with an environment of its own."""
+    for file in (start.table, start.channel, *start.wake):
+        os.set_inheritable(file, True)
+    told = dataclasses.replace(start, env=None)  # arguments can be seen by other users of the machine
+    arguments = [sys.executable, "-m", "motet.processes.parent", told.to_json()]
+    os.execve(sys.executable, arguments, {**os.environ, **(start.env or {}), "PYTHONUNBUFFERED": "1"})
+
+
+def run_and_exit(start: Start, call: Callable[[], object] | None) -> NoReturn:
+    """Run a job's loop and end this process as Python ends a program: its threads, its exit hooks, its streams."""
+    from motet.processes.job import JobProcess
+
+    status = 1
+    try:
+        status = JobProcess(start, call).run()
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def _die_with_the_parent() -> None:
+    """Have Linux end this process when the one that forked it ends."""
+    before = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != before:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    run_and_exit(Start.from_json(sys.argv[1]), None)

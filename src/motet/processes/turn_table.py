@@ -1,0 +1,296 @@
+"""Whose turn it is among the job processes of one worker: a small table in memory that all of them share.
+
+One job of a worker computes at a time. A job that begins to wait gives its turn away (`Seat.release`), and takes one
+again (`Seat.acquire`) when what it waited for is there and it is the first, among the jobs that are ready, in the
+determined order. No process stands in between: whoever releases picks the next job and wakes it, with one write.
+
+The rules. The table is read and written under a lock that the kernel frees when its holder dies. `_HOLDER` is the seat
+whose turn it is, or nobody's. A seat that is waited for is woken through its own eventfd; a wake-up too many harms
+nothing, as the sleeper looks at the table again. Ready jobs come in the order of what they have had: the one that is
+furthest behind its share (turns taken, over turns of a round) is first, and of equals the one that comes first in the
+order. With ``strict`` the order is followed to the letter: a job that is not ready is waited for.
+
+Correctness never rests on the order: jobs share no process group. So the turn may be taken from a holder that waits
+unseen (`Table.take_away`, `motet.processes.unseen`): it goes on, and queues again when it next comes by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+FREE, COMPUTING, WAITING, READY = range(4)
+"""What a seat is: nobody's; a job's that computes; one that waits for something else; one that waits for its turn."""
+NOBODY = -1
+MAX_SEATS = 256
+MAX_ORDER = 4096
+RING = 1024
+"""So many of its latest stretches a job keeps for its worker to read."""
+
+# The head, in 8-byte words.
+_HOLDER, _HANDOVERS, _STRICT, _CURSOR, _ORDER_LENGTH, _HELD_SINCE = range(6)
+_HEAD = 16
+# Each seat.
+_STATE, _TURNS, _PER_ROUND, _HAD, _WISH, _WRITTEN, _TAKEN_AWAY, _PLACE = range(8)
+_SEAT = 16
+# Each stretch of a ring: see `Stretch`.
+_STRETCH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a job tells its worker, in ``perf_counter`` nanoseconds: that it held the turn from ``begin`` to ``end``.
+
+    Or, if ``synchronized``, that the gradients of its turn number ``turn`` have come: they left from ``launched`` on,
+    the job had nothing else to do from ``end`` on, and they were there at ``arrived``. ``num_bytes`` of them
+    travelled; ``backward`` is when the turn's backward began.
+    """
+
+    begin: int
+    end: int
+    arrived: int
+    turn: int
+    synchronized: bool
+    launched: int = 0
+    num_bytes: int = 0
+    backward: int = 0
+
+
+class Table:
+    """The table of one worker, as the worker sees it. ``fd``: the file in memory behind it, for those who join it."""
+
+    def __init__(self, num_seats: int, *, strict: bool = False, fd: int | None = None) -> None:
+        if not 1 <= num_seats <= MAX_SEATS:
+            raise ValueError(f"a worker has 1 to {MAX_SEATS} seats, not {num_seats}")
+        self.num_seats = num_seats
+        words = _HEAD + MAX_ORDER + num_seats * (_SEAT + RING * _STRETCH)
+        made = fd is None
+        self.fd = os.memfd_create("motet-turns") if fd is None else fd
+        if made:
+            os.ftruncate(self.fd, 8 * words)
+        self._memory = mmap.mmap(self.fd, 8 * words)
+        self._words = memoryview(self._memory).cast("q")
+        self._mutex = threading.Lock()
+        if made:
+            self._words[_HOLDER], self._words[_STRICT] = NOBODY, strict
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[memoryview]:
+        """Hold the table: against other processes by the file's lock, against other threads of this one by a mutex."""
+        with self._mutex:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX)
+            try:
+                yield self._words
+            finally:
+                fcntl.lockf(self.fd, fcntl.LOCK_UN)
+
+    # What the worker does
+
+    def open_seat(self, seat: int, per_round: int = 1) -> None:
+        """Give a seat to a job: it starts level with the one that is furthest behind."""
+        with self._locked() as words:
+            had = [self._had(words, other) for other in range(self.num_seats) if self._taken(words, other)]
+            at = self._at(seat)
+            for field in range(_SEAT):
+                words[at + field] = 0
+            words[at + _STATE], words[at + _PER_ROUND] = WAITING, per_round
+            words[at + _HAD] = round(min(had, default=0.0) * per_round)
+            words[at + _PLACE] = MAX_ORDER
+
+    def close_seat(self, seat: int, wake: Sequence[int]) -> None:
+        """Take a seat back: its job's process is gone. If it had the turn, the next one has it. ``wake``: eventfds."""
+        with self._locked() as words:
+            words[self._at(seat) + _STATE] = FREE
+            if words[_HOLDER] == seat:
+                self._give(words, self._next(words))
+            holder = words[_HOLDER]
+        # Whoever died may have given the turn to a job and not lived to wake it.
+        if holder != NOBODY:
+            os.eventfd_write(wake[holder], 1)
+
+    def follow(self, order: Sequence[int], wake: Sequence[int]) -> None:
+        """From now on follow an order, a sequence of seats: those who come more often in it get more turns."""
+        assert len(order) <= MAX_ORDER
+        with self._locked() as words:
+            behind = min((self._had(words, seat) for seat in set(order)), default=0.0)
+            words[_ORDER_LENGTH], words[_CURSOR] = len(order), 0
+            for place, seat in enumerate(order):
+                words[_HEAD + place] = seat
+            for seat in set(order):
+                at, times = self._at(seat), order.count(seat)
+                ahead = min(self._had(words, seat) - behind, 1.0)  # what it had under the old order counts little
+                words[at + _PER_ROUND], words[at + _PLACE] = times, order.index(seat)
+                words[at + _HAD] = round(max(ahead, 0.0) * times)
+            self._start_someone(words, wake)
+
+    def take_away(self, seat: int, wake: Sequence[int]) -> bool:
+        """Take the turn from a holder that waits unseen, and give it to the next; tell whether it had it."""
+        with self._locked() as words:
+            if words[_HOLDER] != seat or (chosen := self._next(words, but=seat)) == NOBODY:
+                return False
+            at = self._at(seat)
+            words[at + _STATE] = COMPUTING
+            words[at + _TAKEN_AWAY] += 1
+            self._give(words, chosen)
+        os.eventfd_write(wake[chosen], 1)
+        return True
+
+    def wish(self, seat: int, wish: int) -> None:
+        """Leave a word for the job of a seat (`Seat.wish`)."""
+        self._words[self._at(seat) + _WISH] = wish
+
+    def holder(self) -> tuple[int, int, int]:
+        """Return whose turn it is, how often the turn has changed hands, and since when (nanoseconds)."""
+        words = self._words
+        return words[_HOLDER], words[_HANDOVERS], words[_HELD_SINCE]
+
+    def state(self, seat: int) -> int:
+        """Return what the seat is: `FREE`, `COMPUTING`, `WAITING` or `READY`."""
+        return self._words[self._at(seat) + _STATE]
+
+    def turns(self, seat: int) -> int:
+        """Return how many synchronized turns the job of a seat has behind it."""
+        return self._words[self._at(seat) + _TURNS]
+
+    def any_ready(self) -> bool:
+        """Whether a job waits for its turn."""
+        return any(self.state(seat) == READY for seat in range(self.num_seats))
+
+    def stretches(self, seat: int, after: int) -> tuple[int, list[Stretch]]:
+        """Return how many stretches the job has written by now, and those after the first ``after``.
+
+        A reader that is late finds the last `RING` of them.
+        """
+        at = self._at(seat)
+        written = self._words[at + _WRITTEN]
+        found = []
+        for number in range(max(after, written - RING + 1), written):
+            place = at + _SEAT + (number % RING) * _STRETCH
+            begin, end, arrived, turn, synchronized, launched, num_bytes, backward = self._words[place : place + 8]
+            found.append(Stretch(begin, end, arrived, turn, bool(synchronized), launched, num_bytes, backward))
+        return written, found
+
+    # Under the lock
+
+    def _at(self, seat: int) -> int:
+        return _HEAD + MAX_ORDER + seat * (_SEAT + RING * _STRETCH)
+
+    def _taken(self, words: memoryview, seat: int) -> bool:
+        return bool(words[self._at(seat) + _STATE] != FREE)
+
+    def _had(self, words: memoryview, seat: int) -> float:
+        at = self._at(seat)
+        return float(words[at + _HAD] / max(words[at + _PER_ROUND], 1))
+
+    def _next(self, words: memoryview, but: int = NOBODY) -> int:
+        """Return whose turn is next among those that are ready; nobody's if none is."""
+        if words[_STRICT] and (length := words[_ORDER_LENGTH]):
+            for _ in range(length):
+                seat = words[_HEAD + words[_CURSOR]]
+                state = words[self._at(seat) + _STATE]
+                if state == READY and seat != but:
+                    return int(seat)
+                if state != FREE and seat != but:
+                    return NOBODY
+                words[_CURSOR] = (words[_CURSOR] + 1) % length
+        best, least = NOBODY, (0.0, 0)
+        for seat in range(self.num_seats):
+            at = self._at(seat)
+            if words[at + _STATE] == READY and seat != but:
+                rank = (self._had(words, seat), words[at + _PLACE])
+                if best == NOBODY or rank < least:
+                    best, least = seat, rank
+        return best
+
+    def _give(self, words: memoryview, seat: int) -> None:
+        words[_HOLDER] = seat
+        words[_HANDOVERS] += 1
+        words[_HELD_SINCE] = time.perf_counter_ns()
+        if seat == NOBODY:
+            return
+        words[self._at(seat) + _STATE] = COMPUTING
+
+    def _count(self, words: memoryview, seat: int) -> None:
+        """A turn of the order is used up: not by each stretch, but by what ends with a synchronization."""
+        words[self._at(seat) + _HAD] += 1
+        if words[_STRICT] and words[_ORDER_LENGTH]:
+            words[_CURSOR] = (words[_CURSOR] + 1) % words[_ORDER_LENGTH]
+
+    def _start_someone(self, words: memoryview, wake: Sequence[int]) -> None:
+        if words[_HOLDER] == NOBODY and (chosen := self._next(words)) != NOBODY:
+            self._give(words, chosen)
+            os.eventfd_write(wake[chosen], 1)
+
+
+class Seat:
+    """One job's place at the table, in its own process. ``wake``: the eventfds of all seats, in their order."""
+
+    def __init__(self, table: Table, seat: int, wake: Sequence[int]) -> None:
+        self._table = table
+        self._seat = seat
+        self._at = table._at(seat)
+        self._wake = wake
+        self._begin = 0
+        self.waits = False
+        """Whether the turn is given away now, as far as this process knows."""
+
+    def acquire(self) -> None:
+        """Block until it is this job's turn; nothing to do where it is already."""
+        table, seat = self._table, self._seat
+        with table._locked() as words:
+            if words[_HOLDER] != seat:
+                words[self._at + _STATE] = READY
+                if words[_HOLDER] == NOBODY and (chosen := table._next(words)) != NOBODY:
+                    table._give(words, chosen)
+                    if chosen != seat:
+                        os.eventfd_write(self._wake[chosen], 1)
+            mine = words[_HOLDER] == seat
+        while not mine:
+            os.eventfd_read(self._wake[seat])
+            with table._locked() as words:
+                mine = words[_HOLDER] == seat
+        self.waits = False
+        self._begin = time.perf_counter_ns()
+
+    def release(self, *, synchronizes: bool = False) -> int:
+        """Give the turn away, if this job has it; return the moment. ``synchronizes``: a turn of the order ends."""
+        table, seat = self._table, self._seat
+        now = time.perf_counter_ns()
+        with table._locked() as words:
+            words[self._at + _STATE] = WAITING
+            if synchronizes:
+                table._count(words, seat)
+            if words[_HOLDER] == seat:
+                chosen = table._next(words)
+                table._give(words, chosen)
+                if chosen != NOBODY:
+                    os.eventfd_write(self._wake[chosen], 1)
+        self.waits = True
+        return now
+
+    @property
+    def begin(self) -> int:
+        """Since when this job has had its turn, in ``perf_counter`` nanoseconds."""
+        return self._begin
+
+    @property
+    def wish(self) -> int:
+        """What the worker wishes of this job (`motet.processes.messages`)."""
+        return int(self._table._words[self._at + _WISH])
+
+    def write(self, stretch: Stretch) -> None:
+        """Keep a stretch for the worker to read."""
+        words, at = self._table._words, self._at
+        number = words[at + _WRITTEN]
+        place = at + _SEAT + (number % RING) * _STRETCH
+        words[place], words[place + 1], words[place + 2] = stretch.begin, stretch.end, stretch.arrived
+        words[place + 3], words[place + 4], words[place + 5] = stretch.turn, stretch.synchronized, stretch.launched
+        words[place + 6], words[place + 7] = stretch.num_bytes, stretch.backward
+        words[at + _TURNS] = stretch.turn
+        words[at + _WRITTEN] = number + 1

@@ -1,0 +1,66 @@
+"""A job that has the turn and waits where nothing sees it: the turn is taken from it, so that others go on.
+
+The sign is a main thread that uses no processor. One that waits while other threads of its process are busy (autograd's
+on a device, a pool) is given longer; and whoever has not come by for `LONGEST_SECONDS` while others are ready is not
+waited for any more, whatever it does. That is what makes sure that every job always goes on: nothing here can be wrong
+but for speed, as jobs share no process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+from motet.processes.turn_table import NOBODY, Table
+
+IDLE_SECONDS, BUSY_SECONDS, LONGEST_SECONDS = 0.02, 0.5, 10.0
+"""How long a holder may use no processor; how long, if other threads of its process do; how long it may hold at all."""
+USES_NONE = 0.05
+"""Below this part of the time, a thread counts as using no processor."""
+
+
+class Unseen:
+    """Looks, now and then, whether the holder of the turn computes. ``pids``: processes by seat."""
+
+    def __init__(self, table: Table, wake: Sequence[int], pid: Callable[[int], int | None]) -> None:
+        self._table = table
+        self._wake = wake
+        self._pid = pid
+        self._looked: tuple[int, int, float, float, float] | None = None  # seat, handovers, when, main, process
+
+    def look(self) -> int | None:
+        """Take the turn from its holder if that waits unseen; return its seat then."""
+        holder, handovers, since = self._table.holder()
+        pid = None if holder == NOBODY else self._pid(holder)
+        if pid is None or not self._table.any_ready():
+            self._looked = None
+            return None
+        now = time.perf_counter()
+        with contextlib.suppress(OSError, ValueError):
+            main, whole = _thread_seconds(pid), _process_seconds(pid)
+            before = self._looked
+            if before is None or before[:2] != (holder, handovers):
+                self._looked = (holder, handovers, now, main, whole)
+                return None
+            seconds = now - before[2]
+            idle = (main - before[3]) < USES_NONE * seconds
+            busy_elsewhere = (whole - before[4]) >= USES_NONE * seconds
+            held = now - since / 1e9
+            if (idle and seconds >= (BUSY_SECONDS if busy_elsewhere else IDLE_SECONDS)) or held > LONGEST_SECONDS:
+                self._looked = None
+                return holder if self._table.take_away(holder, self._wake) else None
+            if not idle:
+                self._looked = (holder, handovers, now, main, whole)
+        return None
+
+
+def _thread_seconds(pid: int) -> float:
+    """Return for how long a process's main thread has run, or been ready to run where processors are short."""
+    with open(f"/proc/{pid}/task/{pid}/schedstat", encoding="ascii") as file:
+        ran, was_ready, _ = file.read().split()
+    return (int(ran) + int(was_ready)) / 1e9
+
+
+def _process_seconds(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) gives: any process's clock can be read

@@ -1,0 +1,158 @@
+"""Where a job begins to wait: torch's and Python's blocking calls, each of which gives the turn away meanwhile.
+
+Patched in a job's own process, for as long as it lives; nothing is ever put back. A wait that is over before it begins
+keeps the turn. What waits elsewhere (C++ of a library, a lock, a file system) is not seen here: the worker notices that
+the job uses no processor (`motet.processes.unseen`).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import _functional_collectives
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import dataloader
+
+from motet.processes.turns import JobTurns
+
+SHORTEST_SLEEP_SECONDS = 0.001
+
+
+def patch(turns: JobTurns) -> None:
+    """Have every wait of this process give the turn away."""
+    _patch_backward(turns)
+    _patch_ddp(turns)
+    _patch_join(turns)
+    _patch_work(turns)
+    for name in ("init_process_group", "new_group", "destroy_process_group", "monitored_barrier"):
+        _patch(dist, name, turns)
+        _patch(dist.distributed_c10d, name, turns)
+    _patch(dist, "_broadcast_coalesced", turns)
+    _patch_wait_tensor(turns)
+    _patch_loader(turns)
+    _patch_sleep(turns)
+
+
+def _patch(where: Any, name: str, turns: JobTurns) -> None:
+    whole: Callable[..., Any] = getattr(where, name)
+
+    @functools.wraps(whole)
+    def waits(*args: Any, **kwargs: Any) -> Any:
+        with turns.away():
+            return whole(*args, **kwargs)
+
+    setattr(where, name, waits)
+
+
+def _patch_backward(turns: JobTurns) -> None:
+    whole = torch.autograd.backward
+
+    @torch._dynamo.disable  # type: ignore[untyped-decorator]
+    @functools.wraps(whole)
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        return turns.backward(whole, tensors, args, kwargs)
+
+    torch.autograd.backward = backward
+
+
+def _patch_ddp(turns: JobTurns) -> None:
+    """A model in DDP is built together with all workers, and says when a forward means a synchronization."""
+    build: Callable[..., None] = DistributedDataParallel.__init__
+    forward: Callable[..., Any] = DistributedDataParallel.forward
+
+    @functools.wraps(build)
+    def init(self: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
+        with turns.away():
+            build(self, *args, **kwargs)
+        turns.built(self)
+
+    @functools.wraps(forward)
+    def noted(self: DistributedDataParallel, *args: Any, **kwargs: Any) -> Any:
+        turns.forward(self)
+        return forward(self, *args, **kwargs)
+
+    DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
+    DistributedDataParallel.forward = noted  # type: ignore[method-assign]
+
+
+def _patch_join(turns: JobTurns) -> None:
+    """Inside of `Join`, workers take different numbers of steps."""
+    enter: Callable[..., Any] = Join.__enter__
+    leave: Callable[..., Any] = Join.__exit__
+
+    @functools.wraps(enter)
+    def begins(self: Join) -> Any:
+        turns.uneven += 1
+        return enter(self)
+
+    @functools.wraps(leave)
+    def ends(self: Join, *error: Any) -> Any:
+        try:
+            return leave(self, *error)
+        finally:
+            turns.uneven -= 1
+
+    Join.__enter__ = begins  # type: ignore[method-assign]
+    Join.__exit__ = ends  # type: ignore[method-assign]
+
+
+def _patch_work(turns: JobTurns) -> None:
+    """`Work.wait`, by which all collectives of torch's Python side wait, blocking ones as well."""
+    work = torch._C._distributed_c10d.Work
+    whole: Callable[..., Any] = work.wait
+
+    @functools.wraps(whole)
+    def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return turns.wait_collective(lambda: whole(self, *args, **kwargs), self.is_completed)
+
+    work.wait = wait  # type: ignore[method-assign]
+
+
+def _patch_wait_tensor(turns: JobTurns) -> None:
+    whole: Callable[[torch.Tensor], torch.Tensor] = _functional_collectives.wait_tensor
+
+    @functools.wraps(whole)
+    def wait_tensor(tensor: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return whole(tensor)
+        return turns.wait_collective(lambda: whole(tensor), lambda: False)  # type: ignore[no-any-return]
+
+    _functional_collectives.wait_tensor = wait_tensor
+
+
+def _patch_loader(turns: JobTurns) -> None:
+    """A DataLoader with workers waits for its next batch."""
+    loader: Any = dataloader._MultiProcessingDataLoaderIter
+    whole: Callable[..., Any] = loader._try_get_data
+
+    @functools.wraps(whole)
+    def get(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not turns.can_wait:
+            return whole(self, *args, **kwargs)
+        found = whole(self, 0.0)
+        if found[0]:
+            return found
+        with turns.away():
+            return whole(self, *args, **kwargs)
+
+    loader._try_get_data = get
+
+
+def _patch_sleep(turns: JobTurns) -> None:
+    whole = time.sleep
+
+    @functools.wraps(whole)
+    def sleep(seconds: float, /) -> None:
+        if seconds < SHORTEST_SLEEP_SECONDS or not turns.can_wait:
+            whole(seconds)
+        else:
+            with turns.away():
+                whole(seconds)
+
+    time.sleep = sleep  # type: ignore[assignment]
