@@ -35,6 +35,7 @@ from motet.schedule.order import Order
 from motet.schedule.replanner import Replanner
 from motet.torch_versions import check
 from motet.workers import Workers
+from motet.workers.sockets import make_room
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ def _run(
         try:
             aggregates = aggregation(workers)
             source = make_source(workers)
+            at_once = config.at_once if isinstance(config.at_once, int) else len(source.names)
+            make_room(min(at_once, max(1, len(source.names))), workers.num_workers)
         except UsageError:
             orderly = True
             raise

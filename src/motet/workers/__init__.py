@@ -5,6 +5,7 @@ From bottom to top::
     devices                   which device this worker computes on, which backends join the workers
     deadlock                  do the workers wait for each other in a cycle? (pure)
     meeting                   the store at which they meet, where no launcher keeps one
+    sockets                   how many a worker needs, and room for them
     watch                     where this worker stands, told to the others; who notices that nobody can go on
     group                     the process group, the lanes, waits that can end
     messages                  what they report to each other in an agreement (pure)

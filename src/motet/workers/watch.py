@@ -30,6 +30,7 @@ from torch._C._distributed_c10d import Store
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 from motet.run_dir import opener
 from motet.workers.deadlock import Position, WaitsFor, describe, find_cycle, find_divergence
+from motet.workers.sockets import seconds_between_looks
 from motet.workers.stack import position_text
 
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class Watch:
         self._certainty_seconds = certainty_seconds
         self._main = threading.main_thread().ident
         self._closing = threading.Event()
+        self._between_looks = 0.9 * seconds_between_looks(num_workers)
         self._gave_up = (0.0, 0)  # when, and in which epoch
         self._state: mmap.mmap | None = None
         self._store = store
@@ -249,7 +251,7 @@ class Watch:
         return answers[-1]
 
     def _run(self) -> None:
-        epoch, looked = self._epoch, time.monotonic()
+        epoch, looked, compared = self._epoch, time.monotonic(), 0.0
         while not self._closing.wait(1.0):
             moves, now = self._num_moves(), time.monotonic()
             stood = self._still_seconds + min(now - looked, LONGEST_LOOK_SECONDS)
@@ -257,7 +259,11 @@ class Watch:
             epoch, looked, still = moves, now, now - self._since
             if still < self._suspicion_seconds or self.error is not None:
                 self._seen.clear()
+                compared = 0.0
                 continue
+            if now - compared < self._between_looks:
+                continue
+            compared = now
             try:
                 self._compare(still)
             except Exception as error:  # the store's host has gone: nobody is left to compare with
