@@ -15,12 +15,12 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     intercept                 what reaches into torch's own code: patches, DDP, groups, a job's end (together)
     checkpoints.coordinator   when jobs are saved
     checkpoints.transfer      checkpoints between hosts that share no disk
-    checkpoints.gang          what checkpoints ask of whoever saves together
     same_files                who writes which file, and whether another job has written it (together)
     coroutines                a job as a greenlet, whose turns begin and end where its run says (together)
     gradients                 how gradients are sent while others compute (together)
     output                    where each job's lines go (together)
     isolation                 what each job must find as it left it (together)
+    checkpoints.gang          what checkpoints ask of whoever saves together
     workers                   this worker among the others: groups, agreement, who waits for whom
     observe                   progress, trace, report
     checkpoints               save and restore a job, atomically; what a later start of a run goes on from

@@ -10,6 +10,7 @@ from typing import Any
 from motet.processes.costs import Costing
 from motet.processes.ends import End, Verdict, judge
 from motet.processes.exchange import Exchange
+from motet.processes.messages import STOP_NOW
 from motet.schedule.order import Order
 from motet.tracebacks import short_form
 
@@ -29,6 +30,7 @@ class _Running:
     ends: dict[int, End] = field(default_factory=dict)
     first_end_at: float = 0.0
     told_to_end: bool = False
+    doomed: str | None = None
 
 
 class Decider:
@@ -88,6 +90,11 @@ class Decider:
                 self._finish_if_over()
         elif what == "stalled":
             self._end(message["name"])
+        elif what == "doomed" and message["name"] in self._running:
+            self._running[message["name"]].doomed = message["why"]
+            self._end(message["name"])
+            if message["all"]:
+                self.heard({"what": "asked to stop", "from": worker, "wish": STOP_NOW})
 
     def look(self) -> None:
         """Decide what time decides: whether a failed job's other processes are still to be waited for."""
@@ -144,6 +151,8 @@ class Decider:
         self._free.append(job.seat)
         self._costing.ended(job.name)
         verdict = judge(job.ends, stopping=bool(self._stop))
+        if job.doomed is not None and verdict.status != "finished":
+            verdict = Verdict("failed", verdict.turns, job.doomed)
         if verdict.alone:
             self._charge(job.name, verdict)
             if job.attempt < self._tries(job.name):

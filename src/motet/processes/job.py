@@ -33,10 +33,12 @@ from motet.jobs import Job, JobExit, JobSpec, Script
 from motet.jobs.outcome import JobStopped
 from motet.jobs.surroundings import JobSurroundings
 from motet.processes import waits
+from motet.processes.files import ToldLedger
 from motet.processes.messages import GO_ON, PRUNE, STOP_NOW, Channel, Ended, Start
 from motet.processes.peers import Council, Peers
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import JobTurns
+from motet.same_files import SameFiles
 from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
 
@@ -111,12 +113,16 @@ class JobProcess:
         self._saving.start = f"{start.start}_{start.attempt}"
         self._saving.attach(self)
         handle.set_current(self.handle)
+        files = self._files = SameFiles(peers, "warn", _path(start.run_dir), _no_notice, ToldLedger(self._channel.send))
+        files.events.of_job(self.name)  # its threads are its own, all of them
         self.turns.begin()
         waits.patch(self.turns)
-        try:
-            ended = self._ended()
-        finally:
-            self.turns.end()
+        with files.watching():
+            try:
+                ended = self._ended()
+            finally:
+                self.turns.end()
+                files.turn_ended(self.name)
         self._close()
         self._channel.send("ended", **_fields(ended))
         return 0 if ended.error is None else FAILED_STATUS
@@ -203,6 +209,8 @@ class JobProcess:
         assert self._council is not None
         self._saving.poll()
         models = self.turns.models
+        self._files.turn_ended(self.name)
+        self._files.turn_begins(self.name)
         self._finite.synced(self.name, self.num_synced, models)
         decision = None if self.turns.uneven else self._council.consult(self.turns.num_even)
         if self._start.on_nan != "ignore":
@@ -307,6 +315,10 @@ def _plain(value: object) -> object:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
+
+
+def _no_notice(job: str | None, text: str) -> None:
+    """Say nothing: the worker does, which hears of all jobs."""
 
 
 def _nothing() -> None:

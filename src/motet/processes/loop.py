@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from motet.config import OnSameFile
 from motet.divergence import GRADIENTS
 from motet.errors import WorkerFailedError, WorkerLostError
 from motet.events import (
@@ -35,6 +36,7 @@ from motet.pipeline.ledger import RunLedger
 from motet.pipeline.observers import Observers
 from motet.processes.decider import Decider
 from motet.processes.exchange import Exchange
+from motet.processes.files import SharedFiles
 from motet.processes.local import LocalJob, LocalJobs, result_of
 from motet.processes.messages import GO_ON, STOP, STOP_NOW, Start
 from motet.processes.timeline import Timeline
@@ -86,6 +88,7 @@ class WorkerLoop:
         interruption: Interruption,
         keep_result: Callable[[str, JobResult], None],
         timeout_seconds: float,
+        on_same_file: OnSameFile,
     ) -> None:
         self._jobs = {job.name: job for job in jobs}
         self._exchange = exchange
@@ -102,6 +105,8 @@ class WorkerLoop:
         self._observe, self._notify = self._observers.observe, self._observers.notify
         self._ledger = RunLedger()
         self._timeline = Timeline(self._ledger, self._observe)
+        self._on_same_file = on_same_file
+        self._files = SharedFiles(on_same_file, self._notify, self._doom)
         self._finite = Watch(self._observe, self._notify)
         self._unseen = Unseen(table, wake, local.pid_of)
         self._expected: dict[str, int | None] = {job.name: job.turns for job in jobs}
@@ -176,7 +181,7 @@ class WorkerLoop:
 
     def _obey(self, message: Mapping[str, Any]) -> None:
         what = message["what"]
-        if what in ("gone", "costs", "stalled", "asked to stop"):
+        if what in ("gone", "costs", "stalled", "doomed", "asked to stop"):
             assert self._decider is not None
             self._decider.heard(message)
         elif what == "start":
@@ -241,8 +246,14 @@ class WorkerLoop:
             self._observe(ParametersSet(time=now, job=job.name, values=word["values"]))
         elif what == "notice":
             self._notify(job.name, word["text"])
+        elif what == "file":
+            self._files.heard(job.name, word)
         elif what == "diverged":
             self._finite.told(job.name, GRADIENTS, word["turn"], word["value"])
+
+    def _doom(self, name: str, why: str) -> None:
+        text = f"job '{name}' {why}; it was ended, as --on-same-file {self._on_same_file} asks"
+        self._exchange.tell_0("doomed", name=name, why=text, all=self._on_same_file == "error")
 
     def _gone(self, job: LocalJob) -> None:
         """A job's process has ended on this worker: tell worker 0 how."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,6 +40,7 @@ class Start:
     turns: int | None
     cwd: str | None
     env: Mapping[str, str] | None
+    run_dir: str | None
     job_dir: str | None
     checkpoints: str | None
     seed: int | None
@@ -77,10 +79,11 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._unread = b""
+        self._lock = threading.Lock()
 
     def send(self, what: str, **fields: Any) -> None:
         """Send a message; a worker that has gone harms nobody: this process ends with it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._lock:
             self._socket.sendall(json.dumps({"what": what, **fields}).encode() + b"\n")
 
     def received(self) -> Iterator[dict[str, Any]]:

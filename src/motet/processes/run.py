@@ -105,6 +105,7 @@ def run_in_processes(
                 turns=job.turns,
                 cwd=job.cwd,
                 env=job.env,
+                run_dir=None if run_dir is None else str(run_dir.path),
                 job_dir=None if folder is None else str(folder),
                 checkpoints=None if run_dir is None else str(run_dir.checkpoints_dir),
                 seed=config.seed,
@@ -144,6 +145,7 @@ def run_in_processes(
             Interruption(config.stop_after_seconds),
             lambda name, result: _keep(run_dir, worker, name, result, tell),
             config.timeout_seconds,
+            config.on_same_file,
         )
         if run_dir is not None:
             run_dir.write_state(worker, "running jobs")

@@ -8,6 +8,7 @@ the job uses no processor (`motet.processes.unseen`).
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import dataloader
 
 from motet.processes.turns import JobTurns
+from motet.same_files import about_to_write
 
 SHORTEST_SLEEP_SECONDS = 0.001
 
@@ -37,6 +39,7 @@ def patch(turns: JobTurns) -> None:
     _patch_wait_tensor(turns)
     _patch_loader(turns)
     _patch_sleep(turns)
+    _patch_save()
 
 
 def _patch(where: Any, name: str, turns: JobTurns) -> None:
@@ -142,6 +145,19 @@ def _patch_loader(turns: JobTurns) -> None:
             return whole(self, *args, **kwargs)
 
     loader._try_get_data = get
+
+
+def _patch_save() -> None:
+    """`torch.save` writes past Python, so that no event tells of the file."""
+    whole: Callable[..., None] = torch.save
+
+    @functools.wraps(whole)
+    def save(obj: object, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(f, (str, os.PathLike)):
+            about_to_write(f)
+        whole(obj, f, *args, **kwargs)
+
+    torch.save = save
 
 
 def _patch_sleep(turns: JobTurns) -> None:

@@ -56,6 +56,11 @@ class FileEvents:
         self._main = threading.get_ident()
         self._threads: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
         self._due = False
+        self._whole: str | None = None
+
+    def of_job(self, job: str) -> None:
+        """From now on all that happens in this process is ``job``'s, on whichever thread."""
+        self._whole = job
 
     def listen(self) -> None:
         """Begin to listen. One at a time in a process."""
@@ -100,6 +105,8 @@ class FileEvents:
 
     def job(self) -> str | None:
         """Return the job whose code runs on this thread, None for anybody else's."""
+        if self._whole is not None:
+            return self._whole
         if threading.get_ident() == self._main:
             return self._running()
         thread = threading._active.get(threading.get_ident())  # type: ignore[attr-defined]  # asks without making one

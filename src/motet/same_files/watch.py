@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from motet.checkpoints.gang import Gang
 from motet.config import OnSameFile
 from motet.errors import SameFileError
 from motet.handle import running_job
@@ -27,7 +28,6 @@ from motet.same_files.ledger import Clash, Ledger
 from motet.same_files.libraries import Libraries
 from motet.same_files.outputs import ToldOutputs
 from motet.same_files.paths import Places
-from motet.workers import Workers
 from motet.workers.agreement import Agreements
 from motet.workers.messages import FilesReport
 
@@ -78,17 +78,18 @@ class SameFiles:
 
     def __init__(
         self,
-        workers: Workers,
+        workers: Gang,
         on_same_file: OnSameFile,
         run_dir: Path | None,
         notice: Callable[[str | None, str], None],
+        ledger: Ledger | None = None,
     ) -> None:
         self._workers = workers
         self._answer = on_same_file
         self._places = Places(run_dir)
         self._notice = notice
         self._lock = threading.RLock()
-        self._ledger = Ledger()
+        self._ledger = ledger or Ledger()
         self._outputs = ToldOutputs()
         self._children = Children()
         self.events = FileEvents(_running, self, self._look, self._children)
@@ -262,7 +263,7 @@ class SameFiles:
         with self._lock:
             self._clashes.append(clash)
             if self._answer == "error" and self._error is None:
-                self._error = SameFileError(f"Job '{clash.job}' {_text(clash)}. {REMEDY}.")
+                self._error = SameFileError(f"Job '{clash.job}' {in_words(clash)}. {REMEDY}.")
         if self._error is not None and not too_late:
             raise self._error  # in the job, before anything is lost
 
@@ -277,7 +278,7 @@ class SameFiles:
         if not new:
             return
         self._pairs |= new
-        text = _text(replace(clash, others=tuple(other for other in clash.others if {clash.job, other} in new)))
+        text = in_words(replace(clash, others=tuple(other for other in clash.others if {clash.job, other} in new)))
         if self._answer == "stop-job":
             self._doomed.setdefault(clash.job, text)
         self._notice(clash.job, f"{text}: {LOSS}. {REMEDY}.")
@@ -304,7 +305,8 @@ def _stat(path: str) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _text(clash: Clash) -> str:
+def in_words(clash: Clash) -> str:
+    """Say what happened to a file, and who has written it."""
     others, has = _several(clash.others), "has" if len(clash.others) == 1 else "have"
     return f"{clash.verb} {clash.path}, which {others} of this run {has} written"
 
