@@ -143,7 +143,7 @@ class RunConfig:
     max_job_failures: int = option(
         1,
         whole(0, 999_999),
-        "so many more tries for a job that failed on one worker alone (default: 1)",
+        "how many more tries a job gets that failed on one worker alone (default: 1)",
         metavar="N",
         of=_BEGIN_AND_RESUME,
     )
