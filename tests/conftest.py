@@ -11,7 +11,10 @@ from motet.testing import Gang
 
 # Minutes each: `make test-all` runs them, `make test` does not.
 _SLOW = (
-    "clusters/",
+    "clusters/test_hosts.py",
+    "clusters/test_kubernetes.py",
+    "clusters/test_slurm.py",
+    "clusters/test_tasks.py",
     "distributed/test_aggregation.py",
     "distributed/test_bit_identity_compiled.py",
     "distributed/test_checkpoints.py",

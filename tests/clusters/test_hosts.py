@@ -7,18 +7,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.clusters.hosts import Hosts, ended
+from tests.clusters.runs import SHORT, jobs, meeting, place_of, port, results, start
 from tests.distributed.command import FAULTY
 
 from motet.testing import Gang
 
 LONG = {"steps": 200, "pause": 0.02, "every": 10}
-SHORT = {"steps": 12, "every": 5}
 TRAIN = """
 import argparse
 import torch, torch.distributed as dist
@@ -29,38 +28,6 @@ for step in range(5):
     model(torch.randn(4, 8)).square().mean().backward()
 dist.destroy_process_group()
 """
-_port = [29400]
-
-
-@pytest.fixture
-def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
-    """Return the hosts; whatever a test has left running is ended."""
-    _port[0] += 1  # a port that another test's launcher may still hold
-    yield three_hosts
-    for process in three_hosts.processes():
-        process.kill()
-
-
-def jobs(hosts: Hosts, **loops: dict[str, Any]) -> None:
-    content = {"jobs": {name: {"call": FAULTY, "with": arguments} for name, arguments in loops.items()}}
-    (hosts.shared / "jobs.yaml").write_text(json.dumps(content))
-
-
-def meeting(nnodes: int | str = 2, *more: str, endpoint: str = "h0") -> list[str]:
-    where = f"--rdzv-endpoint={endpoint}:{_port[0]}"
-    return [f"--nnodes={nnodes}", "--nproc-per-node=1", "--rdzv-backend=c10d", where, "--rdzv-id=7", *more]
-
-
-def start(hosts: Hosts, name: str, *words: str, **options: Any) -> subprocess.Popen[str]:
-    return hosts.start(name, "motet", "run", *words, **options)
-
-
-def results(path: Path) -> dict[str, Any]:
-    return json.loads((path / "results.json").read_text())["jobs"]
-
-
-def place_of(hosts: Hosts) -> Path:
-    return hosts.shared / f"run-{_port[0]}"
 
 
 def wait_until(what: Callable[[], bool], *processes: subprocess.Popen[str], seconds: float = 150.0) -> None:
@@ -92,7 +59,7 @@ def test_two_hosts_run_together_and_one_of_them_writes(hosts: Hosts, gangs: Call
     assert [status for status, _, _ in answers] == [0, 0], answers
     assert results(place_of(hosts))["a"]["result"] == alone(gangs, 2, SHORT)
     assert [out.count("report: ") for _, out, _ in answers] == [1, 0]
-    assert f"1 of 2 hosts at h0:{_port[0]}" in answers[0][2] + answers[1][2], answers
+    assert f"1 of 2 hosts at h0:{port[0]}" in answers[0][2] + answers[1][2], answers
     assert not list(place_of(hosts).glob("*.partial*"))
 
 
@@ -104,53 +71,11 @@ def test_another_script_on_one_host_is_refused(hosts: Hosts) -> None:
     for status, _, err in answers:
         assert (status, "/srv/train.py is another file on h1 than on h0" in err) == (2, True), answers
         assert "--allow-different" in err
-    _port[0] += 1
+    port[0] += 1
     words = ["/srv/train.py", "--each=", *meeting(), "--run-dir", str(place_of(hosts)), "--allow-different"]
     answers = [ended(process) for process in [start(hosts, name, *words) for name in ("h0", "h1")]]
     assert [status for status, _, _ in answers] == [0, 0], answers
     assert "another file on h1" in answers[1][2]
-
-
-@pytest.mark.parametrize(
-    ("case", "told"),
-    [
-        ("nobody else", "Only 1 of 2 hosts at h0"),
-        ("no such name", "there is no host of the name nowhere"),
-        ("nobody listens", "Connection refused"),
-    ],
-)
-def test_a_host_that_never_comes(hosts: Hosts, case: str, told: str) -> None:
-    jobs(hosts, a=SHORT)
-    endpoint = "nowhere" if case == "no such name" else "h0"
-    words = [*meeting(2, "--rdzv-conf=join_timeout=3", endpoint=endpoint), "--run-dir", str(place_of(hosts))]
-    status, out, err = ended(start(hosts, "h0" if case == "nobody else" else "h1", "jobs.yaml", *words))
-    assert (status, told in err) == (4, True), (out, err)
-    assert "Traceback" not in err
-    assert "until" in err
-
-
-def test_another_rdzv_id_is_named(hosts: Hosts) -> None:
-    jobs(hosts, a=SHORT)
-    words = ["jobs.yaml", *meeting(2, "--rdzv-conf=join_timeout=30"), "--run-dir", str(place_of(hosts))]
-    first = start(hosts, "h0", *words)
-    status, _, err = ended(start(hosts, "h1", *[word.replace("--rdzv-id=7", "--rdzv-id=8") for word in words]))
-    assert (status, "h1 came with --rdzv-id 8" in err) == (4, True), err
-    first.send_signal(signal.SIGTERM)
-    status, _, err = ended(first)
-    assert (status, "stopped by SIGTERM" in err) == (3, True), err
-
-
-@pytest.mark.parametrize(
-    ("interface", "told"), [("lo", "is GLOO_SOCKET_IFNAME right"), ("eth9", "GLOO_SOCKET_IFNAME is eth9 on h1")]
-)
-def test_a_wrong_interface_is_named(hosts: Hosts, interface: str, told: str) -> None:
-    jobs(hosts, a=SHORT)
-    words = ["jobs.yaml", *meeting(2, "--rdzv-conf=join_timeout=25"), "--run-dir", str(place_of(hosts))]
-    first = start(hosts, "h0", *words)
-    status, _, err = ended(start(hosts, "h1", *words, variables={"GLOO_SOCKET_IFNAME": interface}))
-    assert (status in (2, 4), told in err) == (True, True), err
-    status, _, err = ended(first)
-    assert status == 4, err
 
 
 def test_a_host_is_rebooted_and_repeats_its_command(hosts: Hosts, gangs: Callable[[int], Gang]) -> None:
