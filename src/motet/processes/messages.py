@@ -22,8 +22,9 @@ class Start:
     """What a job's process is told when it begins.
 
     ``attempt`` counts the processes that this job has had in this run on each worker alike. ``table``, ``wake``,
-    ``channel``: open files (`motet.processes.turn_table`, `Channel`). ``spec`` is the job as data, None for a callable
-    that the parent holds under the job's name. ``prefix`` parts the store of the gang.
+    ``channel``: open files (`motet.processes.turn_table`, `Channel`). ``environment``: what torchrun would have set
+    and has not. ``spec`` is the job as data, None for a callable that the parent holds under the job's name.
+    ``prefix`` parts the store of the gang.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Start:
     turns: int | None
     cwd: str | None
     env: Mapping[str, str] | None
+    environment: Mapping[str, str]
     run_dir: str | None
     job_dir: str | None
     checkpoints: str | None

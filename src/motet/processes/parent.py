@@ -155,6 +155,7 @@ def _become(start: Start, passed: list[int], calls: Mapping[str, Callable[[], ob
         os.close(out)
         os.close(err)
         start = dataclasses.replace(start, channel=channel)
+        os.environ.update(start.environment)
         if start.env:
             _start_anew(start)
         for stream in (sys.stdout, sys.stderr):

@@ -76,7 +76,8 @@ def run_in_processes(
         global _num_runs
         _num_runs += 1
         prefix = f"motet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_num_runs}"
-        store = PrefixStore(prefix, _join())
+        shared, environment = _join()
+        store = PrefixStore(prefix, shared)
         peers = Peers(PrefixStore("run", store), worker, num_workers, config.timeout_seconds)
         run_dir = find_run_dir(peers, hold)
         names = [job.name for job in jobs]
@@ -105,6 +106,7 @@ def run_in_processes(
                 turns=job.turns,
                 cwd=job.cwd,
                 env=job.env,
+                environment=environment,
                 run_dir=None if run_dir is None else str(run_dir.path),
                 job_dir=None if folder is None else str(folder),
                 checkpoints=None if run_dir is None else str(run_dir.checkpoints_dir),
@@ -180,18 +182,18 @@ def _check_housing(at_once: int | None) -> None:
         raise UsageError(f"a process for each job: at most {MAX_SEATS} at once, not {at_once}; give --at-once")
 
 
-def _join() -> Store:
-    """Return the store that all workers of the gang share, with what jobs need to find it in their environment."""
+def _join() -> tuple[Store, dict[str, str]]:
+    """Return the store that all workers of the gang share, and what jobs need in their environment to find it."""
+    served = {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # by an agent, or by worker 0: not by a job
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         listener = socket.create_server((LOOPBACK, 0))
         port = listener.getsockname()[1]
         # The store owns the descriptor from here on. Left to itself it would listen on all interfaces.
         store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
         here = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": LOOPBACK}
-        os.environ.update(here, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
-        return store
+        return store, {**here, **served, "MASTER_PORT": str(port)}
     shared: Store = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))[0]
-    return shared
+    return shared, served
 
 
 def _standing(peers: Peers, folder: RunDir, names: Sequence[str], config: RunConfig) -> resuming.ResumeState:
