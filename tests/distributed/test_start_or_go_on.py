@@ -129,8 +129,9 @@ def test_a_program_goes_on_where_it_says_so(place: Place, gangs: Callable[[int],
 
     process = start("a")
     place.wait_until("ready", process)
-    process.send_signal(signal.SIGINT)
-    out, err = place.ended(process)[1:]
+    process.send_signal(signal.SIGUSR1)
+    status, out, err = place.ended(process)
+    assert (status, "stopped by SIGUSR1" in err) == (-signal.SIGINT, True), (out, err)
     assert place.jobs_of() == {"a": "stopped"}, (out, err)
     status, out, err = place.ended(start("a"))
     assert status == 0, (out, err)

@@ -68,6 +68,7 @@ def launch(
     if (notice := check()) is not None and not config.quiet:
         _say(notice)
     # torch elastic takes a while to import, and does not import everywhere.
+    from motet.launcher.agent import PASSED_ON
     from motet.launcher.options import check_torchrun_options, parse_torchrun_options
     from motet.launcher.workers import run_workers
 
@@ -120,6 +121,8 @@ def launch(
         if inline:
             show_report(directory.path)
     if outcome.stopped_by is not None:
+        if outcome.stopped_by in PASSED_ON and signal.getsignal(outcome.stopped_by) == signal.SIG_DFL:
+            raise KeyboardInterrupt(f"stopped by {outcome.stopped_by.name}")  # it would end the program without a word
         signal.raise_signal(outcome.stopped_by)  # to the program, whose own handlers are back in place
     if error is not None:
         raise error
