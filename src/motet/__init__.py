@@ -36,6 +36,11 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     confidential, errors, events, results, suggest, torch_names, tracebacks   the words that all others speak (pure)
 
 ``demo``, ``testing`` and this front door stand outside of them.
+
+Public are the names below, ``motet.errors``, ``motet.events``, ``motet.results``, ``motet.testing``,
+``motet.shaped_links``, ``motet.isolation``'s ``register``, ``unregister`` and ``registered``,
+``motet.checkpoints.DataPosition`` and ``motet.integrations.optuna.optimize``. Every other module is private, whatever
+its name: it may change without notice.
 """
 
 from __future__ import annotations
