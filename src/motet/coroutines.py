@@ -24,7 +24,7 @@ from greenlet import getcurrent, greenlet
 from motet import handle, isolation
 from motet.errors import GangError
 from motet.gradients import JobGradients
-from motet.handle import JobHandle, JobPruned
+from motet.handle import JobHandle, JobPruned, Keeper
 from motet.jobs import JobExit, Script
 from motet.jobs.outcome import JobStopped, Outcome
 from motet.trainers.metrics import Reported
@@ -33,24 +33,36 @@ from motet.trainers.metrics import Reported
 class RunningJob:
     """One job on this worker: its greenlet, its gradients, its own view of the global state.
 
-    ``turn`` counts from 1 and tells the turn that runs or runs next; ``num_synced`` the turns that synchronized.
+    ``turn`` counts from 1 and tells the turn that runs or runs next; ``num_synced`` the turns that synchronized,
+    ``num_turns`` how many it will be, if the job has said. ``prepare`` is called in the job's greenlet before its loop;
+    ``belongs_to_stop`` tells whether an error is a part of a stop.
     """
 
-    def __init__(self, name: str, call: Callable[[], object], gradients: JobGradients, job: JobHandle) -> None:
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[], object],
+        gradients: JobGradients,
+        job: JobHandle,
+        *,
+        num_turns: int | None = None,
+        prepare: Callable[[], None] = lambda: None,
+        belongs_to_stop: Callable[[str], bool] = lambda error: False,
+    ) -> None:
         self.name = name
         self.gradients = gradients
         self.handle = job
         self.reported = Reported(job.log_for_trainer, lambda: job.logs_itself)
         self.num_synced = 0
-        self.num_turns: int | None = None  # how many it will be, if the job has said
+        self.num_turns = num_turns
         self.outcome: Outcome | None = None
         self.groups: list[dist.ProcessGroup] = []
         self.optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self.compile_region = -1
         self.num_backwards = 0  # with those that did not synchronize
-        self.prepare: Callable[[], None] = lambda: None
-        self.belongs_to_stop: Callable[[str], bool] = lambda error: False  # whether an error is a part of a stop
-        self.before_end: Callable[[], None] = lambda: None  # called in the job's greenlet when its loop has returned
+        self._prepare = prepare
+        self._belongs_to_stop = belongs_to_stop
+        self._before_end: Callable[[], None] = lambda: None
         self.saved: isolation.Saved | None = None
         self.greenlet: greenlet | None = None
         self._call = call
@@ -60,14 +72,35 @@ class RunningJob:
         """The turn that runs, or runs next."""
         return self.num_synced + 1
 
+    def synchronized(self) -> None:
+        """Note that the turn has sent gradients: the next one is another turn."""
+        self.num_synced += 1
+
+    def resume_from(self, turn: int) -> None:
+        """Note that this many turns were taken before, in a run that was interrupted."""
+        self.num_synced = turn
+
+    def expect(self, turns: int) -> None:
+        """Note how many turns it will take in all."""
+        self.num_turns = turns
+
+    def counts_as(self, outcome: Outcome) -> None:
+        """Note that all workers take its end for ``outcome``."""
+        self.outcome = outcome
+
+    def attach(self, keeper: Keeper, before_end: Callable[[], None]) -> None:
+        """Let ``keeper`` answer what the loop asks to be saved; call ``before_end`` when the loop has returned."""
+        self.handle.keeper = keeper
+        self._before_end = before_end
+
     def run(self) -> None:
         """Run the loop to its end; the greenlet's body. Only a `GangError` is raised: see ``outcome``."""
         not_ours = isolation.open_runs()
         try:
-            self.prepare()
+            self._prepare()
             result = self._result()
             self.reported.flush()
-            self.before_end()
+            self._before_end()
             self.outcome = Outcome("finished", result=result)
         except JobStopped as stopped:
             self.outcome = stopped.outcome()
@@ -82,7 +115,7 @@ class RunningJob:
                 error = error.__cause__
             text = _traceback_text(error)
             self.outcome = Outcome("failed", kind=type(error).__name__, error=text)
-            if not self.belongs_to_stop(text):
+            if not self._belongs_to_stop(text):
                 _print_error(text)
         finally:
             self._call = _ended

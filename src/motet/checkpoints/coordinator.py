@@ -94,7 +94,7 @@ class Coordinator:
         self.directory = directory
         self.notice = notice
         self.lost = lost
-        self.stopping = False  # the run stops: every job that saves does so at its next save point, and ends there
+        self.stopping = False
         self.clock_seconds = 0.0  # worker 0's, as all workers have heard
         self.start = uuid.uuid4().hex  # worker 0's counts: a word for this start of the gang
         self._jobs: dict[str, JobSaver] = {}
@@ -109,8 +109,15 @@ class Coordinator:
     def attach(self, job: SavedJob) -> None:
         """Let the job's loop register what it wants to have saved."""
         saving = self._jobs[job.name] = JobSaver(self, job)
-        job.handle.keeper = saving
-        job.before_end = saving.at_end
+        job.attach(saving, before_end=saving.at_end)
+
+    def tick(self, clock_seconds: float) -> None:
+        """Take note of the time on worker 0's clock, by which jobs are due."""
+        self.clock_seconds = clock_seconds
+
+    def stop(self) -> None:
+        """From now on every job that saves does so at its next save point, and ends there."""
+        self.stopping = True
 
     def saves(self, job: str) -> bool:
         """Whether the job has registered objects, so that it can stop at a save point; the same on all workers."""
@@ -303,7 +310,7 @@ class JobSaver:
         turn = self._restore(checkpoints)
         self._checkpoints = checkpoints
         self._saved_turn, self._saved_clock = turn, saving.clock_seconds
-        job.num_synced = turn
+        job.resume_from(turn)
         self._listen()
         return turn
 
@@ -323,7 +330,7 @@ class JobSaver:
             saving.lost(error)
             raise
         report = json.loads(answer)
-        checkpoints.attempt = report["start"]
+        checkpoints.begin_attempt(report["start"])
         for problem in report["problems"]:
             saving.notice(job.name, f"passes over a checkpoint: {problem}")
         if report["found"] is None:

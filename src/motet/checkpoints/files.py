@@ -73,6 +73,10 @@ class Checkpoints:
 
     # Writing
 
+    def begin_attempt(self, attempt: str) -> None:
+        """Take the word of this start of the gang, once worker 0 has sent it."""
+        self.attempt = attempt
+
     def remove_leftovers(self) -> None:
         """Remove what an earlier start was writing or removing when it ended.
 

@@ -21,9 +21,9 @@ from torch._C._distributed_c10d import GradBucket
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.gradients.compression import Packer
+from motet.gradients.compression import Packer, may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup, completed_work
-from motet.torch_versions import MANUAL_FINALIZATION
+from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, MANUAL_FINALIZATION
 
 Hook = Callable[[Any, GradBucket], "torch.futures.Future[Tensor]"]
 CopyBack = tuple[Callable[[], None], Callable[[], None]]
@@ -82,6 +82,15 @@ class DeferredDDP:
     _rebuilt: bool = False
     _num_met: int = 0  # buckets met for the first time in this backward
     _by_address: dict[int, Bucket] = field(default_factory=dict)
+
+    def learn(self, ddp: DistributedDataParallel, *, static_graph: bool) -> None:
+        """Take note of how ``ddp``, now that it is built, treats its buckets."""
+        self.gradient_as_bucket_view = ddp.gradient_as_bucket_view
+        self.may_skip_parameters = ddp.find_unused_parameters or static_graph
+        self.batched_grad_copy = BATCHED_GRAD_COPY.there and ddp.batched_grad_copy
+        self.lazy_buckets = LAZY_BUCKETS.there and bool(ddp.lazy_bucket_allocation)
+        self.may_be_smaller = may_be_smaller(ddp.parameters())
+        weakref.finalize(ddp, self.let_go).atexit = False
 
     def before_backward(self) -> None:
         """Learn what DDP's buckets hold, if it has laid them out anew. Its reducer cannot be asked during backward."""

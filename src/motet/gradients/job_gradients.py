@@ -41,6 +41,9 @@ class JobGradients:
 
     ``depth`` counts the job's nested ``backward()`` calls; buckets are deferred only while it is above 0, because
     only then somebody ends the turn. A backward that does not come through the seam waits as under plain DDP.
+
+    ``lane``: the group on which buckets are sent; ``device_lane``: for gradients on a device, where that is another
+    one. ``aggregate`` synchronizes a bucket instead of an all-reduce; with ``compress`` they are sent as bfloat16.
     """
 
     def __init__(
@@ -50,14 +53,19 @@ class JobGradients:
         link: Link,
         on_exposed: Callable[[bool], None],
         queue: SendQueue,
-        clock: DeviceClock | None = None,
+        clock: DeviceClock,
+        lane: dist.ProcessGroup,
+        *,
+        device_lane: dist.ProcessGroup | None = None,
+        aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None,
+        compress: bool = False,
     ) -> None:
         self.job = job
-        self.device_lane: dist.ProcessGroup | None = None  # for gradients on a device, where `lane` is not
         self.depth = 0
-        self.lane: dist.ProcessGroup | None = None
-        self.aggregate: Callable[[Tensor], torch.futures.Future[Tensor]] | None = None  # instead of an all-reduce
-        self.compress = False  # gradients are sent as bfloat16
+        self.lane: dist.ProcessGroup | None = lane
+        self.device_lane = device_lane
+        self.aggregate = aggregate
+        self.compress = compress
         self.signature = 0  # runs over (job, turn, buckets); the workers compare it now and then
         self.num_ddp = 0
         self.first_backward: Moment | None = None  # when the job's first one began: until then it only started up
@@ -66,7 +74,7 @@ class JobGradients:
         self._on_exposed = on_exposed
         self._queue = queue
         self._has_device = False
-        self._clock = clock or DeviceClock()
+        self._clock = clock
         self._stream: torch.Stream | None = None  # the one that the job computes in, on a device
         self._in_flight: list[InFlightBucket] = []
         self._turn = SyncTiming()
@@ -125,6 +133,14 @@ class JobGradients:
         self._has_device = self._has_device or (ddp is not None and not all(p.is_cpu for p in ddp.parameters()))
         if self.compress and model.may_be_smaller:
             model.packer = Packer()
+
+    def enter_backward(self) -> None:
+        """Note that a ``backward()`` begins, maybe inside of another one."""
+        self.depth += 1
+
+    def leave_backward(self) -> None:
+        """Note that it is over."""
+        self.depth -= 1
 
     def before_backward(self) -> None:
         """Prepare for the outermost ``backward()``."""

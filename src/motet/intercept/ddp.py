@@ -20,13 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.coroutines import RunningJob, Turns
 from motet.errors import UnsupportedError
 from motet.gradients.buckets import DeferredDDP
-from motet.gradients.compression import may_be_smaller
 from motet.gradients.reducer_group import ReducerGroup
 from motet.intercept.buffers import BufferSync
 from motet.intercept.groups import WorldSeams
 from motet.intercept.patches import Call
 from motet.same_files import about_to_write
-from motet.torch_versions import BATCHED_GRAD_COPY, LAZY_BUCKETS, RECOMPILES_ISOLATED
+from motet.torch_versions import RECOMPILES_ISOLATED
 from motet.trainers.length import turns_expected
 from motet.workers import Workers
 from motet.workers.interruption import Interruption
@@ -80,11 +79,11 @@ class JobSeams(WorldSeams):
         if job is None:
             return original(*args, **kwargs)
         if job.gradients.depth > 0:  # reentrant checkpointing: only the outermost backward ends a turn
-            job.gradients.depth += 1
+            job.gradients.enter_backward()
             try:
                 return original(*args, **kwargs)
             finally:
-                job.gradients.depth -= 1
+                job.gradients.leave_backward()
         return self._backward(job, original, *args, **kwargs)
 
     def _deferred_backward(self, job: RunningJob, original: Call, /, *args: Any, **kwargs: Any) -> None:
@@ -92,15 +91,15 @@ class JobSeams(WorldSeams):
         gradients.before_backward()
         job.num_backwards += 1
         job.reported.look(sys._getframe())
-        gradients.depth += 1
+        gradients.enter_backward()
         try:
             original(*args, **kwargs)
         except BaseException:
-            gradients.depth -= 1
+            gradients.leave_backward()
             # Buckets that have left are still being written to; the loop may catch this and free them.
             self._drain(job)
             raise
-        gradients.depth -= 1
+        gradients.leave_backward()
         self._unblocked()
         if not gradients.in_flight:
             return
@@ -191,12 +190,7 @@ class JobSeams(WorldSeams):
                 "synchronized. Step the optimizer after backward()."
             )
         model = self._models[ddp]
-        model.gradient_as_bucket_view = ddp.gradient_as_bucket_view
-        model.may_skip_parameters = ddp.find_unused_parameters or static_graph
-        model.batched_grad_copy = BATCHED_GRAD_COPY.there and ddp.batched_grad_copy
-        model.lazy_buckets = LAZY_BUCKETS.there and bool(ddp.lazy_bucket_allocation)
-        model.may_be_smaller = may_be_smaller(ddp.parameters())
-        weakref.finalize(ddp, model.let_go).atexit = False
+        model.learn(ddp, static_graph=static_graph)
         self._worlds.outlives(ddp, group)
         job.gradients.attach(model)
         # Where gradients are views of buckets, DDP divides some and multiplies others: a hook cannot know which.

@@ -36,18 +36,17 @@ class WorldSeams(ProcessSeams):
     def __init__(
         self, turns: Turns, notice: Callable[[str, str], None], workers: Workers, interruption: Interruption
     ) -> None:
-        super().__init__(turns, notice)
-        interruption.handler_in_child = self._handler_in_child
+        super().__init__(turns, notice, alone=workers.num_workers == 1)
+        interruption.ask_for_handlers(self._handler_in_child)
         self._interruption, self._watch = interruption, workers.watch
         self._before_run = interruption.handler_before
         self._process = os.getpid()
-        self._signals.alone = workers.num_workers == 1
         self._worlds = Worlds(
             workers,
             lambda: None if turns.current is None else turns.current.name,
             lambda: turns.current is not None and turns.current.gradients.depth > 0,
         )
-        workers.watch.num_asked = lambda: self._worlds.num_asked
+        workers.watch.count_questions(lambda: self._worlds.num_asked)
         self._timeout_seconds = workers.timeout_seconds
 
     def init_process_group(self, original: Call, /, *args: Any, **kwargs: Any) -> None:

@@ -56,7 +56,7 @@ _all_signals: weakref.WeakSet[JobSignals] = weakref.WeakSet()
 class JobSignals:
     """Who handles which signal, and whose timers run. On the main thread, like all turns."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, *, alone: bool = True) -> None:
         self._turns = turns
         self._handlers: dict[tuple[str, int], Any] = {}  # by job
         self._before: dict[int, Any] = {}  # what handled a signal until a job wanted it
@@ -68,7 +68,7 @@ class JobSignals:
         self._reported: dict[str, list[int]] = {}  # what was pending at the latest agreement
         self._turn_since = 0.0
         self._retry_at = math.inf
-        self.alone = True  # this worker has no others
+        self.alone = alone  # this worker has no others
         _all_signals.add(self)
 
     def begin(self) -> None:

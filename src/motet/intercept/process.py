@@ -41,11 +41,11 @@ _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
 class ProcessSeams:
     """A part of `JobSeams`. ``notice`` tells the user something, once for each pair of arguments."""
 
-    def __init__(self, turns: Turns, notice: Callable[[str, str], None]) -> None:
+    def __init__(self, turns: Turns, notice: Callable[[str, str], None], *, alone: bool = True) -> None:
         self._turns = turns
         self._notice = notice
         self._profilers = Profilers(notice)
-        self._signals = JobSignals(turns)
+        self._signals = JobSignals(turns, alone=alone)
         self._exit_hooks = ExitHooks()
         self._children: dict[str, list[BaseProcess]] = {}  # that its own code has started, by job
         self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators

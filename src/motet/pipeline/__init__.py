@@ -3,7 +3,9 @@
 ::
 
     loop                      the loop, in phases: admit, finish a sync, take a turn, agree, conclude
+    job_table                 the jobs, and the life of one; whose turn it is
     requests                  what a job may ask of its run while it has its turn
+    waits                     where it waits for gradients, or for a device
     job_end                   all workers met the same end of a job
     observers                 who learns what happens: observers and the user
     recorder, ledger          when each turn computed and synchronized; what that makes for each job

@@ -73,7 +73,8 @@ def agree_on_end(
     if outcome.status == "failed" and agreements.stop >= STOP:
         met = short_form(outcome.error or "")
         notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({met}).")
-        job.outcome = outcome = Outcome("stopped")
+        outcome = Outcome("stopped")
+        job.counts_as(outcome)
     return outcome
 
 

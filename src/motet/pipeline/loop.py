@@ -2,12 +2,11 @@
 
 A *slot* is one step of that loop: the next job in the order, its gradients' arrival, its turn. Every decision
 (which job is next, when to agree, who is admitted) is made from data that is the same on all workers, and at the same
-slot; no worker ever decides by its own clock.
+slot; no worker ever decides by its own clock. `motet.pipeline.job_table` says what becomes of a job, step by step.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,13 +16,11 @@ from pathlib import Path
 from motet.checkpoints.coordinator import Coordinator, RecoveryPolicy
 from motet.config import RunConfig
 from motet.coroutines import RunningJob, Turns
-from motet.errors import GangError
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
 from motet.gradients import JobGradients
 from motet.gradients.aggregation.choose import Aggregation
 from motet.gradients.nonfinite import Watch, error_for
 from motet.gradients.send_queue import SendQueue, short_switch_interval
-from motet.gradients.transfer import InFlightBucket
 from motet.intercept.buffers import BufferSync
 from motet.intercept.ddp import JobSeams
 from motet.intercept.patches import installed
@@ -33,18 +30,18 @@ from motet.jobs.parameters import parameters_of
 from motet.jobs.source import JobSource
 from motet.memory.admission import AdmissionControl
 from motet.memory.offload import Transfers
-from motet.pipeline.job_end import BYPASSES, NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
+from motet.pipeline.job_end import NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
+from motet.pipeline.job_table import JobTable
 from motet.pipeline.ledger import RunLedger
 from motet.pipeline.observers import Observers
 from motet.pipeline.recorder import Recorder
 from motet.pipeline.requests import JobRequests
+from motet.pipeline.waits import Waits
 from motet.results import Results
 from motet.same_files import SameFiles
-from motet.schedule.order import Cursor
 from motet.schedule.replanner import Change, Replanner
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
-from motet.workers.deadlock import WaitsFor
 from motet.workers.interruption import Interruption
 from motet.workers.messages import STOP, STOP_NOW
 
@@ -76,7 +73,8 @@ class Pipeline:
         self._planning = planning
         self._config = config
         self._aggregation = aggregation
-        self._cursor = Cursor(planning.order)
+        self._jobs = JobTable(source, planning.order)
+        self._live = self._jobs.live
         self._queue = SendQueue(planning.order)
         self._workers = workers
         self._watch = workers.watch
@@ -87,29 +85,24 @@ class Pipeline:
         self._notify_user = notify_user
         self._safety = safety or RecoveryPolicy()
         self._interruption = Interruption(config.stop_after_seconds)
-        workers.interrupted = self._interruption.hopeless
-        workers.watch.check_signals = self._interruption.check_signals
-        workers.watch.stops = lambda: self._interruption.signal_name is not None
+        interruption = self._interruption
+        workers.heed(interruption.hopeless, interruption.check_signals, lambda: interruption.signal_name is not None)
         self._turns = Turns()
         self._observers = Observers(observers, notify_user, self._turns.settle)
         self._observe, self._notify = self._observers.observe, self._observers.notify
         self._ledger = RunLedger()
-        self._recorder = Recorder(self._ledger, planning, self._observe, self._wait_device)
-        self._last_synced = ("", 0)
+        self._waits = waits = Waits(workers, self._turns, self._notify)
+        self._recorder = Recorder(self._ledger, planning, self._observe, waits.for_device)
         self._buffers = BufferSync(workers, blocking=config.buffers == "blocking")
-        calls = (self._finish_sync, self._drain, self._notify, self._unblocked)
+        calls = (self._finish_sync, waits.drain, self._notify, waits.unblocked)
         self._seams = JobSeams(self._turns, self._buffers, *calls, workers, self._interruption)
         self._admission = AdmissionControl(
             workers, config, transfers, self._recorder.clock, self._seams, self._observe, self._notify
         )
-        self._spec: Job | None = None  # the next job, for which there is no room yet
-        self._live: dict[str, RunningJob] = {}
         self._finite = Watch(self._observe, self._notify)
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notify, self._finite)
-        self._gang_error: GangError | None = None
-        self._to_raise: dict[str, BaseException] = {}
         self._files = SameFiles(workers, config.on_same_file, self._safety.run_dir, self._notify)
-        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, self._lost, self._safety.disks)
+        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, waits.lost, self._safety.disks)
         self._slot = 0
         self._begin = time.perf_counter()
 
@@ -122,7 +115,7 @@ class Pipeline:
                 worker=self._workers.worker,
                 num_workers=self._workers.num_workers,
                 jobs=tuple(self._source.names),
-                order=self._cursor.order.turns,
+                order=self._jobs.order.turns,
             )
         )
         with installed(self._seams), self._interruption.listening(), short_switch_interval(), self._files.watching():
@@ -149,33 +142,50 @@ class Pipeline:
         )
 
     def _take_slot(self) -> None:
-        """One step: finish the next job's synchronization, let it compute, settle what all must know."""
-        job = self._live[self._cursor.next(self._live)]
+        """One step, in phases. All but computing is the same on all workers."""
+        job = self._jobs.next()
         self._slot += 1
         self._finish_sync(job)
-        to_raise = self._to_raise.pop(job.name, None)
-        self._take_turn(job, throw=to_raise)
-        if isinstance(to_raise, JobStopped) and job.outcome is None:
-            job.abandon(to_raise.outcome())  # the loop has swallowed it
+        self._compute(job)
         self._recorder.slot_over(self._slot)
         if self._admission.should_recheck(job):
             self._admit()
         if job.outcome is not None:
-            self._turns.settle()
-            self._conclude(job)
-            self._admit()
-            self._follow(self._planning.ended(job.name, self._num_synced()))
-            self._receive_costs()  # what was told before it ended, and not of those that are asked for next
+            self._conclude_and_replace(job)
+        self._agree(job)
+        self._saving.tick(self._agreements.clock_seconds)
+        self._saving.poll()
+        self._stop_if_asked()
+
+    def _compute(self, job: RunningJob) -> None:
+        """Let the job take its turn; raise inside of it what has come up since its last one."""
+        to_raise = self._jobs.take_error(job.name)
+        self._take_turn(job, throw=to_raise)
+        if isinstance(to_raise, JobStopped) and job.outcome is None:
+            job.abandon(to_raise.outcome())  # the loop has swallowed it
+
+    def _conclude_and_replace(self, job: RunningJob) -> None:
+        """Conclude a job that has ended, and begin those for which there is room now."""
+        self._turns.settle()
+        self._conclude(job)
+        self._admit()
+        self._follow(self._planning.ended(job.name, self._jobs.num_synced()))
+        self._receive_costs()  # what was reported before it ended, and not of those that are asked for next
+
+    def _agree(self, job: RunningJob) -> None:
+        """Begin an agreement of all workers if one is due after this turn, and do as the one under way says."""
         at_once = self._planning.first_known(self._live)
         if at_once or (self._agreements.due(self._slot) and self._live):
             self._begin_agreement(at_once, job)
         if self._agreements.ripe(self._slot):
             self._agreements.settle()
         self._receive_costs()
-        self._to_raise.update(self._files.to_stop(self._agreements, self._source.names))
+        for name, error in self._files.to_stop(self._agreements, self._source.names).items():
+            self._jobs.raise_in(name, error)
         self._seams.receive_signals(self._agreements, self._source.names)
-        self._saving.clock_seconds = self._agreements.clock_seconds
-        self._saving.poll()
+
+    def _stop_if_asked(self) -> None:
+        """Stop the run, if all workers have agreed to: at once, or each job that saves at its next save point."""
         if self._agreements.stop == STOP_NOW or self._planning.over(self._slot):
             self._begin_stop()
             self._stop_at_once(tuple(self._live))
@@ -187,39 +197,52 @@ class Pipeline:
         """Start waiting jobs while there is room. Collective: each takes a lane."""
         # A search must not choose a trial that would then wait: what is learned meanwhile would not count.
         self._turns.settle()
-        while self._admission.might_admit(self._live) and (spec := self._spec or self._source.next_job()) is not None:
-            self._spec = spec
+        while self._admission.might_admit(self._live) and (spec := self._jobs.candidate()) is not None:
             if not self._admission.can_admit(self._live):
                 return
-            self._spec = None
-            self._follow(self._planning.joined(spec.name, self._live))
-            self._files.joined(spec)
-            recorder = self._recorder
-            gradients = JobGradients(
-                spec.name, recorder.stopwatch, recorder.link, self._exposed, self._queue, recorder.clock
-            )
-            gradients.compress = spec.compress == "bf16"
-            gradients.lane = self._workers.acquire_lane()
-            gradients.device_lane = self._workers.device_lane
-            if self._aggregation is not None:
-                gradients.aggregate = self._aggregation.lane(gradients.lane)
-            handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
-            call = self._seams.whole(spec.name, spec.call)
-            job = self._live[spec.name] = RunningJob(spec.name, call, gradients, handle)
-            job.num_turns = spec.turns
-            job.prepare = partial(self._start_job, spec)
-            job.belongs_to_stop = self._interruption.explains
-            self._saving.attach(job)
-            self._admission.admitted(job)
-            if spec.name in self._safety.starting_again:
-                self._notify(spec.name, STARTS_AGAIN)
-            self._turns.admit(job, script=spec.call if isinstance(spec.call, Script) else None)
-            self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
-            if parameters := parameters_of(spec.call):
-                handle.set_parameters(**parameters)
+            self._start(spec)
+
+    def _start(self, spec: Job) -> None:
+        """Make a job ready to take its first turn."""
+        self._follow(self._planning.joined(spec.name, self._live))
+        self._files.joined(spec)
+        handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
+        job = RunningJob(
+            spec.name,
+            self._seams.whole(spec.name, spec.call),
+            self._gradients_of(spec),
+            handle,
+            num_turns=spec.turns,
+            prepare=partial(self._start_job, spec),
+            belongs_to_stop=self._interruption.explains,
+        )
+        self._jobs.admit(job)
+        self._saving.attach(job)
+        self._admission.admitted(job)
+        if spec.name in self._safety.starting_again:
+            self._notify(spec.name, STARTS_AGAIN)
+        self._turns.admit(job, script=spec.call if isinstance(spec.call, Script) else None)
+        self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
+        if parameters := parameters_of(spec.call):
+            handle.set_parameters(**parameters)
+
+    def _gradients_of(self, spec: Job) -> JobGradients:
+        recorder, lane = self._recorder, self._workers.acquire_lane()
+        return JobGradients(
+            spec.name,
+            recorder.stopwatch,
+            recorder.link,
+            self._waits.exposed,
+            self._queue,
+            recorder.clock,
+            lane,
+            device_lane=self._workers.device_lane,
+            aggregate=None if self._aggregation is None else self._aggregation.lane(lane),
+            compress=spec.compress == "bf16",
+        )
 
     def _begin_agreement(self, at_once: bool, job: RunningJob) -> None:
-        costs = self._planning.report_costs({name: job.num_turns for name, job in self._live.items()})
+        costs = self._planning.report_costs(self._jobs.expected())
         stop, num_live = self._interruption.stop_request, len(self._live)
         after = f"job '{job.name}', turn {job.num_synced}"
         self._agreements.begin(
@@ -235,16 +258,13 @@ class Pipeline:
 
     def _receive_costs(self) -> None:
         if (reports := self._agreements.take_reports()) is not None:
-            self._follow(self._planning.receive_costs(reports, self._num_synced()))
-
-    def _num_synced(self) -> dict[str, int]:
-        return {name: job.num_synced for name, job in self._live.items()}
+            self._follow(self._planning.receive_costs(reports, self._jobs.num_synced()))
 
     def _follow(self, change: Change | None) -> None:
         """From the next slot on follow a new order. Every worker must call this at the same slot with the same one."""
         if change is None:
             return
-        self._cursor.change(change.order)
+        self._jobs.follow(change.order)
         self._queue.follow(change.order)
         self._agreements.note("/order", self._slot, zlib.crc32(str(change.order).encode()))
         self._observe(OrderChanged(time=time.perf_counter(), order=change.order.turns, reason=change.reason))
@@ -256,14 +276,14 @@ class Pipeline:
         with job.gradients.on_stream():
             self._admission.before_sync_ends(job)
         if self._turns.current is not None:  # the job waits in the middle of its turn
-            job.num_synced += 1
+            job.synchronized()
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         on_nan = self._config.on_nan
         models = self._seams.models_of(job.gradients.models_in_flight())
         with job.gradients.on_stream():
             wait_begin = self._recorder.wait_begins()
-        figures = job.gradients.wait_synced(self._waiter(job.name, job.num_synced))
-        self._last_synced = (job.name, job.num_synced)
+        figures = job.gradients.wait_synced(self._waits.for_gradients(job.name, job.num_synced))
+        self._waits.synced(job.name, job.num_synced)
         self._agreements.note(job.name, job.num_synced, job.gradients.signature)
         with job.gradients.on_stream():
             self._recorder.synced(self._slot, job.name, job.num_synced, wait_begin, figures)
@@ -274,49 +294,25 @@ class Pipeline:
         if to_raise is not None:
             if self._turns.current is not None:
                 raise to_raise
-            self._to_raise[job.name] = to_raise
-
-    def _waiter(self, job: str, turn: int) -> Callable[[InFlightBucket], None]:
-        item = WaitsFor("gradients", job, turn)
-
-        def wait(bucket: InFlightBucket) -> None:
-            try:
-                self._workers.wait(item, bucket.done, bucket.wait)
-            except GangError as error:
-                self._lost(error)
-                raise
-
-        return wait
-
-    def _lost(self, error: GangError) -> None:
-        self._gang_error = error  # the wait may be inside a job's turn, whose loop may catch it
-
-    def _wait_device(self, arrived: Callable[[], bool]) -> None:
-        """Wait until the device has done what the host is too far ahead of, or what is to be told of."""
-        try:
-            self._workers.wait_arrived(WaitsFor("gradients", *self._last_synced), arrived)
-        except GangError as error:
-            self._lost(error)
-            raise
+            self._jobs.raise_in(job.name, to_raise)
 
     def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
         turn = job.turn
         self._watch.at("computing", job.name, turn)
         with job.gradients.on_stream():
-            self._admission.before_turn(job, self._next)
+            self._admission.before_turn(job, self._jobs.following)
             start = self._recorder.turn_begins()
         self._files.turn_begins(job.name)
         self._turns.take(job, throw=throw)
         with job.gradients.on_stream():
             over = self._recorder.turn_ends(start)
         self._watch.at("between turns")
-        if self._gang_error is not None:
-            raise self._gang_error
+        self._waits.raise_if_lost()
         self._files.turn_ended(job.name)
         ended = job.outcome is not None
         synchronizing = job.gradients.in_flight and not ended
         if synchronizing:
-            job.num_synced += 1
+            job.synchronized()
             self._watch.turn_ended(job.name, job.num_synced, job.gradients.signature)
         elif not ended:
             self._agreements.note(job.name, turn, -1)
@@ -325,18 +321,15 @@ class Pipeline:
             self._slot, job.name, turn, over, synchronizing=synchronizing, ended=ended, transfers=transfers, first=first
         )
         with job.gradients.on_stream():
-            self._admission.after_turn(job, self._next, self._live)
-
-    def _next(self) -> str | None:
-        """Return the job whose turn comes next, as far as can be said now."""
-        return copy.copy(self._cursor).next(self._live) if self._live else None
+            self._admission.after_turn(job, self._jobs.following, self._live)
 
     def _conclude(self, job: RunningJob) -> None:
         """Agree with all workers that the job has ended, and give back what it held. Collective."""
-        del self._live[job.name]
-        told = (self._agreements, self._safety, self._interruption, self._notify)
-        outcome = agree_on_end(job, self._source.names.index(job.name), self._workers, *told)
-        self._drain(job)
+        self._jobs.remove(job)
+        number = self._source.names.index(job.name)
+        parts = (self._agreements, self._safety, self._interruption, self._notify)
+        outcome = agree_on_end(job, number, self._workers, *parts)
+        self._waits.drain(job)
         lane = job.gradients.lane
         job.gradients.close()
         if lane is not None:
@@ -367,17 +360,15 @@ class Pipeline:
 
     def _begin_stop(self) -> None:
         """Begin no more jobs, and let those that save checkpoints end at their next save point."""
-        self._saving.stopping = True
+        self._saving.stop()
         self._interruption.settled()
-        waiting = [] if self._spec is None else [self._spec.name]
-        self._spec = None
-        for name in (*waiting, *self._source.stop()):
+        for name in self._jobs.stop_waiting():
             self._ledger.ended(name, "stopped", 0, None, None)
 
     def _stop_at_once(self, names: Sequence[str]) -> None:
         """End these jobs in good order, at the same slot on all workers."""
         while stopped := {name: job for name, job in self._live.items() if name in names}:
-            job = stopped[self._cursor.next(stopped)]
+            job = self._jobs.next(stopped)
             self._finish_sync(job)
             for _ in range(TIMES_TO_ASK):  # a bare `except:` in a loop may swallow it; then it is asked again
                 self._take_turn(job, throw=JobStopped())
@@ -391,19 +382,3 @@ class Pipeline:
         if job.outcome is None:
             job.abandon()
         self._conclude(job)
-
-    def _drain(self, job: RunningJob) -> None:
-        """Wait for buckets that left in a turn that then failed; their memory may be freed afterwards."""
-        if not job.gradients.in_flight:
-            return
-        job.gradients.drain(self._waiter(job.name, job.turn))
-
-    def _exposed(self, bypassing: bool) -> None:
-        """A synchronization is about to block inside backward(); the watch must know, as it cannot be sliced."""
-        job = self._turns.current
-        self._watch.blocking = job is not None
-        if bypassing and job is not None:
-            self._notify(job.name, BYPASSES)
-
-    def _unblocked(self) -> None:
-        self._watch.blocking = False

@@ -51,7 +51,7 @@ class JobRequests:
 
     def _expect(self, name: str, turns: int) -> None:
         if (job := self._running(name)) is not None:
-            job.num_turns = turns
+            job.expect(turns)
             self._observe(JobStarted(time=time.perf_counter(), job=name, turns=turns))
 
     def _describe(self, name: str, values: Mapping[str, object]) -> None:

@@ -59,7 +59,7 @@ class Workers:
         self.worker = dist.get_rank()
         self.num_workers = dist.get_world_size()
         self.timeout_seconds = timeout_seconds
-        self.interrupted: Callable[[], GangError | None] = lambda: None
+        self._interrupted: Callable[[], GangError | None] = lambda: None
         self._owns_group = owns_group
         self._excepthook = excepthook
         self._store = AskedStore(store)
@@ -85,6 +85,17 @@ class Workers:
         _num_runs += 1  # the same on every worker; a later run in this group must not read what an earlier one left
         store = PrefixStore(f"motet/{_num_runs}", dist.distributed_c10d._get_default_store())
         return cls(store, owns_group, timeout_seconds, excepthook)
+
+    def heed(
+        self, hopeless: Callable[[], GangError | None], check: Callable[[], GangError | None], stops: Callable[[], bool]
+    ) -> None:
+        """Have waits end when the run is interrupted and the other workers do not come along.
+
+        ``hopeless()`` returns why; ``check()`` does so on the watch's thread, and first takes note of signals that the
+        main thread has not seen; ``stops()`` tells whether this worker was asked to stop.
+        """
+        self._interrupted = hopeless
+        self.watch.heed(check, stops)
 
     def leave(self, *, orderly: bool = True) -> None:
         """Give back all groups. After an error (``orderly=False``) nothing is waited for."""
@@ -255,7 +266,7 @@ class Workers:
     def _raise_if_hopeless(self, item: WaitsFor, waited_seconds: float) -> None:
         if self.watch.error is not None:
             raise self.watch.error
-        if (interruption := self.interrupted()) is not None:
+        if (interruption := self._interrupted()) is not None:
             raise interruption
         if waited_seconds > self.timeout_seconds:
             raise SyncTimeoutError(

@@ -44,12 +44,16 @@ class Interruption:
     def __init__(self, stop_after_seconds: float | None = None) -> None:
         self.signal_name: str | None = None
         self.agreed = False  # the workers have settled that they stop
-        self.handler_in_child: Callable[[int], Any] = self.handler_before  # what a process finds that is forked now
+        self._handler_in_child: Callable[[int], Any] = self.handler_before  # what a process finds that is forked now
         self._before: dict[int, Any] = {}
         self._since = 0.0
         self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
         self._heard: set[int] = set()  # signals of which only `check_signals` has taken note
         self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
+
+    def ask_for_handlers(self, handler_in_child: Callable[[int], Any]) -> None:
+        """From now on give a process that is forked the handlers of signals that ``handler_in_child`` returns."""
+        self._handler_in_child = handler_in_child
 
     @property
     def requested(self) -> bool:
@@ -147,7 +151,7 @@ class Interruption:
         signal.set_wakeup_fd(-1)  # what it writes there, the parent would take for its own signals
         if not _called_from(_LOADERS):
             for number in self._before:
-                handler = self.handler_in_child(number)
+                handler = self._handler_in_child(number)
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

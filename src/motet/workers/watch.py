@@ -96,9 +96,9 @@ class Watch:
         self._state: mmap.mmap | None = None
         self._store = store
         self._threads: list[threading.Thread] = []
-        self.check_signals: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
-        self.stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
-        self.num_asked: Callable[[], int] = lambda: 0  # how often loops have asked for torch's process groups
+        self._check_signals: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
+        self._stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
+        self._ask_num_asked: Callable[[], int] = lambda: 0  # how often loops have asked for torch's process groups
         self._num_asked = 0
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
@@ -117,6 +117,18 @@ class Watch:
             empty.write(b"\n" * STATE_BYTES)
         with path.open("r+b") as file:
             self._state = mmap.mmap(file.fileno(), STATE_BYTES)
+
+    def heed(self, check_signals: Callable[[], GangError | None], stops: Callable[[], bool]) -> None:
+        """From now on ask these why the run is to be given up, and whether this worker was asked to stop."""
+        self._check_signals, self._stops = check_signals, stops
+
+    def count_questions(self, num_asked: Callable[[], int]) -> None:
+        """From now on count as moves how often loops have asked for torch's process groups."""
+        self._ask_num_asked = num_asked
+
+    def block(self, blocking: bool) -> None:
+        """Note that the main thread enters a synchronization that cannot be sliced, or has left it."""
+        self.blocking = blocking
 
     def at(self, phase: str, job: str | None = None, turn: int = 0) -> None:
         """Note what the main thread does from now on."""
@@ -164,7 +176,7 @@ class Watch:
             item = WaitsFor("collective", self._job, self._turn)
         return Position(
             worker=self.worker,
-            epoch=self._epoch + self.num_asked(),
+            epoch=self._epoch + self._ask_num_asked(),
             beat=self._beat,
             job=self._job,
             turn=self._turn,
@@ -177,7 +189,7 @@ class Watch:
             history=dict(self._history),
             still_seconds=self._still_seconds,
             where="" if item is not None and item.kind != "collective" else position_text(self._main_frame()),
-            stops=self.stops(),
+            stops=self._stops(),
         )
 
     def others_stand(self) -> str:
@@ -273,7 +285,7 @@ class Watch:
 
     def _num_moves(self) -> int:
         """Return what changes whenever the main thread moves; a loop that makes collectives of its own moves, too."""
-        if (asked := self.num_asked()) != self._num_asked:
+        if (asked := self._ask_num_asked()) != self._num_asked:
             self._num_asked, self._since = asked, time.monotonic()
         return self._epoch + asked
 
@@ -290,7 +302,7 @@ class Watch:
                 if epoch == then and now - gave_up > LAST_SECONDS:
                     self._end(self.error)  # it waits in slices, but is inside the store's client
             elif self._is_blocked():
-                if (error := self.check_signals()) is not None:
+                if (error := self._check_signals()) is not None:
                     self._give_up(error)
                 elif still > self._longest([self.position()]) + LAST_SECONDS:
                     told = describe({self.worker: self.position(), **self._known})

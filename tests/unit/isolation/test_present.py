@@ -49,6 +49,17 @@ def test_between_turns_only_what_is_near_is_put_back() -> None:
     assert after == (random.random(), np.random.rand(), torch.rand(()).item())
 
 
+def test_motets_own_code_computes_as_deterministically_as_the_run_and_not_as_a_job() -> None:
+    outside = left = isolation.take_all()
+    job = outside.copy()
+    isolation.swap_in(job, left, outside)
+    torch.use_deterministic_algorithms(True)
+    left = isolation.swap_out(outside)
+    assert not torch.are_deterministic_algorithms_enabled()
+    isolation.swap_in(left, left, outside)
+    assert torch.are_deterministic_algorithms_enabled()
+
+
 def test_all_is_put_back_where_it_is_not_known_what_was_left() -> None:
     random.seed(5)
     outside = isolation.take_all()

@@ -139,6 +139,14 @@ def test_one_worker_is_asked_to_stop_and_all_do(time: Time) -> None:
     assert agreements.stop == STOP
 
 
+def test_the_clock_is_worker_0s_and_no_other(time: Time) -> None:
+    agreements, _ = made(of(lambda mine: replace(mine, clock_seconds=mine.clock_seconds + 50.0)))
+    time.now += 3.0
+    agreements.begin(8, stop=GO_ON, num_live=1)
+    agreements.settle()
+    assert agreements.clock_seconds == 3.0
+
+
 def test_a_stop_that_cannot_wait_any_longer_is_not_taken_back(time: Time) -> None:
     agreements, _ = made()
     go_through(agreements, range(1, 12), time, seconds=0.01, stop=STOP_NOW)
