@@ -313,10 +313,10 @@ class Progress:
             guess = estimate(account.jobs, account.network_seconds)
             training = max(seconds - account.startup_seconds, 1e-9)
             parts.append(f"efficiency {min(1.0, guess.bound_seconds / training):.2f}")
-            travelling = sum(sums.sync_seconds for sums in account.jobs.values())
-            if travelling > 0:
+            in_flight = sum(sums.sync_seconds for sums in account.jobs.values())
+            if in_flight > 0:
                 hidden = sum(sums.hidden_seconds for sums in account.jobs.values())
-                parts.append(f"sync hidden {share_text(min(1.0, hidden / travelling))}")
+                parts.append(f"sync hidden {share_text(min(1.0, hidden / in_flight))}")
             parts.append(f"compute{busy} {share_text(min(1.0, account.compute_seconds / training))}")
             parts.append(f"network{busy} {share_text(min(1.0, account.network_seconds / training))}")
         return " · ".join(parts)

@@ -55,7 +55,7 @@ class Change:
 class SyncSample:
     """One turn's synchronization as one worker saw it.
 
-    travel_seconds: from the first bucket's leaving to the last one's arrival; link_seconds: its share of the time
+    in_flight_seconds: from the first bucket's leaving to the last one's arrival; link_seconds: its share of the time
     during which anything was in flight (`motet.timing.clocks.Link`); launches: when each bucket left, and its bytes.
     """
 
