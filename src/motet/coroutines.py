@@ -24,7 +24,7 @@ from greenlet import getcurrent, greenlet
 from motet import handle, isolation
 from motet.errors import GangError
 from motet.gradients import JobGradients
-from motet.handle import JobHandle, JobPruned, Keeper
+from motet.handle import JobHandle, JobPruned
 from motet.jobs import JobExit, Script
 from motet.jobs.outcome import JobStopped, Outcome
 from motet.trainers.metrics import Reported
@@ -62,7 +62,7 @@ class RunningJob:
         self.num_backwards = 0  # with those that did not synchronize
         self._prepare = prepare
         self._belongs_to_stop = belongs_to_stop
-        self._before_end: Callable[[], None] = lambda: None
+        self.before_end: Callable[[], None] = lambda: None
         self.saved: isolation.Saved | None = None
         self.greenlet: greenlet | None = None
         self._call = call
@@ -76,10 +76,6 @@ class RunningJob:
         """Note that the turn has sent gradients: the next one is another turn."""
         self.num_synced += 1
 
-    def resume_from(self, turn: int) -> None:
-        """Note that this many turns were taken before, in a run that was interrupted."""
-        self.num_synced = turn
-
     def expect(self, turns: int) -> None:
         """Note how many turns it will take in all."""
         self.num_turns = turns
@@ -88,11 +84,6 @@ class RunningJob:
         """Note that all workers take its end for ``outcome``."""
         self.outcome = outcome
 
-    def attach(self, keeper: Keeper, before_end: Callable[[], None]) -> None:
-        """Let ``keeper`` answer what the loop asks to be saved; call ``before_end`` when the loop has returned."""
-        self.handle.keeper = keeper
-        self._before_end = before_end
-
     def run(self) -> None:
         """Run the loop to its end; the greenlet's body. Only a `GangError` is raised: see ``outcome``."""
         not_ours = isolation.open_runs()
@@ -100,7 +91,7 @@ class RunningJob:
             self._prepare()
             result = self._result()
             self.reported.flush()
-            self._before_end()
+            self.before_end()
             self.outcome = Outcome("finished", result=result)
         except JobStopped as stopped:
             self.outcome = stopped.outcome()

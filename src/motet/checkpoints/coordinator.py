@@ -109,7 +109,8 @@ class Coordinator:
     def attach(self, job: SavedJob) -> None:
         """Let the job's loop register what it wants to have saved."""
         saving = self._jobs[job.name] = JobSaver(self, job)
-        job.attach(saving, before_end=saving.at_end)
+        job.handle.keeper = saving
+        job.before_end = saving.at_end
 
     def tick(self, clock_seconds: float) -> None:
         """Take note of the time on worker 0's clock, by which jobs are due."""
@@ -310,7 +311,7 @@ class JobSaver:
         turn = self._restore(checkpoints)
         self._checkpoints = checkpoints
         self._saved_turn, self._saved_clock = turn, saving.clock_seconds
-        job.resume_from(turn)
+        job.num_synced = turn
         self._listen()
         return turn
 
