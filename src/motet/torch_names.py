@@ -44,8 +44,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
         f"{_DDP}._comm_hooks",
         f"{_DDP}._ddp_init_helper(expect_sparse_gradient)",
         f"{_DDP}._register_builtin_comm_hook(comm_hook_type)",
-        f"{_DDP}.find_unused_parameters",
-        f"{_DDP}.gradient_as_bucket_view",
         f"{_DDP}.process_group",
         f"{_DDP}.reducer",
         f"{_DDP}.register_comm_hook(hook)",
@@ -72,6 +70,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     ),
     "gradients/buckets": (
         f"{_DDP}._has_rebuilt_buckets",
+        f"{_DDP}.find_unused_parameters",
+        f"{_DDP}.gradient_as_bucket_view",
         "torch._C._distributed_c10d:Reducer._get_zeros_like_grad_buckets",
         "torch._prims_common:is_non_overlapping_and_dense_or_false",
     ),
