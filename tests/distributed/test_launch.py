@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -211,11 +213,12 @@ def test_workers_that_do_not_stop_are_ended(stage: Stage, monkeypatch: pytest.Mo
     def end(told: list[list[str]]) -> None:
         stop(signal.SIGINT)
         if how == "a second signal":
+            stage.fifo.read_text()  # a worker has been asked
             stop(signal.SIGINT)
 
     outcome = stage.run(
         """
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: tell("asked"))
         tell()
         while True:
             signal.pause()
@@ -265,3 +268,13 @@ def test_options_that_start_nothing(tmp_path: Path, option: str, message: str) -
 def test_etcd_is_refused() -> None:
     with pytest.raises(UsageError, match="etcd"):
         run_workers(parse_torchrun_options(["--nnodes=2", "--rdzv-backend=etcd-v2"]), [])
+
+
+def test_a_limit_of_open_files_is_raised_or_told(tmp_path: Path) -> None:
+    script = "from motet.launcher.options import *; check_torchrun_options(parse_torchrun_options([]))"
+    told = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    command = f"ulimit {{}} 100 && {sys.executable} -c '{script}; {told}'"
+    done = subprocess.run(["sh", "-c", command.format("-Sn")], capture_output=True, text=True, check=False)
+    assert done.stdout == "256\n", done.stderr
+    done = subprocess.run(["sh", "-c", command.format("-n")], capture_output=True, text=True, check=False)
+    assert "UsageError: a process may open 100 files here" in done.stderr.replace("motet.errors.", "")

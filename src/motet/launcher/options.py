@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import uuid
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ from motet.launcher.torchrun_options import torchrun_options as torchrun_options
 from motet.launcher.torchrun_options import torchrun_parser
 
 _SECONDS = ("join_timeout", "timeout", "last_call_timeout")  # of --rdzv-conf
+
+LEAST_OPEN_FILES = 256
 
 
 def parse_torchrun_options(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,6 +48,7 @@ def on_one_machine(options: argparse.Namespace) -> bool:
 
 def check_torchrun_options(options: argparse.Namespace) -> None:
     """Raise `UsageError` on options that cannot start any worker."""
+    _allow_open_files()
     on_one_machine(options)
     try:
         num_workers = determine_local_world_size(options.nproc_per_node)
@@ -58,6 +62,21 @@ def check_torchrun_options(options: argparse.Namespace) -> None:
         raise UsageError(f"--monitor-interval must be above 0, not {options.monitor_interval}")
     if options.rdzv_backend not in {"static", "c10d"} and not on_one_machine(options):
         raise UsageError(f"--rdzv-backend must be c10d or static, not {options.rdzv_backend!r}")
+
+
+def _allow_open_files() -> None:
+    """Raise a low limit of open files, for this process and its workers; `UsageError` where nobody may.
+
+    A worker that meets the limit while its groups are made waits without a word for connections that never come.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < LEAST_OPEN_FILES:
+        if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
+            raise UsageError(
+                f"a process may open {soft} files here, and a worker needs {LEAST_OPEN_FILES} at least, more for each "
+                f"job: raise the limit (ulimit -n 4096)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (LEAST_OPEN_FILES, hard))
 
 
 def worker_spec(
