@@ -243,18 +243,18 @@ class Seat:
     def acquire(self) -> None:
         """Block until it is this job's turn; nothing to do where it is already."""
         table, seat = self._table, self._seat
-        with table._locked() as words:
-            if words[_HOLDER] != seat:
-                words[self._at + _STATE] = READY
-                if words[_HOLDER] == NOBODY and (chosen := table._next(words)) != NOBODY:
-                    table._give(words, chosen)
-                    if chosen != seat:
-                        os.eventfd_write(self._wake[chosen], 1)
-            mine = words[_HOLDER] == seat
-        while not mine:
-            os.eventfd_read(self._wake[seat])
+        while True:
             with table._locked() as words:
-                mine = words[_HOLDER] == seat
+                if words[_HOLDER] != seat:
+                    # Each time anew: the turn may have been taken away before this process came to see that it had it.
+                    words[self._at + _STATE] = READY
+                    if words[_HOLDER] == NOBODY and (chosen := table._next(words)) != NOBODY:
+                        table._give(words, chosen)
+                        if chosen != seat:
+                            os.eventfd_write(self._wake[chosen], 1)
+                if words[_HOLDER] == seat:
+                    break
+            os.eventfd_read(self._wake[seat])
         self.waits = False
         self._begin = time.perf_counter_ns()
 
