@@ -109,6 +109,7 @@ class Table:
             words[self._at(seat) + _STATE] = FREE
             if words[_HOLDER] == seat:
                 self._give(words, self._next(words))
+            self._start_someone(words, wake)  # a strict order may have waited for this one
             holder = words[_HOLDER]
         # Whoever died may have given the turn to a job and not lived to wake it.
         if holder != NOBODY:
@@ -137,6 +138,18 @@ class Table:
             at = self._at(seat)
             words[at + _STATE] = COMPUTING
             words[at + _TAKEN_AWAY] += 1
+            self._give(words, chosen)
+        os.eventfd_write(wake[chosen], 1)
+        return True
+
+    def pass_over(self, wake: Sequence[int]) -> bool:
+        """Give a turn that is nobody's to a job that is ready, whatever a strict order says; tell whether there was one.
+
+        Workers whose strict orders are out of step may wait for each other's jobs in a circle; this ends it.
+        """
+        with self._locked() as words:
+            if words[_HOLDER] != NOBODY or (chosen := self._furthest_behind(words)) == NOBODY:
+                return False
             self._give(words, chosen)
         os.eventfd_write(wake[chosen], 1)
         return True
@@ -199,6 +212,9 @@ class Table:
                 if state != FREE and seat != but:
                     return NOBODY
                 words[_CURSOR] = (words[_CURSOR] + 1) % length
+        return self._furthest_behind(words, but)
+
+    def _furthest_behind(self, words: memoryview, but: int = NOBODY) -> int:
         best, least = NOBODY, (0.0, 0)
         for seat in range(self.num_seats):
             at = self._at(seat)

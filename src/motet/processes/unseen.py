@@ -32,11 +32,13 @@ class Unseen:
     def look(self) -> int | None:
         """Take the turn from its holder if that waits unseen; return its seat then."""
         holder, handovers, since = self._table.holder()
+        now = time.perf_counter()
+        if holder == NOBODY and now - since / 1e9 > BUSY_SECONDS and self._table.any_ready():
+            self._table.pass_over(self._wake)  # a strict order waits for a job that may wait for one of these
         pid = None if holder == NOBODY else self._pid(holder)
         if pid is None or not self._table.any_ready():
             self._looked = None
             return None
-        now = time.perf_counter()
         with contextlib.suppress(OSError, ValueError):
             main, whole = _thread_seconds(pid), _process_seconds(pid)
             before = self._looked
