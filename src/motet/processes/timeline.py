@@ -55,7 +55,7 @@ class Costs:
 
     def figures(self) -> tuple[float, float, int] | None:
         """Return compute seconds, sync seconds and bytes of a turn; None while there is nothing to tell."""
-        if not self.compute or not self.sync:
+        if not self.compute or not self.sync:  # a synchronization is known a little later than its turn
             return None
         return statistics.median(self.compute), statistics.median(self.sync), self.num_bytes
 
