@@ -46,7 +46,7 @@ class Unseen:
                 self._looked = (holder, handovers, now, main, whole)
                 return None
             seconds = now - before[2]
-            idle = (main - before[3]) < USES_NONE * seconds
+            idle = (main - before[3]) < USES_NONE * seconds and not _is_ready(pid)
             busy_elsewhere = (whole - before[4]) >= USES_NONE * seconds
             held = now - since / 1e9
             if (idle and seconds >= (BUSY_SECONDS if busy_elsewhere else IDLE_SECONDS)) or held > LONGEST_SECONDS:
@@ -62,6 +62,12 @@ def _thread_seconds(pid: int) -> float:
     with open(f"/proc/{pid}/task/{pid}/schedstat", encoding="ascii") as file:
         ran, was_ready, _ = file.read().split()
     return (int(ran) + int(was_ready)) / 1e9
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether a process's main thread runs or would run: its time in the queue counts only once it has left that."""
+    with open(f"/proc/{pid}/task/{pid}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0] == "R"
 
 
 def _process_seconds(pid: int) -> float:
