@@ -22,6 +22,7 @@ class Costing:
         self._heard: dict[int, Mapping[str, Sequence[float]]] = {}
         self._costs: dict[str, Cost] = {}
         self._drifted = False
+        self._because = ""  # what has changed since the order was made, other than costs
 
     def heard(self, worker: int, figures: Mapping[str, Sequence[float]]) -> None:
         """Take note of what a worker measured: compute seconds, sync seconds and bytes of each job's turns."""
@@ -31,12 +32,14 @@ class Costing:
         """Return the order now that a job has joined: a round robin, until its costs are known."""
         if self._given is not None and job in self._given.names:
             return None
+        self._because = ""
         self.order = round_robin([*(name for name in live if name != job), job])
         return Change(self.order, f"job '{job}' joined")
 
     def ended(self, job: str) -> None:
-        """Forget a job."""
-        self._costs.pop(job, None)
+        """Forget a job; what the others cost makes another order, perhaps."""
+        self._costs = {}
+        self._because = f"job '{job}' ended"
         self._heard = {w: {name: f for name, f in told.items() if name != job} for w, told in self._heard.items()}
 
     def change(self, turns: Mapping[str, int], expected: Mapping[str, int | None], num_workers: int) -> Change | None:
@@ -60,8 +63,8 @@ class Costing:
                 return None
             reason = f"the costs of job '{worst}' changed"
         else:
-            reason = "the costs of the jobs are known"
-        self._costs, self._drifted = now, False
+            reason = self._because or "the costs of the jobs are known"
+        self._costs, self._drifted, self._because = now, False, ""
         best = best_order(now, remaining_turns(expected, turns), current=self.order)
         if best == self.order:
             return None
