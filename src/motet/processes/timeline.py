@@ -70,7 +70,7 @@ class Timeline:
         self._flights: deque[tuple[int, int]] = deque(maxlen=KEPT)
         self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
         self._trained: set[str] = set()
-        self._late: list[tuple[str, Stretch, float]] = []
+        self._late: list[tuple[str, Stretch, float, int]] = []
         self.costs: defaultdict[str, Costs] = defaultdict(Costs)
 
     def add(self, told: Iterable[tuple[str, Stretch]], offsets: Callable[[str], int]) -> None:
@@ -84,8 +84,8 @@ class Timeline:
             if not stretch.synchronized and stretch.end > stretch.begin:
                 self._holds.append((stretch.begin, stretch.end))
         self._holds = deque(sorted(self._holds), maxlen=KEPT)
-        for job, stretch, turn_end in late:
-            self._sync(job, stretch, turn_end, offsets(job))
+        for each in late:
+            self._sync(*each)
         for job, stretch in ordered:
             turn = self._turns[job]
             if not stretch.synchronized:
@@ -95,13 +95,13 @@ class Timeline:
                 continue
             self._turn_over(job, stretch, offsets(job))
             self._flights.append((stretch.launched, stretch.arrived))
-            self._late.append((job, stretch, stretch.end / 1e9))
+            self._late.append((job, stretch, stretch.end / 1e9, offsets(job)))
 
     def ended(self, job: str) -> None:
         """Take note that a job has ended: what it computed after its last synchronization counts, too."""
         late, self._late = self._late, []
-        for name, stretch, turn_end in late:
-            self._sync(name, stretch, turn_end, 0)
+        for each in late:
+            self._sync(*each)
         turn = self._turns.pop(job, _Turn())
         self._ledger.computed(job, turn.held / 1e9)
         self._trained.discard(job)

@@ -89,9 +89,7 @@ def test_one_whose_other_threads_compute_is_given_longer(made: Bench, starts: St
     assert after >= unseen.BUSY_SECONDS
 
 
-def test_one_that_computes_for_very_long_loses_it(
-    made: Bench, starts: Starts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_computes_for_very_long_loses_it(made: Bench, starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseen, "LONGEST_SECONDS", 0.2)
     assert taken_after(made, starts(SPINS), 30) is not None
     made.has_come(1)
