@@ -104,6 +104,7 @@ class JobProcess:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._asked_to_end)
         os.register_at_fork(after_in_child=_plain_child)
+        os.register_at_fork(after_in_child=self.turns.leave_to_parent)
         faulthandler.enable()
         store = _own_store(start)
         peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)

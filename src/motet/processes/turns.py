@@ -77,6 +77,10 @@ class JobTurns:
             self._held(self._seat.release())
         self.ended = True
 
+    def leave_to_parent(self) -> None:
+        """In a process that the job has forked: the turn is its parent's, whatever is waited for here."""
+        self.ended = True
+
     @property
     def can_wait(self) -> bool:
         """Whether a wait that begins here is the job's: on its main thread, which has not given the turn away yet."""
