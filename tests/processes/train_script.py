@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ parser.add_argument("--lr", type=float, default=0.1)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--save", type=int, default=0)
 parser.add_argument("--pause", type=float, default=0.0)
-parser.add_argument("--crash", choices=("kill", "segfault", "exit", "raise", "hang"))
+parser.add_argument("--crash", choices=("kill", "segfault", "exit", "raise", "memory", "hang"))
 parser.add_argument("--at", type=int, default=5)
 parser.add_argument("--worker", type=int, default=0)
 parser.add_argument("--always", action="store_true")
@@ -41,6 +42,9 @@ def crash() -> None:
         ctypes.string_at(0)
     elif options.crash == "exit":
         os._exit(7)
+    elif options.crash == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        torch.empty(1 << 30)
     elif options.crash == "hang":
         while True:
             time.sleep(3600)

@@ -43,6 +43,10 @@ from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
 
 FAILED_STATUS = 1
+FAILED_CLOSE_SECONDS = 2.0
+"""So long is a checkpoint waited for that was on its way when the job failed. The other workers' processes can tell
+of their parts only if they have failed as well; those that have not wait for this one to end.
+"""
 UNEVEN = (
     "does not take the same number of turns on all workers (uneven inputs?), so it cannot be stopped at a save point, "
     "and no clock tells it to save. Wrap the loop in torch's Join, or give all workers equally many batches."
@@ -124,7 +128,7 @@ class JobProcess:
             finally:
                 self.turns.end()
                 files.turn_ended(self.name)
-        self._close()
+        self._close(self._start.timeout_seconds if ended.error is None else FAILED_CLOSE_SECONDS)
         self._channel.send("ended", **_fields(ended))
         return 0 if ended.error is None else FAILED_STATUS
 
@@ -191,10 +195,10 @@ class JobProcess:
             return None
         return path
 
-    def _close(self) -> None:
+    def _close(self, within_seconds: float) -> None:
         assert self._saving is not None
         self._saving.job_ended(self.name, lambda: None)
-        self._saving.finish(self._start.timeout_seconds)
+        self._saving.finish(within_seconds)
 
     # In each turn
 
