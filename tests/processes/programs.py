@@ -280,6 +280,28 @@ def loads() -> object:
     return list(net.parameters())
 
 
+class Slow(torch.utils.data.Dataset[torch.Tensor]):
+    """Takes its time for each sample, as a read from a disk does."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, at: int) -> torch.Tensor:
+        time.sleep(0.005)
+        return torch.full((16,), at / 40)
+
+
+def sleeps_in_workers() -> object:
+    """Load batches with forked DataLoader workers that sleep."""
+    net = DistributedDataParallel(model())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for batch in torch.utils.data.DataLoader(Slow(), batch_size=2, num_workers=2, multiprocessing_context="fork"):
+        optimizer.zero_grad()
+        net(batch).square().mean().backward()
+        optimizer.step()
+    return list(net.parameters())
+
+
 KINDS: dict[str, Callable[[], object]] = {
     each.__name__: each
     for each in (
@@ -300,6 +322,7 @@ KINDS: dict[str, Callable[[], object]] = {
         saves_async,
         waits_unseen,
         loads,
+        sleeps_in_workers,
     )
 }
 
