@@ -123,11 +123,13 @@ def thread_imports() -> None:
                 importlib.import_module("encodings." + module.name)
 
     thread = threading.Thread(target=imports)
-    for number, loss in enumerate(steps(60)):
-        if number == 2:
-            thread.start()
+    losses = steps(60)
+    next(losses)
+    thread.start()
+    for loss in losses:
+        last = loss.item()
     thread.join()
-    say(loss.item())
+    say(last)
 
 
 def hydra_main() -> None:
