@@ -143,7 +143,7 @@ class Table:
         return True
 
     def pass_over(self, wake: Sequence[int]) -> bool:
-        """Give a turn that is nobody's to a job that is ready, whatever a strict order says; tell whether there was one.
+        """Give a turn that is nobody's to a ready job, whatever a strict order says; tell whether there was one.
 
         Workers whose strict orders are out of step may wait for each other's jobs in a circle; this ends it.
         """
