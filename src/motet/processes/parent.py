@@ -66,11 +66,14 @@ class WarmParent:
     def start(self, start: Start, channel: socket.socket, out: int, err: int) -> int:
         """Start a job's process with these files for its messages and lines; return its number."""
         socket.send_fds(self._control, [start.to_json().encode() + b"\n"], [channel.fileno(), out, err])
-        while True:
-            for line in self._lines(wait=True):
+        pid = None
+        while pid is None:
+            for line in self._lines(wait=True):  # to the last one: behind the answer may stand who has ended since
                 if "started" in line:
-                    return int(line["started"])
-                self._gone.append(Gone(line["gone"], line["status"]))
+                    pid = int(line["started"])
+                else:
+                    self._gone.append(Gone(line["gone"], line["status"]))
+        return pid
 
     def gone(self) -> list[Gone]:
         """Return which processes have ended since the last time."""
