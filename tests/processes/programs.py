@@ -22,7 +22,7 @@ STEPS = 8
 def model() -> nn.Sequential:
     """Return the same model on every worker."""
     torch.manual_seed(0)
-    made = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    made = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4))
     torch.manual_seed(100 + dist.get_rank())
     return made
 

@@ -69,8 +69,9 @@ def charged(place: Place) -> list[Path]:
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(
     place: Place, alone: dict[str, bytes], how: str, again: str
 ) -> None:
-    words = train_words(place, JOBS, "--max-job-failures=0")
-    process = place.start(*words, *(["--stop-after=12s"] if how == "stop-after" else []))
+    pause = 0.15 if how == "stop-after" else PAUSE  # so that the moment is within its training
+    words = train_words(place, {name: {**job, "pause": pause} for name, job in JOBS.items()}, "--max-job-failures=0")
+    process = place.start(*words, *(["--stop-after=10s"] if how == "stop-after" else []))
     if how != "stop-after":
         wait_until_trained(place, process)
     if how == "ctrl-c":
