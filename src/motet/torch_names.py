@@ -97,7 +97,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "processes/parent": ("atexit:_run_exitfuncs", "threading:_shutdown"),
     "processes/turns": (
         f"{_DDP}._get_ddp_logging_data",
-        f"{_DDP}.require_backward_grad_sync",
+        f"{_DDP}.require_forward_param_sync",
         "torch.autograd:Variable._execution_engine.queue_callback",
     ),
     "processes/waits": (

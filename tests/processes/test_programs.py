@@ -14,7 +14,7 @@ ALL = [
     "sleeps_in_workers",
 ]  # fmt: skip
 FEW = ["fsdp2", "zero", "by_hand", "unused", "sleeps_in_workers"]
-NO_TURNS = {"replicate"}  # it calls no DDP's forward, so its waits keep the turn: right, and not hidden
+NO_TURNS: set[str] = set()
 slow = pytest.mark.slow
 
 

@@ -189,7 +189,7 @@ class WorkerLoop:
         elif what == "order":
             self._follow(message["order"], message["reason"])
         elif what == "end":
-            self._local.end(message["name"])
+            self._end(message["name"])
         elif what == "again":
             self._notify(message["name"], message["text"])
         elif what == "concluded":
@@ -292,9 +292,8 @@ class WorkerLoop:
             return
         # Who has not come by at a turn's end by now is asked by a signal, and then ended by one.
         if time.monotonic() > self._stop_at:
-            for job in list(self._local.live.values()):
-                self._table.wish(job.start.seat, STOP_NOW)
-                self._local.end(job.name)
+            for name in list(self._local.live):
+                self._end(name)
 
     def _begin_stop(self, wish: int) -> None:
         self._interruption.settled()
@@ -302,10 +301,15 @@ class WorkerLoop:
         now = time.monotonic()
         self._stop_at = min(self._stop_at or math.inf, now + (2.0 if wish == STOP_NOW else 14.0))
         for job in self._local.live.values():
-            at_once = self._table.turns(job.start.seat) == 0
-            self._table.wish(job.start.seat, STOP_NOW if at_once else wish if wish == STOP_NOW else STOP)
-            if at_once:  # it starts up, and has no turns at whose ends it would hear of it
-                self._local.end(job.name)
+            self._table.wish(job.start.seat, STOP_NOW if wish == STOP_NOW else STOP)
+            if self._decider is not None and self._table.turns(job.start.seat) == 0:
+                # It starts up, and has no turns at whose ends it would hear of it: ended on all workers alike.
+                self._exchange.tell_all("end", name=job.name)
+
+    def _end(self, name: str) -> None:
+        if (job := self._local.live.get(name)) is not None:
+            self._table.wish(job.start.seat, STOP_NOW)
+            self._local.end(name)
 
     def _tell_costs(self) -> None:
         now = time.monotonic()

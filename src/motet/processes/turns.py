@@ -48,8 +48,7 @@ class JobTurns:
         self._at_turn_end = at_turn_end
         self._at_backward = at_backward
         self._main = threading.get_ident()
-        self._models: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
-        self._to_sync: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()  # forwards since their last sync
+        self._models: list[weakref.ref[DistributedDataParallel]] = []
         self._in_flight: list[DistributedDataParallel] = []
         self._depth = 0
         self._released = 0  # when the turn was given away, inside a backward
@@ -139,17 +138,12 @@ class JobTurns:
 
     def built(self, model: DistributedDataParallel) -> None:
         """Take note of a model in DDP."""
-        self._models.add(model)
-
-    def forward(self, model: DistributedDataParallel) -> None:
-        """Take note of a forward of a model in DDP: the next backward synchronizes it, unless it is under no_sync."""
-        if torch.is_grad_enabled() and model.require_backward_grad_sync:
-            self._to_sync.add(model)
+        self._models.append(weakref.ref(model))
 
     @property
     def all_models(self) -> list[DistributedDataParallel]:
         """The models in DDP that this process holds."""
-        return list(self._models)
+        return [model for reference in self._models if (model := reference()) is not None]
 
     @property
     def models(self) -> list[DistributedDataParallel]:
@@ -162,8 +156,8 @@ class JobTurns:
             return call(tensors, *args, **kwargs)
         self._at_backward(sys._getframe())
         self._depth, self._released, before = 1, 0, self._num_waits
-        self._in_flight = list(self._to_sync)
-        self._to_sync.clear()
+        # What DDP itself says of its last forward. (To note forwards here, Dynamo would have to look into that.)
+        self._in_flight = [model for model in self.all_models if model.require_forward_param_sync]
         self._backward_begin = time.perf_counter_ns()
         root = _root_of(tensors) if self._in_flight else None
         hook = None if root is None else root.register_hook(self._at_root)

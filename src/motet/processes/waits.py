@@ -7,8 +7,13 @@ the job uses no processor (`motet.processes.unseen`).
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
+import multiprocessing.process
 import os
+import queue
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import _functional_collectives
 from torch.distributed.algorithms.join import Join
+from torch.multiprocessing.spawn import ProcessContext
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import dataloader
 
@@ -24,6 +30,14 @@ from motet.processes.turns import JobTurns
 from motet.same_files import about_to_write
 
 SHORTEST_SLEEP_SECONDS = 0.001
+# Where a program waits for what it has started itself.
+LOCAL_WAITS: tuple[tuple[Any, str], ...] = (
+    (concurrent.futures.Future, "result"),
+    (threading.Thread, "join"),
+    (subprocess.Popen, "wait"),
+    (multiprocessing.process.BaseProcess, "join"),
+    (ProcessContext, "join"),
+)
 
 
 def patch(turns: JobTurns) -> None:
@@ -38,6 +52,9 @@ def patch(turns: JobTurns) -> None:
     _patch(dist, "_broadcast_coalesced", turns)
     _patch_wait_tensor(turns)
     _patch_loader(turns)
+    for where, name in LOCAL_WAITS:
+        _patch(where, name, turns)
+    _patch_queue(turns)
     _patch_sleep(turns)
     _patch_save()
 
@@ -65,9 +82,8 @@ def _patch_backward(turns: JobTurns) -> None:
 
 
 def _patch_ddp(turns: JobTurns) -> None:
-    """A model in DDP is built together with all workers, and says when a forward means a synchronization."""
+    """A model in DDP is built together with all workers."""
     build: Callable[..., None] = DistributedDataParallel.__init__
-    forward: Callable[..., Any] = DistributedDataParallel.forward
 
     @functools.wraps(build)
     def init(self: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
@@ -75,13 +91,7 @@ def _patch_ddp(turns: JobTurns) -> None:
             build(self, *args, **kwargs)
         turns.built(self)
 
-    @functools.wraps(forward)
-    def noted(self: DistributedDataParallel, *args: Any, **kwargs: Any) -> Any:
-        turns.forward(self)
-        return forward(self, *args, **kwargs)
-
     DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
-    DistributedDataParallel.forward = noted  # type: ignore[method-assign]
 
 
 def _patch_join(turns: JobTurns) -> None:
@@ -158,6 +168,20 @@ def _patch_save() -> None:
         whole(obj, f, *args, **kwargs)
 
     torch.save = save
+
+
+def _patch_queue(turns: JobTurns) -> None:
+    """A thread of the program's fills a queue: batches, mostly."""
+    whole: Callable[..., Any] = queue.Queue.get
+
+    @functools.wraps(whole)
+    def get(self: queue.Queue[Any], *args: Any, **kwargs: Any) -> Any:
+        if not turns.can_wait or self.qsize():
+            return whole(self, *args, **kwargs)
+        with turns.away():
+            return whole(self, *args, **kwargs)
+
+    queue.Queue.get = get  # type: ignore[method-assign]
 
 
 def _patch_sleep(turns: JobTurns) -> None:
