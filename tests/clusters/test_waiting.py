@@ -38,6 +38,7 @@ def test_another_rdzv_id_is_named(hosts: Hosts) -> None:
     assert (status, "stopped by SIGTERM" in err) == (3, True), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interface", "told"), [("lo", "is GLOO_SOCKET_IFNAME right"), ("eth9", "GLOO_SOCKET_IFNAME is eth9 on h1")]
 )

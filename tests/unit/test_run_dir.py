@@ -52,7 +52,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_joining_finds_the_same_run_and_refuses_another(tmp_path: Path) -> None:
-    first = RunDir.create(tmp_path / "run", {"jobs": [1]})
+    first = RunDir.create(tmp_path / "run", {"jobs": [{"name": "a"}]})
     joined, begun_here = RunDir.join(first.path, first.description)
     assert not begun_here
     assert joined.description == first.description
