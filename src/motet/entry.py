@@ -10,14 +10,10 @@ should not have happened.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
 import glob
-import io
 import json
 import os
 import signal
-import stat
 import sys
 import time
 import traceback
@@ -42,7 +38,7 @@ from motet.jobs import Job, JobSpec, check_cwd, fill_in
 from motet.launcher.ends import ENDS, IMPORTS, JOINS, WRITES
 from motet.launcher.notebook_status import StatusFile
 from motet.launcher.parcel import unpack
-from motet.parent import end_with_parent
+from motet.parent import end_with_parent, flush_open_files
 from motet.results import Results
 from motet.run_dir import RunDir, shown_path, write_whole
 
@@ -232,12 +228,13 @@ def _job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[
 
 def _process_job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> ProcessJob:
     """Return a job of the run for a process of its own, which imports by itself what it needs."""
-    from motet.processes.loop import ProcessJob
+    from motet.processes.loop import ProcessJob, refuse_compressed
 
     if data["kind"] == "python":
         job = _job(run_dir, data, calls)
         return ProcessJob(job.name, job.call, None, job.turns, job.cwd)
     spec = JobSpec.from_json(data).filled(run_dir.job_dir(data["name"]))
+    refuse_compressed(spec.name, spec.compress)
     return ProcessJob(spec.name, None, spec.to_json(), spec.turns, spec.cwd, spec.env)
 
 
@@ -395,14 +392,7 @@ def end(status: int) -> NoReturn:
     the interpreter for minutes, or crash it. What matters is written by now; so are files that a script left open,
     as at the end of a process of its own.
     """
-    for file in gc.get_objects():
-        if issubclass(type(file), io.TextIOWrapper | io.BufferedWriter):  # not isinstance: that asks proxies
-            with contextlib.suppress(OSError, ValueError):  # closed, or no file at all
-                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    file.flush()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed by whoever was reading it
-            stream.flush()
+    flush_open_files()
     os._exit(status)
 
 

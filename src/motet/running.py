@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from motet.jobs.surroundings import JobSurroundings
 from motet.memory.offload import Transfers
 from motet.output.per_job import JobOutput
 from motet.pipeline import Pipeline
-from motet.processes.loop import ProcessJob
+from motet.processes.loop import ProcessJob, refuse_compressed
 from motet.processes.run import run_in_processes
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
@@ -95,12 +96,15 @@ def run_jobs(
     if config.compress is not None:
         listed = [dataclasses.replace(job, compress=job.compress or config.compress) for job in listed]
     if config.house == "process":
+        for job in listed:
+            refuse_compressed(job.name, job.compress)
         return run_in_processes(
             [ProcessJob(job.name, job.call, None, job.turns, job.cwd, job.env) for job in listed],
             config,
             partial(_run_dir_of, run_dir, config, resume),
             observers=observers,
             streams=show.streams if show else None,
+            tell=show.notify_user if show else _on_stderr,
         )
     if config.aggregators == "dedicated" and aggregation is None:
         raise UsageError(
@@ -286,6 +290,11 @@ def save_result(value: object, path: Path) -> None:
     import torch
 
     torch.save(value, path)
+
+
+def _on_stderr(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"motet: {text}\n")
 
 
 def _run_dir_of(

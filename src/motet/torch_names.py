@@ -94,13 +94,20 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch.distributed:distributed_c10d._get_default_store",
     ),
     "processes/job": ("torch.distributed.rendezvous:_rendezvous_handlers",),
-    "processes/parent": ("atexit:_run_exitfuncs", "threading:_shutdown"),
+    "processes/start": (
+        "atexit:_clear",
+        "atexit:_run_exitfuncs",
+        "multiprocessing.util:_exit_function",
+        "threading:_shutdown",
+        "weakref:finalize._registered_with_atexit",
+        "weakref:finalize._registry",
+    ),
     "processes/turns": (
         f"{_DDP}._get_ddp_logging_data",
-        f"{_DDP}.require_forward_param_sync",
         "torch.autograd:Variable._execution_engine.queue_callback",
     ),
     "processes/waits": (
+        "torch._C._distributed_c10d:Reducer.prepare_for_backward",
         "torch._C._distributed_c10d:Work.wait",
         "torch.distributed:_broadcast_coalesced",
         "torch.distributed:_functional_collectives.wait_tensor",

@@ -88,8 +88,6 @@ class Decider:
                     self._exchange.tell_all("never", name=name)
                 self._waiting.clear()
                 self._finish_if_over()
-        elif what == "stalled":
-            self._end(message["name"])
         elif what == "doomed" and message["name"] in self._running:
             self._running[message["name"]].doomed = message["why"]
             self._end(message["name"])

@@ -8,6 +8,7 @@ it was sent. No order between what different workers tell is relied on, so nothi
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from torch._C._distributed_c10d import Store
 
 from motet.errors import WorkerLostError
+
+BEAT_SECONDS, LOST_SECONDS = 2.0, 60.0
 
 
 class Exchange:
@@ -25,6 +28,35 @@ class Exchange:
         self.worker = worker
         self.num_workers = num_workers
         self._own: deque[str] = deque()
+        self._beats, self._beat_at = 0, 0.0
+        self._seen: dict[int, tuple[str, float]] = {}  # by worker: its last beat, and since when it is that
+
+    def beat(self) -> None:
+        """Say that this worker is there, and look for those that have to be: `WorkerLostError` names one that is not.
+
+        Worker 0 looks for all others, these for worker 0. Where torch elastic has started them on one machine it
+        notices sooner; nobody else does where machines are lost, or other programs have started the workers.
+        """
+        now = time.monotonic()
+        if self.num_workers == 1 or now - self._beat_at < BEAT_SECONDS:
+            return
+        if now - self._beat_at > 3 * BEAT_SECONDS:
+            self._seen.clear()  # this worker itself stood still, and so may the others have
+        self._beat_at, self._beats = now, self._beats + 1
+        try:
+            self._store.set(f"beat/{self.worker}", str(self._beats))
+            for worker in range(1, self.num_workers) if self.worker == 0 else (0,):
+                key = f"beat/{worker}"
+                beats = self._store.get(key).decode() if self._store.check([key]) else ""
+                before, since = self._seen.get(worker, ("", now))
+                self._seen[worker] = (beats, since if beats == before else now)
+                if beats == before and now - since > LOST_SECONDS:
+                    raise WorkerLostError(
+                        f"worker {worker} has not been heard of for {LOST_SECONDS:.0f} s: it was killed, or its "
+                        "machine, or the network between them, is lost"
+                    )
+        except RuntimeError as error:
+            raise _lost(self.worker, error) from error
 
     def tell_0(self, what: str, **fields: Any) -> None:
         """Tell worker 0."""

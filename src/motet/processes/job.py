@@ -13,6 +13,7 @@ import pickle
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from motet import handle
 from motet.checkpoints.coordinator import Coordinator, Disks
@@ -34,7 +35,7 @@ from motet.jobs.outcome import JobStopped
 from motet.jobs.surroundings import JobSurroundings
 from motet.processes import waits
 from motet.processes.files import ToldLedger
-from motet.processes.messages import GO_ON, PRUNE, STOP_NOW, Channel, Ended, Start
+from motet.processes.messages import GO_ON, STOP_NOW, Channel, Ended, Start
 from motet.processes.peers import Council, Peers
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import JobTurns
@@ -77,6 +78,7 @@ class JobProcess:
         self._finite = Watch(self._observe, lambda job, text: None)
         self._num_turns = start.turns
         self._offset = 0  # turns of before a resume
+        self._over = False
         self._saving: Coordinator | None = None
         self._council: Council | None = None
 
@@ -107,7 +109,7 @@ class JobProcess:
         start = self._start
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._asked_to_end)
-        os.register_at_fork(after_in_child=_plain_child)
+        os.register_at_fork(after_in_child=self._leave_child_alone)
         os.register_at_fork(after_in_child=self.turns.leave_to_parent)
         faulthandler.enable()
         store = _own_store(start)
@@ -126,6 +128,7 @@ class JobProcess:
             try:
                 ended = self._ended()
             finally:
+                self._over = True  # a stop that comes from now on must not lose the last checkpoint
                 self.turns.end()
                 files.turn_ended(self.name)
         self._close(self._start.timeout_seconds if ended.error is None else FAILED_CLOSE_SECONDS)
@@ -160,14 +163,14 @@ class JobProcess:
             assert start.spec is not None
             spec = JobSpec.from_json(start.spec)
             job = Job(start.name, _nothing, start.turns, None, start.cwd, start.env)
+            if start.seed is None:
+                _fresh_entropy()
             JobSurroundings(start.worker, start.seed).begin(job)
             call = spec.callable()
         else:
             job = Job(start.name, self._call, start.turns, None, start.cwd, start.env)
             JobSurroundings(start.worker, start.seed).begin(job)
             call = self._call
-        if start.seed is None:
-            _fresh_entropy()
         if isinstance(call, Script):
             call.puts_back = False
         try:
@@ -181,12 +184,19 @@ class JobProcess:
         """Leave what a loop returned in a file; what cannot be pickled is left out, and told."""
         if result is None:
             return None
-        folder = self._start.job_dir or os.environ.get("TMPDIR", "/tmp")
-        path = os.path.join(folder, f".result-{self._start.worker}-{os.getpid()}")
+        path = None
         try:
-            with open(path, "wb") as file:
+            handle_, path = tempfile.mkstemp(prefix=".result-", dir=self._start.job_dir)  # this user's alone
+            with open(handle_, "wb") as file:
                 _pickle(result, file)
         except Exception as error:
+            if path is not None:
+                os.unlink(path)
+            if isinstance(error, OSError):
+                self._notice(
+                    self.name, f"has ended, but its result could not be handed over ({error}): it is left out."
+                )
+                return None
             self._notice(
                 self.name,
                 f"returned a {type(result).__name__} that cannot be pickled ({type(error).__name__}: {error}), so its "
@@ -225,8 +235,6 @@ class JobProcess:
         if decision is None:
             return
         self._saving.clock_seconds = decision.clock_seconds
-        if decision.wish == PRUNE:
-            raise JobStopped("pruned")
         if decision.wish != GO_ON:
             self._saving.stopping = True
             if decision.wish == STOP_NOW or not self._saving.saves(self.name):
@@ -263,24 +271,31 @@ class JobProcess:
 
         It ends this process by the same signal when it has waited long enough.
         """
-        if self._seat.wish == STOP_NOW:
+        if self._seat.wish == STOP_NOW and not self._over:
             raise JobStopped
+
+    def _leave_child_alone(self) -> None:
+        """What a job forks is no job: signals end it as they end any process, unless the job says otherwise."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) == self._asked_to_end:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _own_store(start: Start) -> Store:
-    """Have ``env://`` mean a part of the gang's store that is this job's alone, and return that part."""
+    """Have ``env://`` mean a part of the gang's store that is this job's alone, and return one for Motet itself."""
     prefix = f"{start.prefix}/{start.name}/{start.attempt}"
-    if "RANK" not in os.environ:
-        return HashStore()
     handlers = import_module("torch.distributed.rendezvous")._rendezvous_handlers  # its name there is a function
-    whole = handlers["env"]
+    store = next(iter(handlers["env"]("env://")))[0]
+    for scheme in ("env", "tcp", "file"):  # each of them may lead to a store that other jobs use, too
+        handlers[scheme] = partial(_apart, handlers[scheme], prefix)
+    return PrefixStore(f"{prefix}/motet", store)
 
-    def env(url: str, *args: Any, **kwargs: Any) -> Iterator[tuple[Store, int, int]]:
-        for store, rank, world_size in whole(url, *args, **kwargs):
-            yield PrefixStore(prefix, store), rank, world_size
 
-    handlers["env"] = env
-    return PrefixStore(f"{prefix}/motet", next(iter(whole("env://")))[0])
+def _apart(
+    whole: Callable[..., Any], prefix: str, url: str, *args: Any, **kwargs: Any
+) -> Iterator[tuple[Store, int, int]]:
+    for store, rank, world_size in whole(url, *args, **kwargs):
+        yield PrefixStore(prefix, store), rank, world_size
 
 
 def _fresh_entropy() -> None:
@@ -292,13 +307,6 @@ def _fresh_entropy() -> None:
     torch.seed()
     numpy.random.seed()
     random.seed()
-
-
-def _plain_child() -> None:
-    """What a job forks is no job: signals end it as they end any process. DataLoader's workers set their own."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not None:
-            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
 
 
 def _pickle(value: object, file: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from motet.output.streams import JobLog, JobStream, Terminal
+from motet.processes.messages import MOST_READS
 
 PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
@@ -53,10 +54,10 @@ class JobLines:
             os.close(end)
         self.ends = []
 
-    def read(self) -> None:
-        """Pass on what the job has printed by now."""
+    def read(self, reads: int = MOST_READS) -> None:
+        """Pass on what the job has printed by now, so much of it at most: others want to be heard, too."""
         for number, pipe in enumerate(self._reads):
-            while True:
+            for _ in range(reads):
                 try:
                     data = os.read(pipe, 1 << 16)
                 except BlockingIOError:
@@ -70,7 +71,7 @@ class JobLines:
 
     def close(self) -> None:
         """Pass on the rest; the process has ended."""
-        self.read()
+        self.read(reads=1 << 20)
         for stream in self._streams:
             stream.finish()
         for pipe in self._reads:

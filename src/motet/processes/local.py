@@ -151,7 +151,7 @@ class LocalJobs:
                 continue
             seconds = 0.0
             with contextlib.suppress(OSError):
-                seconds = time.clock_gettime((~job.pid << 3) | 2)
+                seconds = _processor_seconds(job.pid)
             if seconds - job.processor_seconds > 0.01 * within_seconds:
                 job.moved_at, job.processor_seconds = now, seconds
             else:
@@ -169,6 +169,15 @@ def result_of(ended: Ended | None) -> object:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(ended.result)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time of a process and of all that it has started: some let those do the work."""
+    seconds = time.clock_gettime((~pid << 3) | 2)
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+            seconds += _processor_seconds(int(child))
+    return seconds
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from motet.config import OnSameFile
 from motet.divergence import GRADIENTS
-from motet.errors import WorkerFailedError, WorkerLostError
+from motet.errors import UsageError, WorkerFailedError, WorkerLostError
 from motet.events import (
     JobEnded,
     JobStarted,
@@ -69,6 +69,15 @@ class ProcessJob:
     turns: int | None = None
     cwd: str | None = None
     env: Mapping[str, str] | None = None
+
+
+def refuse_compressed(name: str, compress: str | None) -> None:
+    """Raise `UsageError` for a job whose gradients are to travel as Motet sends them, not DDP."""
+    if compress not in (None, "none"):
+        raise UsageError(
+            f"job {name!r}: compress: {compress} goes with --house together; in a process of its own, register torch's "
+            "bf16_compress_hook in the script"
+        )
 
 
 class WorkerLoop:
@@ -148,6 +157,7 @@ class WorkerLoop:
         return self._ledger.results(list(self._jobs), self._exchange.num_workers, wall_seconds, self._observers.notices)
 
     def _look(self) -> None:
+        self._exchange.beat()
         for message in self._exchange.received():
             self._obey(message)
         for job, word in self._local.messages():
@@ -163,15 +173,17 @@ class WorkerLoop:
         self._stop_if_asked()
         self._tell_costs()
         if (stalled := self._local.stalled(self._timeout_seconds)) is not None:
-            self._exchange.tell_0("stalled", name=stalled.name)
             stalled.moved_at = math.inf
-            self._notify(
-                stalled.name,
-                f"has neither computed nor synchronized for {self._timeout_seconds:.0f} s on worker "
-                f"{self._exchange.worker} (--timeout), and is ended.",
+            why = (
+                f"it has neither computed nor synchronized for {self._timeout_seconds:.0f} s on worker "
+                f"{self._exchange.worker} (--timeout), in turn {self._turns_of(stalled) + 1}"
             )
+            self._exchange.tell_0("doomed", name=stalled.name, why=why, all=False)
         if self._decider is not None:
             self._decider.look()
+
+    def _turns_of(self, job: LocalJob) -> int:
+        return self._table.turns(job.start.seat) + job.offset
 
     def _offset(self, name: str) -> int:
         job = self._local.live.get(name)
@@ -181,7 +193,7 @@ class WorkerLoop:
 
     def _obey(self, message: Mapping[str, Any]) -> None:
         what = message["what"]
-        if what in ("gone", "costs", "stalled", "doomed", "asked to stop"):
+        if what in ("gone", "costs", "doomed", "asked to stop"):
             assert self._decider is not None
             self._decider.heard(message)
         elif what == "start":
@@ -260,11 +272,18 @@ class WorkerLoop:
         for each, word in self._local.messages():
             self._heard(each, word)
         self._timeline.add(self._local.stretches(), self._offset)
-        turns = self._table.turns(job.start.seat) + job.offset
+        turns = self._turns_of(job)
         self._local.close(job)
         self._timeline.ended(job.name)
         ended = job.ended
-        self._results[job.name] = result_of(ended)
+        try:
+            self._results[job.name] = result_of(ended)
+        except Exception as error:
+            self._notify(
+                job.name,
+                f"returned something that cannot be loaded outside of its process ({type(error).__name__}: {error}), "
+                "so its result is left out; return plain values or tensors.",
+            )
         self._num_ddp[job.name] = 0 if ended is None else ended.num_ddp
         status = "" if ended is None else ended.status
         if status == "finished" and job.exit_status != 0:

@@ -12,9 +12,10 @@ from typing import Any
 
 from motet.config import OnNan
 
-GO_ON, STOP, STOP_NOW, PRUNE = range(4)
+MOST_READS = 16  # at one look: who writes faster than that waits
+GO_ON, STOP, STOP_NOW = range(3)
 """What a worker wishes of a job: to go on; to stop at its next save point, or, where it saves nothing, after its turn;
-to stop after its turn; to end as pruned."""
+to stop after its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,17 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._unread = b""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def send(self, what: str, **fields: Any) -> None:
         """Send a message; a worker that has gone harms nobody: this process ends with it."""
+        line = json.dumps({"what": what, **fields}).encode()
         with contextlib.suppress(OSError), self._lock:
-            self._socket.sendall(json.dumps({"what": what, **fields}).encode() + b"\n")
+            self._socket.sendall(b"\n" + line + b"\n")  # a line before that was cut off ends here
 
     def received(self) -> Iterator[dict[str, Any]]:
         """Yield the messages that are there by now."""
-        while True:
+        for _ in range(MOST_READS):
             try:
                 data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
             except (BlockingIOError, ConnectionError):
@@ -100,7 +102,8 @@ class Channel:
             self._unread += data
         *lines, self._unread = self._unread.split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            with contextlib.suppress(ValueError):  # one that was cut off, by what ended its loop
+                yield json.loads(line)
 
     def close(self) -> None:
         """Close this end."""

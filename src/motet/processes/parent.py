@@ -7,10 +7,7 @@ A job whose environment differs (``env:``) is started anew instead: what is impo
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
-import dataclasses
 import gc
 import json
 import os
@@ -18,15 +15,15 @@ import select
 import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from motet.errors import WorkerFailedError
+from motet.parent import end_with_parent
 from motet.processes.messages import Start
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from motet.processes.start import become, forget_exit_hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +53,15 @@ class WarmParent:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            here.close()
-            _die_with_the_parent()
-            _serve(there, calls)
+            try:  # nothing of this may come back into the program that called
+                here.close()
+                end_with_parent()
+                forget_exit_hooks()
+                _serve(there, calls)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
         gc.unfreeze()
         there.close()
         return cls(here, pid)
@@ -83,6 +86,8 @@ class WarmParent:
 
     def close(self) -> None:
         """End the warm parent, and with it what it has started and still runs."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)  # whoever else has been forked meanwhile may hold it open
         self._control.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
@@ -91,7 +96,10 @@ class WarmParent:
         with contextlib.suppress(BlockingIOError):
             data = self._control.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
             if not data:
-                raise RuntimeError("the process that starts jobs has ended")
+                raise WorkerFailedError(
+                    "the process of this worker from which jobs are forked has ended, and with it all its jobs; was it "
+                    "killed, or did the machine run out of memory?"
+                )
             self._unread += data
         *lines, self._unread = self._unread.split(b"\n")
         return [json.loads(line) for line in lines]
@@ -99,8 +107,9 @@ class WarmParent:
 
 def _serve(control: socket.socket, calls: Mapping[str, Callable[[], object]]) -> NoReturn:
     """Fork jobs until the worker has gone. In a forked job: run it, and end as a program of its own ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # meant for all processes of the run: the worker decides
+    # Meant for all processes of the run: the worker decides.
+    decided = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers: dict[int, Any] = {number: signal.signal(number, signal.SIG_IGN) for number in decided}
     woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
@@ -125,7 +134,13 @@ def _serve(control: socket.socket, calls: Mapping[str, Callable[[], object]]) ->
             pid = os.fork()
             if pid == 0:
                 control.close()
-                _become(Start.from_json(line.decode()), passed, calls)
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(woken)
+                os.close(wakes)
+                end_with_parent()
+                start = Start.from_json(line.decode())
+                become(start, passed, calls.get(start.name), handlers)
             control.sendall(json.dumps({"started": pid}).encode() + b"\n")
             for file in passed:
                 os.close(file)
@@ -142,68 +157,3 @@ def _reap(control: socket.socket) -> None:
         with contextlib.suppress(OSError):
             word = {"gone": pid, "status": os.waitstatus_to_exitcode(status)}
             control.sendall(json.dumps(word).encode() + b"\n")
-
-
-def _become(start: Start, passed: list[int], calls: Mapping[str, Callable[[], object]]) -> NoReturn:
-    """Be the process of a job: forked a moment ago, with nothing of the parent's left."""
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        _die_with_the_parent()
-        channel, out, err = passed
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        os.close(out)
-        os.close(err)
-        start = dataclasses.replace(start, channel=channel)
-        os.environ.update(start.environment)
-        if start.env:
-            _start_anew(start)
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        run_and_exit(start, calls.get(start.name))
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def _start_anew(start: Start) -> NoReturn:
-    """Run the job in a fresh interpreter with an environment of its own."""
-    for file in (start.table, start.channel, *start.wake):
-        os.set_inheritable(file, True)
-    told = dataclasses.replace(start, env=None)  # arguments can be seen by other users of the machine
-    arguments = [sys.executable, "-m", "motet.processes.parent", told.to_json()]
-    os.execve(sys.executable, arguments, {**os.environ, **(start.env or {}), "PYTHONUNBUFFERED": "1"})
-
-
-def run_and_exit(start: Start, call: Callable[[], object] | None) -> NoReturn:
-    """Run a job's loop and end this process as Python ends a program: its threads, its exit hooks, its streams."""
-    from motet.processes.job import JobProcess
-
-    status = 1
-    try:
-        status = JobProcess(start, call).run()
-    except BaseException:
-        traceback.print_exc()
-    threading._shutdown()  # type: ignore[attr-defined]
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(status)
-
-
-def _die_with_the_parent() -> None:
-    """Have Linux end this process when the one that forked it ends."""
-    before = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != before:
-        os._exit(1)
-
-
-if __name__ == "__main__":
-    run_and_exit(Start.from_json(sys.argv[1]), None)

@@ -20,6 +20,7 @@ from motet.errors import GangError, SyncTimeoutError, WorkerLostError, pack_erro
 from motet.workers.deadlock import WaitsFor
 
 CONSULT_EVERY_SECONDS = 0.5
+OFF = "nothing is decided together any more"
 LONGEST_CONSULT_SECONDS = 30.0
 """So long may worker 0's process be late at such a turn: then it is not coming, and the two do not count alike."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004
@@ -149,6 +150,8 @@ class Council:
             return None
 
         def decide() -> str:
+            if self._peers.num_workers > 1 and self._peers.lookup(OFF) is not None:
+                self._off = True  # the others have given up deciding with this process
             now = time.monotonic()
             last, since = self._since
             self._since = (turn, now)
@@ -163,7 +166,10 @@ class Council:
             )
         except SyncTimeoutError:
             self._off = True
+            self._peers.publish(OFF, "")
             self._uneven()
+            return None
+        if self._off:
             return None
         wish, clock, self._next = json.loads(word)
         return Decision(wish, clock)

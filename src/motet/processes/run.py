@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import json
 import os
 import socket
 import sys
+import sysconfig
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -86,6 +88,7 @@ def run_in_processes(
             standing = _standing(peers, run_dir, names, config)
         left = [job for job in jobs if job.name not in standing.ended]
         if not left:
+            _leave_together(peers)
             return Results(dict(standing.ended), num_workers, time.perf_counter() - begin)
         start_word = peers.broadcast_from_0(lambda: uuid.uuid4().hex, key="start")
 
@@ -171,6 +174,11 @@ def run_in_processes(
 
 
 def _check_housing(at_once: int | None) -> None:
+    if torch.cuda.is_initialized():
+        raise UsageError(
+            "a process for each job is forked, and this program has used a device already, which cannot be forked: "
+            "call motet.run before, use motet run or motet.launch, or house='together'"
+        )
     if sys.platform != "linux":
         raise UsageError(f"a process for each job needs Linux, not {sys.platform}: use --house together")
     if dist.is_initialized():
@@ -239,11 +247,12 @@ def _import_what_jobs_import(jobs: Sequence[ProcessJob]) -> None:
 
     Only down to a script's first other statement: what it sets before an import may be meant for that import.
     """
-    for path in dict.fromkeys(job.spec["target"] for job in jobs if job.spec and job.spec["kind"] == "script"):
+    scripts = [Path(job.spec["target"]) for job in jobs if job.spec and job.spec["kind"] == "script"]
+    for path in dict.fromkeys(scripts):
         with contextlib.suppress(OSError, SyntaxError, ValueError):
-            for name in _first_imports(Path(path)):
-                if not _is_beside(name, Path(path).parent):
-                    with contextlib.suppress(BaseException):
+            for name in _first_imports(path):
+                if _is_installed(name) and not any(_is_beside(name, script.parent) for script in scripts):
+                    with contextlib.suppress(Exception, SystemExit):
                         import_module(name)
 
 
@@ -259,7 +268,19 @@ def _first_imports(script: Path) -> list[str]:
     return [name for name in names if name != "__future__"]
 
 
+def _is_installed(name: str) -> bool:
+    """Whether a name is Python's or an installed package's, wherever a script looks it up."""
+    first = name.partition(".")[0]
+    if first in sys.stdlib_module_names:
+        return True
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(first)
+        places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
+        return any(place.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))) for place in places)
+    return False
+
+
 def _is_beside(name: str, folder: Path) -> bool:
-    """Whether a name is the script's own: of a file or a folder beside it."""
+    """Whether a name is a script's own: of a file or a folder beside it."""
     first = name.partition(".")[0]
     return (folder / first).exists() or (folder / f"{first}.py").exists()

@@ -84,8 +84,8 @@ class Table:
     def _locked(self) -> Iterator[memoryview]:
         """Hold the table: against other processes by the file's lock, against other threads of this one by a mutex."""
         with self._mutex:
-            fcntl.lockf(self.fd, fcntl.LOCK_EX)
-            try:
+            try:  # a signal's handler may raise between the two
+                fcntl.lockf(self.fd, fcntl.LOCK_EX)
                 yield self._words
             finally:
                 fcntl.lockf(self.fd, fcntl.LOCK_UN)

@@ -49,6 +49,7 @@ class JobTurns:
         self._at_backward = at_backward
         self._main = threading.get_ident()
         self._models: list[weakref.ref[DistributedDataParallel]] = []
+        self._prepared: set[int] = set()  # reducers of DDP's whose next backward synchronizes
         self._in_flight: list[DistributedDataParallel] = []
         self._depth = 0
         self._released = 0  # when the turn was given away, inside a backward
@@ -140,6 +141,10 @@ class JobTurns:
         """Take note of a model in DDP."""
         self._models.append(weakref.ref(model))
 
+    def prepared(self, reducer: object) -> None:
+        """Take note that DDP has prepared a reducer for the next backward: a forward that is to be synchronized."""
+        self._prepared.add(id(reducer))
+
     @property
     def all_models(self) -> list[DistributedDataParallel]:
         """The models in DDP that this process holds."""
@@ -156,8 +161,8 @@ class JobTurns:
             return call(tensors, *args, **kwargs)
         self._at_backward(sys._getframe())
         self._depth, self._released, before = 1, 0, self._num_waits
-        # What DDP itself says of its last forward. (To note forwards here, Dynamo would have to look into that.)
-        self._in_flight = [model for model in self.all_models if model.require_forward_param_sync]
+        self._in_flight = [model for model in self.all_models if id(model.reducer) in self._prepared]
+        self._prepared.clear()
         self._backward_begin = time.perf_counter_ns()
         root = _root_of(tensors) if self._in_flight else None
         hook = None if root is None else root.register_hook(self._at_root)

@@ -82,7 +82,7 @@ def _patch_backward(turns: JobTurns) -> None:
 
 
 def _patch_ddp(turns: JobTurns) -> None:
-    """A model in DDP is built together with all workers."""
+    """A model in DDP is built together with all workers; its reducer hears of each forward that is synchronized."""
     build: Callable[..., None] = DistributedDataParallel.__init__
 
     @functools.wraps(build)
@@ -91,7 +91,17 @@ def _patch_ddp(turns: JobTurns) -> None:
             build(self, *args, **kwargs)
         turns.built(self)
 
+    reducer = torch._C._distributed_c10d.Reducer
+    prepare: Callable[..., None] = reducer.prepare_for_backward
+
+    @torch._dynamo.disable  # type: ignore[untyped-decorator]
+    @functools.wraps(prepare)
+    def prepared(self: Any, *args: Any, **kwargs: Any) -> None:
+        turns.prepared(self)
+        prepare(self, *args, **kwargs)
+
     DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
+    reducer.prepare_for_backward = prepared  # type: ignore[method-assign]
 
 
 def _patch_join(turns: JobTurns) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from motet.errors import WorkerFailedError
 from motet.processes.messages import Start
 from motet.processes.parent import Gone, WarmParent
 
@@ -57,5 +58,5 @@ def test_words_that_come_in_pieces_are_put_together(wires: Wires) -> None:
 def test_a_parent_that_has_ended_is_told_of(wires: Wires) -> None:
     parent, there = wires
     there.close()
-    with pytest.raises(RuntimeError, match="has ended"):
+    with pytest.raises(WorkerFailedError, match="has ended"):
         parent.gone()
