@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,13 @@ _SLOW = (
     "unit/cli/test_run_any_file.py",
     "unit/test_shaped_links.py",
 )
+
+
+def pytest_configure() -> None:
+    """Hear signals that whoever started the tests ignores (`nohup`, a shell's ``&``): Motet would ignore them, too."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
