@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TextIO, Unpack
 
 from motet.checkpoints import resuming
-from motet.checkpoints.coordinator import Disks, RecoveryPolicy
 from motet.checkpoints.gang import Gang
+from motet.checkpoints.policy import Disks, RecoveryPolicy
 from motet.config import RunConfig, RunOptions
 from motet.errors import UsageError
 from motet.events import Observer
@@ -198,7 +198,7 @@ def _run(
             raise
         names, standing = list(source.names), resuming.ResumeState()
         if folder is not None and isinstance(source, ListedJobs):
-            standing = _standing(workers, folder, names, config)
+            standing = resuming.inspect_on_0(workers.broadcast_from_0, folder, names, config)
             source.leave_out(standing.ended)
         if not source.names:
             orderly = True
@@ -243,18 +243,6 @@ def _aggregation(config: RunConfig, workers: Workers) -> Aggregation | None:
     return Aggregation(workers.worker, workers.num_workers, config.aggregators)
 
 
-def _standing(workers: Workers, folder: RunDir, names: Sequence[str], config: RunConfig) -> resuming.ResumeState:
-    """Return where the run stands, by worker 0's word."""
-
-    def look() -> str:
-        standing = resuming.inspect(folder, names, max_job_failures=config.max_job_failures, only=config.only)
-        for name in standing.left_out:
-            resuming.keep_result(folder, name, standing.ended[name], None)
-        return json.dumps(standing.to_json())
-
-    return resuming.ResumeState.from_json(json.loads(workers.broadcast_from_0(look)))
-
-
 def _safety(
     workers: Workers, folder: RunDir | None, standing: resuming.ResumeState, notify_user: Callable[[str], None]
 ) -> RecoveryPolicy:
@@ -264,11 +252,8 @@ def _safety(
     start = workers.broadcast_from_0(lambda: uuid.uuid4().hex)
 
     def keep_result(name: str, result: JobResult) -> None:
-        if workers.worker == 0 and result.status != "stopped":
-            try:
-                resuming.keep_result(folder, name, result, save_result)
-            except OSError as error:
-                notify_user(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
+        if workers.worker == 0:
+            resuming.keep_or_tell(folder, name, result, save_result, notify_user)
 
     def record_failure(name: str, turn: int, error: str) -> None:
         with contextlib.suppress(OSError):  # a full disk: then the job is tried once more than it should be

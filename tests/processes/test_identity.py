@@ -17,8 +17,7 @@ PARTS = 4
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
-def test_loops_end_as_they_do_alone(tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", REPOSITORY, prepend=":")
+def test_loops_end_as_they_do_alone(tmp_path: Path, num_workers: int) -> None:
     with place_in(tmp_path / "alone") as alone, place_in(tmp_path / "beside") as beside:
         for place in (alone, beside):
             place.environment["PYTHONPATH"] = f"{REPOSITORY}:{place.environment.get('PYTHONPATH', '')}"

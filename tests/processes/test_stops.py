@@ -97,6 +97,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(
         status, out, err = place.motet("resume", "out")
     assert status == 0, (out, err)
     assert set(place.jobs_of().values()) == {"finished"}
+    notices = place.results()["notices"]
+    assert any("job 'never'" in notice and "starts again from its beginning" in notice for notice in notices), notices
     assert set(place.jobs_of(field="turns").values()) == {STEPS}
     for name in JOBS:
         assert weights(place.path / name) == alone, name

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,44 +23,15 @@ from torch.optim import Optimizer
 
 from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
 from motet.checkpoints.gang import Gang, SavedJob
+from motet.checkpoints.policy import ONE_DISK, Disks
 from motet.checkpoints.transfer import hand_out, packed, unpack
 from motet.errors import CheckpointError, GangError, UsageError
 from motet.jobs.outcome import JobStopped
-from motet.results import JobResult
 
 LOOK_EVERY_SECONDS = 0.02
 REFUSALS_TO_TELL = 10
 
 Notice = Callable[[str, str], None]
-
-
-@dataclass(frozen=True)
-class Disks:
-    """Whether some host does not see worker 0's directory, and whether this worker's ``own`` host does not."""
-
-    separate: bool = False
-    own: bool = False
-
-
-ONE_DISK = Disks()
-
-
-@dataclass(frozen=True)
-class RecoveryPolicy:
-    """What a run does so that nothing is lost.
-
-    ``checkpoints``: where they go. ``keep_result`` keeps what came of a job, for a later start of the run;
-    ``record_failure`` is called with a job that failed on this worker, ``withdraw_failure`` when it has turned out to
-    have failed on all of them. ``starting_again``: jobs that have run before and left no checkpoint to go on from.
-    """
-
-    checkpoints: Path | None = None
-    disks: Disks = ONE_DISK
-    keep_result: Callable[[str, JobResult], None] = lambda job, result: None
-    record_failure: Callable[[str, int, str], None] = lambda job, turn, error: None
-    withdraw_failure: Callable[[str], None] = lambda job: None
-    starting_again: Collection[str] = ()
-    run_dir: Path | None = None
 
 
 @dataclass(slots=True)

@@ -83,6 +83,36 @@ def inspect(
     return ResumeState(ended, starting_again, left_out)
 
 
+def inspect_on_0(
+    broadcast_from_0: Callable[[Callable[[], str]], str], run_dir: RunDir, names: Sequence[str], config: RunConfig
+) -> ResumeState:
+    """Return where the run stands, by worker 0's word, on all workers. Collective."""
+
+    def look() -> str:
+        standing = inspect(run_dir, names, max_job_failures=config.max_job_failures, only=config.only)
+        for name in standing.left_out:
+            keep_result(run_dir, name, standing.ended[name], None)
+        return json.dumps(standing.to_json())
+
+    return ResumeState.from_json(json.loads(broadcast_from_0(look)))
+
+
+def keep_or_tell(
+    run_dir: RunDir,
+    name: str,
+    result: JobResult,
+    save: Callable[[object, Path], None],
+    notify_user: Callable[[str], None],
+) -> None:
+    """Keep what came of a job for a later start of the run, unless it goes on then; a full disk is told."""
+    if result.status == "stopped":
+        return
+    try:
+        keep_result(run_dir, name, result, save)
+    except OSError as error:
+        notify_user(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
+
+
 def keep_result(run_dir: RunDir, name: str, result: JobResult, save: Callable[[object, Path], None] | None) -> None:
     """Keep what came of a job. ``save`` writes a result that is not JSON to a file, as in `RunDir.write_results`."""
     fields = {**vars(result), "result": run_dir.plain(name, result.result, save)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from motet.checkpoints.coordinator import RecoveryPolicy
+from motet.checkpoints.policy import RecoveryPolicy
 from motet.coroutines import RunningJob
 from motet.errors import DivergenceError, GangError, WorkerFailedError
 from motet.jobs.outcome import Outcome

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from motet.checkpoints.coordinator import Coordinator, RecoveryPolicy
+from motet.checkpoints.coordinator import Coordinator
+from motet.checkpoints.policy import RecoveryPolicy
 from motet.config import RunConfig
 from motet.coroutines import RunningJob, Turns
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted

@@ -55,7 +55,6 @@ class Decider:
         self._costing = Costing(order, names[:at_once])
         self._free = list(range(at_once))[::-1]
         self._running: dict[str, _Running] = {}
-        self._again: list[tuple[str, int]] = []
         self._tries = tries
         self._charge = charge
         self._expected = dict(expected)

@@ -26,7 +26,8 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from motet import handle
-from motet.checkpoints.coordinator import Coordinator, Disks
+from motet.checkpoints.coordinator import Coordinator
+from motet.checkpoints.policy import Disks
 from motet.events import Diverged, Event
 from motet.gradients.nonfinite import Watch, error_for
 from motet.handle import JobHandle, JobPruned

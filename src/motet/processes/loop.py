@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from motet.events import (
 )
 from motet.gradients.nonfinite import Watch
 from motet.jobs.parameters import parameters_of
+from motet.pipeline.job_end import STARTS_AGAIN
 from motet.pipeline.ledger import RunLedger
 from motet.pipeline.observers import Observers
 from motet.processes.decider import Decider
@@ -61,7 +62,7 @@ NO_DDP = (
 
 @dataclass(frozen=True)
 class ProcessJob:
-    """A job as the run has it: data, or a callable that the warm parent holds. ``start``: what its process is told."""
+    """A job as the run has it: data (``spec``), or a callable that the warm parent holds."""
 
     name: str
     call: Callable[[], object] | None
@@ -98,6 +99,7 @@ class WorkerLoop:
         keep_result: Callable[[str, JobResult], None],
         timeout_seconds: float,
         on_same_file: OnSameFile,
+        starting_again: Collection[str],
     ) -> None:
         self._jobs = {job.name: job for job in jobs}
         self._exchange = exchange
@@ -109,6 +111,7 @@ class WorkerLoop:
         self._tell = tell
         self._interruption = interruption
         self._keep_result = keep_result
+        self._starting_again = starting_again
         self._timeout_seconds = timeout_seconds
         self._observers = Observers(observers, tell, lambda: None)
         self._observe, self._notify = self._observers.observe, self._observers.notify
@@ -220,6 +223,8 @@ class WorkerLoop:
         if self._wish:
             self._table.wish(seat, self._wish)
         if attempt == 0:
+            if job.name in self._starting_again:
+                self._notify(job.name, STARTS_AGAIN)
             self._observe(JobStarted(time=time.perf_counter(), job=job.name, turns=job.turns))
             if job.call is not None and (parameters := parameters_of(job.call)):
                 self._observe(ParametersSet(time=time.perf_counter(), job=job.name, values=parameters))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
-import json
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
@@ -85,7 +85,7 @@ def run_in_processes(
         names = [job.name for job in jobs]
         standing = resuming.ResumeState()
         if run_dir is not None:
-            standing = _standing(peers, run_dir, names, config)
+            standing = resuming.inspect_on_0(partial(peers.broadcast_from_0, key="standing"), run_dir, names, config)
         left = [job for job in jobs if job.name not in standing.ended]
         if not left:
             _leave_together(peers)
@@ -151,6 +151,7 @@ def run_in_processes(
             lambda name, result: _keep(run_dir, worker, name, result, tell),
             config.timeout_seconds,
             config.on_same_file,
+            standing.starting_again,
         )
         if run_dir is not None:
             run_dir.write_state(worker, "running jobs")
@@ -204,18 +205,6 @@ def _join() -> tuple[Store, dict[str, str]]:
     return shared, served
 
 
-def _standing(peers: Peers, folder: RunDir, names: Sequence[str], config: RunConfig) -> resuming.ResumeState:
-    """Return where the run stands, by worker 0's word."""
-
-    def look() -> str:
-        standing = resuming.inspect(folder, names, max_job_failures=config.max_job_failures, only=config.only)
-        for name in standing.left_out:
-            resuming.keep_result(folder, name, standing.ended[name], None)
-        return json.dumps(standing.to_json())
-
-    return resuming.ResumeState.from_json(json.loads(peers.broadcast_from_0(look, key="standing")))
-
-
 def _charge(run_dir: RunDir | None, name: str, start: str, verdict: Verdict) -> None:
     if run_dir is not None:
         with contextlib.suppress(OSError):  # a full disk: then the job is tried once more than it should be
@@ -223,11 +212,8 @@ def _charge(run_dir: RunDir | None, name: str, start: str, verdict: Verdict) -> 
 
 
 def _keep(run_dir: RunDir | None, worker: int, name: str, result: JobResult, tell: Callable[[str], None]) -> None:
-    if run_dir is not None and worker == 0 and result.status != "stopped":
-        try:
-            resuming.keep_result(run_dir, name, result, torch.save)
-        except OSError as error:
-            tell(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
+    if run_dir is not None and worker == 0:
+        resuming.keep_or_tell(run_dir, name, result, torch.save, tell)
 
 
 def _leave_together(peers: Peers) -> None:

@@ -2,7 +2,8 @@
 
 The turn changes hands where the job begins to wait (`JobTurns.away`), and at the end of a backward's computing, before
 DDP waits for its buckets: a callback queued in the autograd engine ahead of DDP's own (`JobTurns.backward`). What
-training computes is torch's own in every way: no hook of a reducer, no process group, no stream is touched.
+training computes is torch's own in every way: no communication hook, no process group, no stream is touched; DDP's
+reducer only says which backward it is going to synchronize (`JobTurns.prepared`).
 
 A turn is counted where a synchronization ends: with the backward of a DDP model, with a backward in which something was
 waited for (FSDP2's gathers), and in a process without DDP with the first collective waited for after a backward. As all

@@ -30,13 +30,13 @@ from motet.processes.turns import JobTurns
 from motet.same_files import about_to_write
 
 SHORTEST_SLEEP_SECONDS = 0.001
-# Where a program waits for what it has started itself.
-LOCAL_WAITS: tuple[tuple[Any, str], ...] = (
-    (concurrent.futures.Future, "result"),
-    (threading.Thread, "join"),
-    (subprocess.Popen, "wait"),
-    (multiprocessing.process.BaseProcess, "join"),
-    (ProcessContext, "join"),
+# Where a program waits for what it has started itself, and whether that is over.
+LOCAL_WAITS: tuple[tuple[Any, str, Callable[[Any], bool]], ...] = (
+    (concurrent.futures.Future, "result", lambda future: bool(future.done())),
+    (threading.Thread, "join", lambda thread: not thread.is_alive()),
+    (subprocess.Popen, "wait", lambda child: child.poll() is not None),
+    (multiprocessing.process.BaseProcess, "join", lambda child: not child.is_alive()),
+    (ProcessContext, "join", lambda context: False),
 )
 
 
@@ -52,18 +52,20 @@ def patch(turns: JobTurns) -> None:
     _patch(dist, "_broadcast_coalesced", turns)
     _patch_wait_tensor(turns)
     _patch_loader(turns)
-    for where, name in LOCAL_WAITS:
-        _patch(where, name, turns)
+    for where, name, over in LOCAL_WAITS:
+        _patch(where, name, turns, over)
     _patch_queue(turns)
     _patch_sleep(turns)
     _patch_save()
 
 
-def _patch(where: Any, name: str, turns: JobTurns) -> None:
+def _patch(where: Any, name: str, turns: JobTurns, over: Callable[[Any], bool] | None = None) -> None:
     whole: Callable[..., Any] = getattr(where, name)
 
     @functools.wraps(whole)
     def waits(*args: Any, **kwargs: Any) -> Any:
+        if not turns.can_wait or (over is not None and over(args[0])):
+            return whole(*args, **kwargs)
         with turns.away():
             return whole(*args, **kwargs)
 
@@ -186,7 +188,8 @@ def _patch_queue(turns: JobTurns) -> None:
 
     @functools.wraps(whole)
     def get(self: queue.Queue[Any], *args: Any, **kwargs: Any) -> Any:
-        if not turns.can_wait or self.qsize():
+        blocks = args[0] if args else kwargs.get("block", True)
+        if not turns.can_wait or not blocks or self.qsize():
             return whole(self, *args, **kwargs)
         with turns.away():
             return whole(self, *args, **kwargs)
