@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from motet.gradients.aggregation.choose import Aggregation
     from motet.integrations.trackers import Tracker
     from motet.observe import Progress
-    from motet.processes.loop import ProcessJob
+    from motet.processes.process_job import ProcessJob
     from motet.workers import Workers
 
 FINISHED, BROKEN, REFUSED, GANG_FAILED = 0, 1, 2, 4
@@ -228,7 +228,7 @@ def _job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[
 
 def _process_job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> ProcessJob:
     """Return a job of the run for a process of its own, which imports by itself what it needs."""
-    from motet.processes.loop import ProcessJob, refuse_compressed
+    from motet.processes.process_job import ProcessJob, refuse_compressed
 
     if data["kind"] == "python":
         job = _job(run_dir, data, calls)

@@ -28,7 +28,7 @@ from motet.jobs.surroundings import JobSurroundings
 from motet.memory.offload import Transfers
 from motet.output.per_job import JobOutput
 from motet.pipeline import Pipeline
-from motet.processes.loop import ProcessJob, refuse_compressed
+from motet.processes.process_job import ProcessJob, refuse_compressed
 from motet.processes.run import run_in_processes
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
@@ -104,7 +104,7 @@ def run_jobs(
             partial(_run_dir_of, run_dir, config, resume),
             observers=observers,
             streams=show.streams if show else None,
-            tell=show.notify_user if show else _on_stderr,
+            notify_user=show.notify_user if show else _on_stderr,
         )
     if config.aggregators == "dedicated" and aggregation is None:
         raise UsageError(

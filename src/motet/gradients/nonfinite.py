@@ -54,26 +54,16 @@ class Watch:
     def logged(self, job: str, turn: int, values: Mapping[str, float]) -> None:
         """Take note of what a job logged."""
         for name, value in values.items():
-            self._note(job, name, turn, word_of(value))
+            self.note(job, name, turn, word_of(value))
 
     def synced(self, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> None:
         """Take note of the gradients of a turn."""
         words = [_word(grad) for model in models if (grad := self._small_gradient(model)) is not None]
         if words:
-            self._note(job, GRADIENTS, turn, next(filter(None, words), ""))
+            self.note(job, GRADIENTS, turn, next(filter(None, words), ""))
 
-    def told(self, job: str, name: str, turn: int, word: str) -> None:
-        """Take note of what was found elsewhere: in the job's own process."""
-        self._note(job, name, turn, word)
-
-    def ended(self, job: str) -> dict[str, dict[str, object]] | None:
-        """Tell the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
-        state = self._states.pop(job, State())
-        if state.now:
-            self._notice(job, _DIVERGED.format(state.text()))
-        return state.to_json()
-
-    def _note(self, job: str, name: str, turn: int, word: str) -> None:
+    def note(self, job: str, name: str, turn: int, word: str) -> None:
+        """Take note of how one value of a job is not finite; ``word`` is empty if it is."""
         state = self._states[job]
         before = state.now.get(name)
         if state.note(name, turn, word):
@@ -82,6 +72,13 @@ class Watch:
         if before != after:
             since = None if after is None else after.since_turn
             self._observe(Diverged(time=time.perf_counter(), job=job, name=name, value=word, since_turn=since))
+
+    def ended(self, job: str) -> dict[str, dict[str, object]] | None:
+        """Tell the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
+        state = self._states.pop(job, State())
+        if state.now:
+            self._notice(job, _DIVERGED.format(state.text()))
+        return state.to_json()
 
     def _small_gradient(self, model: DistributedDataParallel) -> Tensor | None:
         """Return the gradient of the model's smallest parameter that has one on the CPU."""

@@ -1,13 +1,14 @@
 """The order that follows from what the jobs' turns cost, when jobs live in processes of their own (pure).
 
-Worker 0 hears the costs of all workers now and then. The slowest worker's computing is the gang's, because all wait for
-it; of a synchronization the shortest travel counts, which is that of the worker that began last.
+Worker 0 receives the costs of all workers now and then. The slowest worker's computing is the gang's, because all wait
+for it; of a synchronization the shortest travel counts, which is that of the worker that began last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from motet.processes.messages import CostReport
 from motet.schedule.order import Cost, Order, round_robin
 from motet.schedule.replanner import DRIFT, Change, drift, remaining_turns
 from motet.schedule.replay import best_order
@@ -19,14 +20,14 @@ class Costing:
     def __init__(self, given: Order | None, names: Sequence[str]) -> None:
         self._given = given
         self.order = given or round_robin(names)
-        self._heard: dict[int, Mapping[str, Sequence[float]]] = {}
+        self._reports: dict[int, dict[str, Cost]] = {}
         self._costs: dict[str, Cost] = {}
         self._drifted = False
         self._because = ""  # what has changed since the order was made, other than costs
 
-    def heard(self, worker: int, figures: Mapping[str, Sequence[float]]) -> None:
-        """Take note of what a worker measured: compute seconds, sync seconds and bytes of each job's turns."""
-        self._heard[worker] = figures
+    def receive(self, worker: int, report: CostReport) -> None:
+        """Take note of what a worker measured."""
+        self._reports[worker] = {name: _cost(report, name) for name in report.compute_seconds}
 
     def joined(self, job: str, live: Sequence[str]) -> Change | None:
         """Return the order now that a job has joined: a round robin, until its costs are known."""
@@ -40,19 +41,21 @@ class Costing:
         """Forget a job; what the others cost makes another order, perhaps."""
         self._costs = {}
         self._because = f"job '{job}' ended"
-        self._heard = {w: {name: f for name, f in told.items() if name != job} for w, told in self._heard.items()}
+        for of_worker in self._reports.values():
+            of_worker.pop(job, None)
 
     def change(self, turns: Mapping[str, int], expected: Mapping[str, int | None], num_workers: int) -> Change | None:
         """Return another order if costs ask for one. ``turns``: the live jobs', so far."""
-        if self._given is not None or len(turns) < 2 or len(self._heard) < num_workers:
+        if self._given is not None or len(turns) < 2 or len(self._reports) < num_workers:
             return None
         now = {}
         for name in turns:
-            of_job = [told[name] for told in self._heard.values() if name in told]
+            of_job = [of_worker[name] for of_worker in self._reports.values() if name in of_worker]
             if len(of_job) < num_workers:
                 return None
-            compute, sync = max(each[0] for each in of_job), min(each[1] for each in of_job)
-            now[name] = Cost(max(compute, 0.0), max(sync, 0.0), round(max(each[2] for each in of_job)))
+            compute = max(cost.compute_seconds for cost in of_job)
+            sync = min(cost.sync_seconds for cost in of_job)
+            now[name] = Cost(compute, sync, max(cost.sync_bytes for cost in of_job))
         if set(now) == set(self._costs):
             worst = max(now, key=lambda name: drift(self._costs[name], now[name]))
             if drift(self._costs[worst], now[worst]) <= DRIFT:
@@ -70,3 +73,8 @@ class Costing:
             return None
         self.order = best
         return Change(best, reason)
+
+
+def _cost(report: CostReport, name: str) -> Cost:
+    compute, sync = report.compute_seconds[name], report.sync_seconds[name]
+    return Cost(max(compute, 0.0), max(sync, 0.0), report.num_bytes[name])

@@ -7,13 +7,15 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from motet.results import Status
+
 # What a process meets when another one of the same job has gone.
 _ECHO = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|Socket closed|lost the store")
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How one process of a job ended. ``status``: what its loop said, ``""`` if it could say nothing any more.
+    """How one process of a job ended. ``status``: what its loop reported, ``""`` if it could report nothing any more.
 
     ``exit_status``: negative for a signal; ``asked``: this run had asked it to end. ``number``: which one ended first.
     """
@@ -53,7 +55,7 @@ class End:
 class Verdict:
     """``alone``: it failed on some workers only, so that it may be tried again from its last checkpoint."""
 
-    status: str
+    status: Status
     turns: int
     error: str | None = None
     worker: int | None = None

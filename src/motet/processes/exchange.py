@@ -1,21 +1,20 @@
-"""What the workers of a run tell each other while its jobs live in processes of their own.
+"""What the workers of a run send each other while its jobs live in processes of their own.
 
-Worker 0 decides: which job starts, which order is followed, when a job has ended, when the run stops. The others tell
-it what they see, and do what it says; every message is kept in the store that all workers share, in the order in which
-it was sent. No order between what different workers tell is relied on, so nothing is collective here.
+Worker 0 decides: which job starts, which order is followed, when a job has ended, when the run stops. The others report
+what they see and carry out what worker 0 broadcasts. Every message is kept in the store that all workers share, in the
+order in which it was sent. Nothing relies on an order between messages of different workers, so nothing is collective.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
 
 from torch._C._distributed_c10d import Store
 
 from motet.errors import WorkerLostError
+from motet.processes.messages import Command, Message, ToWorker0, pack, unpack
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 60.0
 
@@ -32,10 +31,10 @@ class Exchange:
         self._seen: dict[int, tuple[str, float]] = {}  # by worker: its last beat, and since when it is that
 
     def beat(self) -> None:
-        """Say that this worker is there, and look for those that have to be: `WorkerLostError` names one that is not.
+        """Publish that this worker lives, and check those that have to: `WorkerLostError` names one that does not.
 
-        Worker 0 looks for all others, these for worker 0. Where torch elastic has started them on one machine it
-        notices sooner; nobody else does where machines are lost, or other programs have started the workers.
+        Worker 0 checks all others, these check worker 0. Torch elastic notices sooner where it has started the workers
+        on one machine; nobody else does where machines are lost, or other programs have started the workers.
         """
         now = time.monotonic()
         if self.num_workers == 1 or now - self._beat_at < BEAT_SECONDS:
@@ -58,42 +57,41 @@ class Exchange:
         except RuntimeError as error:
             raise _lost(self.worker, error) from error
 
-    def tell_0(self, what: str, **fields: Any) -> None:
-        """Tell worker 0."""
-        self._send(0, json.dumps({"what": what, "from": self.worker, **fields}))
+    def report(self, message: ToWorker0) -> None:
+        """Send a message to worker 0."""
+        self._send(0, message)
 
-    def tell_all(self, what: str, **fields: Any) -> None:
-        """Tell all workers, this one included; worker 0 only."""
-        text = json.dumps({"what": what, "from": self.worker, **fields})
+    def broadcast(self, message: Command) -> None:
+        """Send a message to all workers, this one included."""
         for worker in range(self.num_workers):
-            self._send(worker, text)
+            self._send(worker, message)
 
-    def tell_others(self, what: str, **fields: Any) -> None:
-        """Tell all other workers, whoever this is."""
-        text = json.dumps({"what": what, "from": self.worker, **fields})
+    def send_to_others(self, message: Command) -> None:
+        """Send a message to all workers but this one."""
         for worker in range(self.num_workers):
             if worker != self.worker:
-                self._send(worker, text)
+                self._send(worker, message)
 
-    def received(self) -> Iterator[dict[str, Any]]:
-        """Yield what has been told to this worker."""
+    def received(self) -> Iterator[tuple[int, Message]]:
+        """Yield what has been sent to this worker, with the number of the worker that sent it."""
         while self._own:
-            yield json.loads(self._own.popleft())
+            yield self.worker, unpack(self._own.popleft())
         if self.num_workers == 1:
             return
         key = f"to/{self.worker}"
         try:
             for _ in range(self._store.queue_len(key)):
-                yield json.loads(self._store.queue_pop(key))
+                sender, _, line = self._store.queue_pop(key).partition(b" ")
+                yield int(sender), unpack(line)
         except RuntimeError as error:
             raise _lost(self.worker, error) from error
 
-    def _send(self, worker: int, text: str) -> None:
+    def _send(self, worker: int, message: Message) -> None:
         if worker == self.worker:
-            self._own.append(text)
+            self._own.append(pack(message))
             return
         try:
-            self._store.queue_push(f"to/{worker}", text)
+            self._store.queue_push(f"to/{worker}", f"{self.worker} {pack(message)}")
         except RuntimeError as error:
             raise _lost(self.worker, error) from error
 

@@ -1,4 +1,4 @@
-"""What the process of one job does: it runs the job's loop as its own program, and tells the worker what happens.
+"""What the process of one job does: it runs the job's loop as its own program, and reports to the worker.
 
 The process is what torchrun would have started. Its environment, its working directory, its signals, its threads and
 its end are its own; so is its process group, which its own ``init_process_group`` makes, in a part of the gang's store
@@ -35,14 +35,26 @@ from motet.jobs import Job, JobExit, JobSpec, Script
 from motet.jobs.outcome import JobStopped
 from motet.jobs.surroundings import JobSurroundings
 from motet.processes import waits
-from motet.processes.files import ToldLedger
-from motet.processes.messages import GO_ON, STOP_NOW, Channel, Ended, Start
-from motet.processes.peers import Council, Peers
+from motet.processes.channel import Channel
+from motet.processes.council import Council
+from motet.processes.messages import (
+    DivergenceReport,
+    EndReport,
+    LengthReport,
+    LogReport,
+    NoticeReport,
+    ParametersReport,
+    ResumeReport,
+    Start,
+)
+from motet.processes.peers import Peers
+from motet.processes.reporting_ledger import ReportingLedger
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import JobTurns
 from motet.same_files import SameFiles
 from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
+from motet.workers.messages import GO_ON, STOP_NOW
 
 FAILED_STATUS = 1
 FAILED_CLOSE_SECONDS = 2.0
@@ -71,7 +83,7 @@ class JobProcess:
             start.name,
             None if start.job_dir is None else Path(start.job_dir),
             self._log,
-            partial(self._tell, "expect"),
+            self._expect,
             self._describe,
             self._yield_turn,
         )
@@ -93,7 +105,7 @@ class JobProcess:
     @num_synced.setter
     def num_synced(self, turns: int) -> None:
         self._offset = turns - self.turns.num_turns
-        self._channel.send("resumed", turn=turns)
+        self._channel.send(ResumeReport(turns))
 
     @property
     def turn(self) -> int:
@@ -121,7 +133,9 @@ class JobProcess:
         self._saving.start = f"{start.start}_{start.attempt}"
         self._saving.attach(self)
         handle.set_current(self.handle)
-        files = self._files = SameFiles(peers, "warn", _path(start.run_dir), _no_notice, ToldLedger(self._channel.send))
+        files = self._files = SameFiles(
+            peers, "warn", _path(start.run_dir), _no_notice, ReportingLedger(self._channel.send)
+        )
         files.events.of_job(self.name)  # its threads are its own, all of them
         self.turns.begin()
         waits.patch(self.turns)
@@ -133,30 +147,30 @@ class JobProcess:
                 self.turns.end()
                 files.turn_ended(self.name)
         self._close(self._start.timeout_seconds if ended.error is None else FAILED_CLOSE_SECONDS)
-        self._channel.send("ended", **_fields(ended))
+        self._channel.send(ended)
         return 0 if ended.error is None else FAILED_STATUS
 
-    def _ended(self) -> Ended:
+    def _ended(self) -> EndReport:
         """Run the loop; return how it ended."""
         try:
             result = self._result()
             self._reported.flush()
             self.before_end()
-            return self._told("finished", result=self._keep(result))
+            return self._end("finished", result=self._keep(result))
         except JobStopped as stopped:
             outcome = stopped.outcome()
-            return self._told(outcome.status, outcome.kind, outcome.error)
+            return self._end(outcome.status, outcome.kind, outcome.error)
         except JobPruned:
-            return self._told("pruned")
+            return self._end("pruned")
         except BaseException as error:
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
-            return self._told("failed", type(error).__name__, _text_of(error))
+            return self._end("failed", type(error).__name__, _text_of(error))
 
-    def _told(self, status: str, kind: str = "", error: str | None = None, result: str | None = None) -> Ended:
+    def _end(self, status: str, kind: str = "", error: str | None = None, result: str | None = None) -> EndReport:
         if error is not None:
             sys.stderr.write(error.rstrip() + "\n")
-        return Ended(status, self.num_synced, kind, error, len(self.turns.all_models), result)
+        return EndReport(status, self.num_synced, kind, error, len(self.turns.all_models), result)
 
     def _result(self) -> object:
         start = self._start
@@ -182,7 +196,7 @@ class JobProcess:
             return None
 
     def _keep(self, result: object) -> str | None:
-        """Leave what a loop returned in a file; what cannot be pickled is left out, and told."""
+        """Leave what a loop returned in a file; what cannot be pickled is left out, with a notice."""
         if result is None:
             return None
         path = None
@@ -241,24 +255,24 @@ class JobProcess:
             if decision.wish == STOP_NOW or not self._saving.saves(self.name):
                 raise JobStopped
 
-    # What the loop says
+    # What the loop reports
 
     def _log(self, values: dict[str, float]) -> None:
-        self._channel.send("log", turn=self.turn, values=values)
+        self._channel.send(LogReport(self.turn, values))
 
-    def _tell(self, what: str, value: Any) -> None:
-        self._num_turns = value
-        self._channel.send(what, value=value)
+    def _expect(self, turns: int | None) -> None:
+        self._num_turns = turns
+        self._channel.send(LengthReport(turns))
 
     def _describe(self, values: Any) -> None:
-        self._channel.send("parameters", values={name: _plain(value) for name, value in values.items()})
+        self._channel.send(ParametersReport({name: _plain(value) for name, value in values.items()}))
 
     def _notice(self, job: str, text: str) -> None:
-        self._channel.send("notice", text=text)
+        self._channel.send(NoticeReport(text))
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Diverged):
-            self._channel.send("diverged", name=event.name, value=event.value, turn=self.num_synced)
+            self._channel.send(DivergenceReport(self.num_synced, event.value))
 
     def _yield_turn(self) -> bool:
         if not self.turns.can_wait:
@@ -332,15 +346,11 @@ def _path(text: str | None) -> Path | None:
 
 
 def _no_notice(job: str | None, text: str) -> None:
-    """Say nothing: the worker does, which hears of all jobs."""
+    """Say nothing: the worker does, which knows of all jobs."""
 
 
 def _nothing() -> None:
     raise AssertionError("never called")
-
-
-def _fields(ended: Ended) -> dict[str, Any]:
-    return {name: getattr(ended, name) for name in Ended.__slots__}
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
@@ -352,6 +362,6 @@ def _text_of(error: BaseException) -> str:
     while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_PACKAGE) and entry.tb_next is not None:
         entry = entry.tb_next
     if isinstance(error, SystemExit):
-        told = f"exit status {int(error.code)}" if isinstance(error.code, int) else str(error.code)
-        return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(entry), f"SystemExit: {told}\n"])
+        how = f"exit status {int(error.code)}" if isinstance(error.code, int) else str(error.code)
+        return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(entry), f"SystemExit: {how}\n"])
     return "".join(traceback.format_exception(type(error), error, entry))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from motet.output.streams import JobLog, JobStream, Terminal
-from motet.processes.messages import MOST_READS
+from motet.processes.channel import MOST_READS
 
 PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
@@ -28,7 +27,6 @@ class JobLines:
         job_dir: Path | None,
         *,
         everybody: bool,
-        last_words: Callable[[str], None] = lambda text: None,
     ) -> None:
         name = "log.txt" if worker == 0 else f"log-worker-{worker}.txt"
         self._log = None if job_dir is None else JobLog(job_dir / name)
@@ -55,7 +53,7 @@ class JobLines:
         self.ends = []
 
     def read(self, reads: int = MOST_READS) -> None:
-        """Pass on what the job has printed by now, so much of it at most: others want to be heard, too."""
+        """Pass on what the job has printed by now, so much of it at most: others have to be read, too."""
         for number, pipe in enumerate(self._reads):
             for _ in range(reads):
                 try:

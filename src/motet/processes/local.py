@@ -1,4 +1,4 @@
-"""The processes of the jobs on this worker: started, listened to, ended."""
+"""The processes of the jobs on this worker: started, read from, ended."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import pickle
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from motet.output.streams import Terminal
+from motet.processes.channel import Channel
 from motet.processes.lines import JobLines
-from motet.processes.messages import Channel, Ended, Start
-from motet.processes.parent import WarmParent
+from motet.processes.messages import EndReport, FromJob, ResumeReport, Start
 from motet.processes.turn_table import Stretch, Table
+from motet.processes.warm_parent import WarmParent
+from motet.workers.messages import STOP_NOW
 
 SECONDS_TO_END = 5.0
 """How long a process may take to end by SIGTERM."""
@@ -32,12 +34,12 @@ class LocalJob:
     channel: Channel
     lines: JobLines
     offset: int = 0
-    ended: Ended | None = None
-    exit_status: int | None = None
+    ended: EndReport | None = None
+    exit_status: int = 0
     read: int = 0
     moved_at: float = field(default_factory=time.monotonic)
     processor_seconds: float = 0.0
-    told_to_end_at: float | None = None
+    asked_to_end_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -46,7 +48,7 @@ class LocalJob:
 
 
 class LocalJobs:
-    """All of them. ``streams``: where lines are shown."""
+    """All of them. ``table``, ``wake``: of their turns; ``streams``: where lines are shown."""
 
     def __init__(
         self,
@@ -60,8 +62,8 @@ class LocalJobs:
         everybody: bool,
     ) -> None:
         self._parent = parent
-        self._table = table
-        self._wake = wake
+        self.table = table
+        self.wake = wake
         self._worker = worker
         self._job_dir = job_dir
         self._streams = streams
@@ -71,7 +73,7 @@ class LocalJobs:
 
     def start(self, start: Start) -> None:
         """Start a job's process."""
-        self._table.open_seat(start.seat)
+        self.table.open_seat(start.seat)
         here, there = socket.socketpair()
         lines = JobLines(
             start.name,
@@ -90,57 +92,75 @@ class LocalJobs:
         """Return the process that has a seat."""
         return next((job.pid for job in self.live.values() if job.start.seat == seat), None)
 
-    def messages(self) -> Iterator[tuple[LocalJob, Mapping[str, Any]]]:
-        """Yield what jobs have told, and pass on what they have printed."""
+    def offset(self, name: str) -> int:
+        """Return how many turns a job had taken before it was resumed."""
+        job = self.live.get(name)
+        return 0 if job is None else job.offset
+
+    def turns(self, job: LocalJob) -> int:
+        """Return how many turns a job has taken, those before a resume included."""
+        return self.table.turns(job.start.seat) + job.offset
+
+    def follow(self, names: Sequence[str]) -> None:
+        """Have the jobs that live here take turns in this order."""
+        seats = [self.live[name].start.seat for name in names if name in self.live]
+        if seats:
+            self.table.follow(seats, self.wake)
+
+    def reports(self) -> Iterator[tuple[LocalJob, FromJob]]:
+        """Yield what jobs have reported, and pass on what they have printed."""
         for job in list(self.live.values()):
-            for message in job.channel.received():
-                if message["what"] == "ended":
-                    job.ended = Ended(**{key: value for key, value in message.items() if key != "what"})
-                elif message["what"] == "resumed":
-                    job.offset = message["turn"]
+            for report in job.channel.received():
+                if isinstance(report, EndReport):
+                    job.ended = report
+                elif isinstance(report, ResumeReport):
+                    job.offset = report.turns
                 else:
-                    yield job, message
+                    yield job, report
             job.lines.read()
 
     def stretches(self) -> list[tuple[str, Stretch]]:
         """Return what the jobs computed and synchronized since the last time."""
         found = []
         for job in self.live.values():
-            read, stretches = self._table.stretches(job.start.seat, job.read)
+            read, stretches = self.table.stretches(job.start.seat, job.read)
             if read != job.read:
                 job.read, job.moved_at = read, time.monotonic()
             found += [(job.name, stretch) for stretch in stretches]
         return found
 
-    def ended(self) -> list[LocalJob]:
-        """Return the jobs whose processes have ended since the last time; they are not live any more."""
-        gone = []
-        for each in self._parent.gone():
+    def exited(self) -> list[LocalJob]:
+        """Return the jobs whose processes have ended since the last time."""
+        found = []
+        for each in self._parent.exited():
             job = next((job for job in self.live.values() if job.pid == each.pid), None)
             if job is not None:
                 job.exit_status = each.status
-                gone.append(job)
-        return gone
+                found.append(job)
+        return found
 
     def close(self, job: LocalJob) -> None:
-        """Let go of what was a job's; everything it told has been read."""
+        """Let go of what was a job's; everything it reported has been read."""
         del self.live[job.name]
-        self._table.close_seat(job.start.seat, self._wake)
+        self.table.close_seat(job.start.seat, self.wake)
         job.lines.close()
         job.channel.close()
 
     def end(self, name: str) -> None:
         """Have a job's process end, if it lives: by SIGTERM, and by SIGKILL when that has taken too long."""
         job = self.live.get(name)
-        if job is not None and job.told_to_end_at is None:
-            job.told_to_end_at = time.monotonic()
+        if job is None:
+            return
+        self.table.wish(job.start.seat, STOP_NOW)
+        if job.asked_to_end_at is None:
+            job.asked_to_end_at = time.monotonic()
             _signal(job.pid, signal.SIGTERM)
 
     def kill_late(self) -> None:
-        """Kill what was told to end and has not."""
+        """Kill what was asked to end and has not."""
         now = time.monotonic()
         for job in self.live.values():
-            if job.told_to_end_at is not None and now - job.told_to_end_at > SECONDS_TO_END:
+            if job.asked_to_end_at is not None and now - job.asked_to_end_at > SECONDS_TO_END:
                 _signal(job.pid, signal.SIGKILL)
 
     def stalled(self, within_seconds: float) -> LocalJob | None:
@@ -159,7 +179,7 @@ class LocalJobs:
         return None
 
 
-def result_of(ended: Ended | None) -> object:
+def result_of(ended: EndReport | None) -> object:
     """Load what a job's loop returned, and remove the file."""
     if ended is None or ended.result is None:
         return None

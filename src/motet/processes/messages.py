@@ -1,31 +1,31 @@
-"""What a job's process and its worker tell each other: data, one line of JSON each, over a socket of their own."""
+"""What the processes of a run send each other: one type for each kind of message, packed into one line of JSON.
+
+A job's process reports to its worker (`motet.processes.channel`), and so does the warm parent
+(`motet.processes.warm_parent`). Workers report to worker 0 what they see, and worker 0 broadcasts what all of them have
+to do (`motet.processes.exchange`).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 from motet.config import OnNan
+from motet.results import Status
 
-MOST_READS = 16  # at one look: who writes faster than that waits
-GO_ON, STOP, STOP_NOW = range(3)
-"""What a worker wishes of a job: to go on; to stop at its next save point, or, where it saves nothing, after its turn;
-to stop after its turn."""
+# To the warm parent, and back
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a job's process is told when it begins.
+    """Fork a job's process.
 
     ``attempt`` counts the processes that this job has had in this run on each worker alike. ``table``, ``wake``,
-    ``channel``: open files (`motet.processes.turn_table`, `Channel`). ``environment``: what torchrun would have set
-    and has not. ``spec`` is the job as data, None for a callable that the parent holds under the job's name.
-    ``prefix`` parts the store of the gang.
+    ``channel``: open files (`motet.processes.turn_table`, `motet.processes.channel`). ``environment``: what torchrun
+    would have set and has not. ``spec`` is the job as data, None for a callable that the parent holds under the job's
+    name. ``prefix`` parts the store of the gang.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Start:
     worker: int
     num_workers: int
     table: int
-    wake: tuple[int, ...]
+    wake: Sequence[int]
     strict: bool
     channel: int
     prefix: str
@@ -53,20 +53,82 @@ class Start:
     separate_disks: bool
     own_disk: bool
 
-    def to_json(self) -> str:
-        """Return one line of text."""
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> Start:
-        """Rebuild what `to_json` gave."""
-        fields = json.loads(text)
-        return cls(**{**fields, "wake": tuple(fields["wake"])})
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A job's process has been forked."""
+
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a job's loop ended in one process; its exit status is still to come. ``turns``: synchronized ones."""
+class Exited:
+    """A job's process has ended. ``status``: its exit status, negative for the signal that ended it."""
+
+    pid: int
+    status: int
+
+
+# From a job's process to its worker
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """The job has logged values."""
+
+    turn: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthReport:
+    """The job expects to take so many turns in all."""
+
+    turns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersReport:
+    """The job has named the parameters that it trains with."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeReport:
+    """The user should know something of the job."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """The job has done something to a file. ``event``: writes, appends, removes or renames (to ``target``)."""
+
+    event: str
+    path: str
+    verb: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceReport:
+    """The job's gradients are not finite any more (``value``: how), or are again (an empty one)."""
+
+    turn: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeReport:
+    """The job has gone on from a checkpoint, after so many synchronized turns."""
+
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndReport:
+    """How the job's loop ended in one process; its exit status is still to come. ``turns``: synchronized ones."""
 
     status: str
     turns: int
@@ -76,35 +138,150 @@ class Ended:
     result: str | None = None  # the file that holds it
 
 
-class Channel:
-    """One end of the socket. The job's end blocks; the worker's does not."""
+# From any worker to worker 0
 
-    def __init__(self, end: socket.socket) -> None:
-        self._socket = end
-        self._unread = b""
-        self._lock = threading.RLock()
 
-    def send(self, what: str, **fields: Any) -> None:
-        """Send a message; a worker that has gone harms nobody: this process ends with it."""
-        line = json.dumps({"what": what, **fields}).encode()
-        with contextlib.suppress(OSError), self._lock:
-            self._socket.sendall(b"\n" + line + b"\n")  # a line before that was cut off ends here
+@dataclass(frozen=True, slots=True)
+class ExitReport:
+    """A job's process has ended on the worker. ``status``: what its loop reported, ``""`` if nothing."""
 
-    def received(self) -> Iterator[dict[str, Any]]:
-        """Yield the messages that are there by now."""
-        for _ in range(MOST_READS):
-            try:
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-            except (BlockingIOError, ConnectionError):
-                break
-            if not data:
-                break
-            self._unread += data
-        *lines, self._unread = self._unread.split(b"\n")
-        for line in lines:
-            with contextlib.suppress(ValueError):  # one that was cut off, by what ended its loop
-                yield json.loads(line)
+    name: str
+    attempt: int
+    status: str
+    turns: int
+    kind: str
+    error: str | None
+    exit_status: int
+    last_on_stderr: str
 
-    def close(self) -> None:
-        """Close this end."""
-        self._socket.close()
+
+@dataclass(frozen=True, slots=True)
+class CostReport:
+    """What a turn of each job costs on the worker, once that is known; how many it has taken, and will take."""
+
+    compute_seconds: Mapping[str, float]
+    sync_seconds: Mapping[str, float]
+    num_bytes: Mapping[str, int]
+    turns: Mapping[str, int]
+    expected: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """The worker was asked to stop the run: ``stop`` is one of `motet.workers.messages`' words for it."""
+
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailRequest:
+    """The job is to be ended as failed; ``stops_run``: and the run with it."""
+
+    name: str
+    why: str
+    stops_run: bool = False
+
+
+# From worker 0 to every worker
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """Start a job's process, with a seat at the table of turns."""
+
+    name: str
+    seat: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class FollowOrder:
+    """From now on the jobs take turns so. ``reason``: what is shown of a change."""
+
+    turns: Sequence[str]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndJob:
+    """End a job's process, if it lives."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Notify the user of something about a job."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """The job has ended on all workers. ``alone``: it failed on some workers only."""
+
+    name: str
+    status: Status
+    turns: int
+    error: str | None
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The job is never started: the run stops."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop all jobs."""
+
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """All jobs have ended: leave the loop."""
+
+
+# From any worker to all others
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """A worker has left the run by an error, so nobody can go on."""
+
+    text: str
+
+
+FromParent = Forked | Exited
+FromJob = (
+    LogReport
+    | LengthReport
+    | ParametersReport
+    | NoticeReport
+    | FileReport
+    | DivergenceReport
+    | ResumeReport
+    | EndReport
+)
+ToWorker0 = ExitReport | CostReport | StopRequest | FailRequest
+Command = StartJob | FollowOrder | EndJob | Notify | Conclude | Skip | Stop | Finish | Abandon
+Message = Start | FromParent | FromJob | ToWorker0 | Command
+
+_TYPES: dict[str, type[Message]] = {each.__name__: each for each in get_args(Message)}
+
+
+def pack(message: Message) -> str:
+    """Return one line of text."""
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    return json.dumps([type(message).__name__, values])
+
+
+def unpack(text: str | bytes) -> Message:
+    """Return the message that was packed into a line. Raises `ValueError` for one that was cut off."""
+    name, values = json.loads(text)
+    return _TYPES[name](**values)

@@ -18,7 +18,7 @@ from multiprocessing import util as multiprocessing_util
 from typing import Any, NoReturn, TextIO
 
 from motet.parent import end_with_parent, flush_open_files
-from motet.processes.messages import Start
+from motet.processes.messages import Start, pack, unpack
 
 Handlers = Mapping[int, Any]
 
@@ -76,14 +76,14 @@ def _default(number: int) -> Any:
 def _start_anew(start: Start) -> NoReturn:
     """Run the job in a fresh interpreter with an environment of its own.
 
-    What it is told travels through a file in memory: other users of the machine can read a command line.
+    What it has to do stands in a file in memory: other users of the machine can read a command line.
     """
-    told = os.memfd_create("motet-start", 0)
-    os.write(told, dataclasses.replace(start, env=None).to_json().encode())
-    os.lseek(told, 0, os.SEEK_SET)
-    for file in (start.table, start.channel, *start.wake, told):
+    message = os.memfd_create("motet-start", 0)
+    os.write(message, pack(dataclasses.replace(start, env=None)).encode())
+    os.lseek(message, 0, os.SEEK_SET)
+    for file in (start.table, start.channel, *start.wake, message):
         os.set_inheritable(file, True)
-    arguments = [sys.executable, "-m", "motet.processes.start", str(told)]
+    arguments = [sys.executable, "-m", "motet.processes.start", str(message)]
     os.execve(sys.executable, arguments, {**os.environ, **(start.env or {}), "PYTHONUNBUFFERED": "1"})
 
 
@@ -105,10 +105,11 @@ def run_and_exit(start: Start, call: Callable[[], object] | None) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Run the job that a file in memory tells of."""
+    """Run the job that a file in memory describes."""
     end_with_parent()
-    with open(int(sys.argv[1]), encoding="utf-8") as told:
-        start = Start.from_json(told.read())
+    with open(int(sys.argv[1]), encoding="utf-8") as message:
+        start = unpack(message.read())
+    assert isinstance(start, Start)
     run_and_exit(start, None)
 
 

@@ -1,6 +1,6 @@
-"""What the job processes of one worker computed, and what of their synchronizations was hidden: from what they tell.
+"""What the job processes of one worker computed, and what of their synchronizations was hidden: from what they report.
 
-Each job tells when it held the turn, and when its gradients left and came (`motet.processes.turn_table.Stretch`).
+Each job reports when it held the turn, and when its gradients left and came (`motet.processes.turn_table.Stretch`).
 Laid side by side, these give what the pipeline of jobs that live together measures as it goes: a turn's computing, a
 synchronization's travel, the part of it in which this worker computed something, its share of the network's busy time.
 """
@@ -54,14 +54,14 @@ class Costs:
     num_bytes: int = 0
 
     def figures(self) -> tuple[float, float, int] | None:
-        """Return compute seconds, sync seconds and bytes of a turn; None while there is nothing to tell."""
+        """Return compute seconds, sync seconds and bytes of a turn; None while nothing is known."""
         if not self.compute or not self.sync:  # a synchronization is known a little later than its turn
             return None
         return statistics.median(self.compute), statistics.median(self.sync), self.num_bytes
 
 
 class Timeline:
-    """Puts together what the jobs of this worker tell. ``observe`` is told of each turn and synchronization."""
+    """Puts together what the jobs of this worker report. ``observe`` receives each turn and synchronization."""
 
     def __init__(self, accounts: RunLedger, observe: Callable[[Event], None]) -> None:
         self._ledger = accounts
@@ -73,13 +73,13 @@ class Timeline:
         self._late: list[tuple[str, Stretch, float, int]] = []
         self.costs: defaultdict[str, Costs] = defaultdict(Costs)
 
-    def add(self, told: Iterable[tuple[str, Stretch]], offsets: Callable[[str], int]) -> None:
-        """Take in what the jobs have told since the last time. ``offsets(job)``: its turns of before a resume.
+    def add(self, reported: Iterable[tuple[str, Stretch]], offsets: Callable[[str], int]) -> None:
+        """Take in what the jobs have reported since the last time. ``offsets(job)``: its turns of before a resume.
 
         A synchronization counts one call later: by then all is known of what the worker computed meanwhile.
         """
         late, self._late = self._late, []
-        ordered = sorted(told, key=lambda each: each[1].end)
+        ordered = sorted(reported, key=lambda each: each[1].end)
         for _, stretch in ordered:
             if not stretch.synchronized and stretch.end > stretch.begin:
                 self._holds.append((stretch.begin, stretch.end))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from motet.processes.costs import Costing
+from motet.processes.messages import CostReport
 from motet.schedule.order import Cost, Order
 from motet.schedule.replay import best_order
 
@@ -18,19 +19,24 @@ def costing(given: Order | None = None, names: tuple[str, ...] = ("a", "b")) -> 
     return Costing(given, names)
 
 
-def hear(costs: Costing, *told: Figures) -> None:
-    for worker, figures in enumerate(told):
-        costs.heard(worker, figures)
+def receive(costs: Costing, worker: int, figures: Figures) -> None:
+    compute, sync, num_bytes = ({name: each[index] for name, each in figures.items()} for index in range(3))
+    costs.receive(worker, CostReport(compute, sync, num_bytes, {}, {}))  # type: ignore[arg-type]
+
+
+def receive_all(costs: Costing, *reported: Figures) -> None:
+    for worker, figures in enumerate(reported):
+        receive(costs, worker, figures)
 
 
 def test_costs_of_all_workers_make_an_order() -> None:
     costs = costing()
     assert costs.order.turns == ("a", "b")
-    hear(costs, CHEAP_AND_DEAR)
-    assert costs.change(TURNS, OPEN, 2) is None  # worker 1 has told nothing
-    costs.heard(1, {"a": CHEAP_AND_DEAR["a"]})
+    receive_all(costs, CHEAP_AND_DEAR)
+    assert costs.change(TURNS, OPEN, 2) is None  # worker 1 has reported nothing
+    receive(costs, 1, {"a": CHEAP_AND_DEAR["a"]})
     assert costs.change(TURNS, OPEN, 2) is None  # and now half of it
-    costs.heard(1, CHEAP_AND_DEAR)
+    receive(costs, 1, CHEAP_AND_DEAR)
     change = costs.change(TURNS, OPEN, 2)
     assert change is not None
     assert change.order.weights["b"] > change.order.weights["a"]
@@ -42,8 +48,8 @@ def test_costs_of_all_workers_make_an_order() -> None:
 def test_the_slowest_workers_computing_counts_and_the_shortest_travel() -> None:
     """A worker that begins early waits longer for the same gradients."""
     costs, whole = costing(), costing()
-    hear(costs, {"a": (1.0, 10.0, 100), "b": (0.2, 0.1, 10)}, {"a": (0.5, 14.0, 100), "b": (1.0, 9.0, 10)})
-    hear(whole, CHEAP_AND_DEAR, CHEAP_AND_DEAR)
+    receive_all(costs, {"a": (1.0, 10.0, 100), "b": (0.2, 0.1, 10)}, {"a": (0.5, 14.0, 100), "b": (1.0, 9.0, 10)})
+    receive_all(whole, CHEAP_AND_DEAR, CHEAP_AND_DEAR)
     one, other = costs.change(TURNS, OPEN, 2), whole.change(TURNS, OPEN, 2)
     assert one is not None
     assert other is not None
@@ -53,7 +59,7 @@ def test_the_slowest_workers_computing_counts_and_the_shortest_travel() -> None:
 def test_an_order_that_was_given_is_kept_to() -> None:
     given = Order(("a", "b", "a"))
     costs = costing(given)
-    hear(costs, CHEAP_AND_DEAR)
+    receive_all(costs, CHEAP_AND_DEAR)
     assert costs.change(TURNS, OPEN, 1) is None
     assert costs.joined("a", ["a"]) is None
     assert costs.order == given
@@ -61,14 +67,14 @@ def test_an_order_that_was_given_is_kept_to() -> None:
 
 def test_one_drift_is_noise_two_are_a_change() -> None:
     costs = costing()
-    hear(costs, CHEAP_AND_DEAR)
+    receive_all(costs, CHEAP_AND_DEAR)
     assert costs.change(TURNS, OPEN, 1) is not None
     swapped = {"a": CHEAP_AND_DEAR["b"], "b": CHEAP_AND_DEAR["a"]}
-    hear(costs, swapped)
+    receive_all(costs, swapped)
     assert costs.change(TURNS, OPEN, 1) is None
-    hear(costs, CHEAP_AND_DEAR)  # it was noise
+    receive_all(costs, CHEAP_AND_DEAR)  # it was noise
     assert costs.change(TURNS, OPEN, 1) is None
-    hear(costs, swapped)
+    receive_all(costs, swapped)
     assert costs.change(TURNS, OPEN, 1) is None
     change = costs.change(TURNS, OPEN, 1)
     assert change is not None
@@ -78,14 +84,14 @@ def test_one_drift_is_noise_two_are_a_change() -> None:
 
 def test_a_job_that_joins_gets_its_turns_before_its_costs_are_known() -> None:
     costs = costing()
-    hear(costs, CHEAP_AND_DEAR)
+    receive_all(costs, CHEAP_AND_DEAR)
     assert costs.change(TURNS, OPEN, 1) is not None
     change = costs.joined("c", ["a", "b", "c"])
     assert change is not None
     assert change.order.turns == ("a", "b", "c")
     three = {**TURNS, "c": 0}
     assert costs.change(three, {**OPEN, "c": None}, 1) is None
-    hear(costs, {**CHEAP_AND_DEAR, "c": (1.0, 10.0, 100)})
+    receive_all(costs, {**CHEAP_AND_DEAR, "c": (1.0, 10.0, 100)})
     known = costs.change(three, {**OPEN, "c": None}, 1)
     assert known is not None
     assert set(known.order.names) == {"a", "b", "c"}
@@ -93,7 +99,7 @@ def test_a_job_that_joins_gets_its_turns_before_its_costs_are_known() -> None:
 
 def test_who_has_ended_counts_no_more() -> None:
     costs = costing(names=("a", "b", "c"))
-    hear(costs, {**CHEAP_AND_DEAR, "c": (1.0, 1.0, 10)})
+    receive_all(costs, {**CHEAP_AND_DEAR, "c": (1.0, 1.0, 10)})
     assert costs.change({**TURNS, "c": 3}, {**OPEN, "c": None}, 1) is not None
     costs.ended("c")
     change = costs.change(TURNS, OPEN, 1)
@@ -106,7 +112,7 @@ def test_who_has_ended_counts_no_more() -> None:
 
 def test_the_order_is_the_best_that_a_plan_would_find() -> None:
     costs = costing()
-    hear(costs, CHEAP_AND_DEAR)
+    receive_all(costs, CHEAP_AND_DEAR)
     change = costs.change(TURNS, {"a": 100, "b": 1000}, 1)
     assert change is not None
     known = {name: Cost(*figures) for name, figures in CHEAP_AND_DEAR.items()}

@@ -29,7 +29,7 @@ class Sums:
         return 0.0
 
 
-class Told:
+class Jobs:
     """A timeline, its sums, its events; times are seconds here."""
 
     def __init__(self) -> None:
@@ -37,19 +37,21 @@ class Told:
         self.events: list[Event] = []
         self.timeline = Timeline(self.sums, self.events.append)  # type: ignore[arg-type]
         self.turns: defaultdict[str, int] = defaultdict(int)
-        self._told: list[tuple[str, Stretch]] = []
+        self._reported: list[tuple[str, Stretch]] = []
 
     def held(self, job: str, begin: float, end: float) -> None:
-        self._told.append((job, Stretch(ns(begin), ns(end), 0, self.turns[job], False)))
+        self._reported.append((job, Stretch(ns(begin), ns(end), 0, self.turns[job], False)))
 
     def synced(self, job: str, end: float, launched: float, arrived: float, backward: float | None = None) -> None:
         self.turns[job] += 1
         began = ns(launched if backward is None else backward)
-        self._told.append((job, Stretch(ns(end), ns(end), ns(arrived), self.turns[job], True, ns(launched), 40, began)))
+        self._reported.append(
+            (job, Stretch(ns(end), ns(end), ns(arrived), self.turns[job], True, ns(launched), 40, began))
+        )
 
     def add(self, offset: int = 0) -> None:
-        told, self._told = self._told, []
-        self.timeline.add(told, lambda job: offset)
+        reported, self._reported = self._reported, []
+        self.timeline.add(reported, lambda job: offset)
 
     def syncs(self, job: str) -> list[SyncEnded]:
         return [event for event in self.events if isinstance(event, SyncEnded) and event.job == job]
@@ -63,115 +65,115 @@ def ns(seconds: float) -> int:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def jobs() -> Jobs:
+    return Jobs()
 
 
-def test_a_turns_computing_is_what_it_held_and_its_waits_are_not(told: Told) -> None:
-    told.held("a", 10.0, 11.0)
-    told.held("a", 13.0, 13.5)
-    told.synced("a", 13.5, 13.4, 14.0, backward=10.0)
-    told.add()
-    (turn,) = told.turn_ends("a")
+def test_a_turns_computing_is_what_it_held_and_its_waits_are_not(jobs: Jobs) -> None:
+    jobs.held("a", 10.0, 11.0)
+    jobs.held("a", 13.0, 13.5)
+    jobs.synced("a", 13.5, 13.4, 14.0, backward=10.0)
+    jobs.add()
+    (turn,) = jobs.turn_ends("a")
     assert (turn.begin, turn.time, turn.turn) == (10.0, 13.5, 1)
     assert turn.waited_seconds == pytest.approx(2.0)
-    assert told.sums.compute["a"] == pytest.approx(1.5)
+    assert jobs.sums.compute["a"] == pytest.approx(1.5)
 
 
-def test_until_its_first_backward_a_job_starts_up(told: Told) -> None:
-    told.held("a", 10.0, 12.0)  # imports
-    told.held("a", 15.0, 17.0)  # of which a backward begins at 16
-    told.synced("a", 17.0, 16.5, 18.0, backward=16.0)
-    told.held("a", 18.0, 19.0)
-    told.synced("a", 19.0, 19.0, 20.0, backward=18.5)
-    told.add()
-    assert told.sums.startup["a"] == pytest.approx(3.0)
-    assert told.sums.compute["a"] == pytest.approx(2.0)
-    assert [turn.startup_seconds for turn in told.turn_ends("a")] == [pytest.approx(3.0), 0.0]
+def test_until_its_first_backward_a_job_starts_up(jobs: Jobs) -> None:
+    jobs.held("a", 10.0, 12.0)  # imports
+    jobs.held("a", 15.0, 17.0)  # of which a backward begins at 16
+    jobs.synced("a", 17.0, 16.5, 18.0, backward=16.0)
+    jobs.held("a", 18.0, 19.0)
+    jobs.synced("a", 19.0, 19.0, 20.0, backward=18.5)
+    jobs.add()
+    assert jobs.sums.startup["a"] == pytest.approx(3.0)
+    assert jobs.sums.compute["a"] == pytest.approx(2.0)
+    assert [turn.startup_seconds for turn in jobs.turn_ends("a")] == [pytest.approx(3.0), 0.0]
 
 
-def test_hidden_is_what_any_job_computed_while_gradients_travelled(told: Told) -> None:
-    told.held("a", 0.5, 2.0)
-    told.synced("a", 2.0, 1.5, 6.0)  # half a second beneath its own backward
-    told.held("b", 3.0, 4.0)
-    told.held("b", 5.0, 8.0)
-    told.synced("b", 8.0, 8.0, 9.0)
-    told.add()
-    assert not told.syncs("a")  # a moment later: all is known of what was computed meanwhile
-    told.add()
-    (sync,) = told.syncs("a")
+def test_hidden_is_what_any_job_computed_while_gradients_travelled(jobs: Jobs) -> None:
+    jobs.held("a", 0.5, 2.0)
+    jobs.synced("a", 2.0, 1.5, 6.0)  # half a second beneath its own backward
+    jobs.held("b", 3.0, 4.0)
+    jobs.held("b", 5.0, 8.0)
+    jobs.synced("b", 8.0, 8.0, 9.0)
+    jobs.add()
+    assert not jobs.syncs("a")  # a moment later: all is known of what was computed meanwhile
+    jobs.add()
+    (sync,) = jobs.syncs("a")
     assert (sync.launched, sync.completed) == (1.5, 6.0)
     assert sync.hidden_seconds == pytest.approx(0.5 + 1.0 + 1.0)
     assert sync.wait_begin == 2.0
-    assert told.syncs("b")[0].hidden_seconds == 0.0
+    assert jobs.syncs("b")[0].hidden_seconds == 0.0
 
 
-def test_what_overlaps_is_hidden_once(told: Told) -> None:
+def test_what_overlaps_is_hidden_once(jobs: Jobs) -> None:
     """A turn that was taken from a job that waited unseen is held by two at a time."""
-    told.held("a", 1.0, 2.0)
-    told.synced("a", 2.0, 2.0, 10.0)
-    told.held("b", 3.0, 7.0)
-    told.held("c", 4.0, 6.0)
-    told.held("c", 6.5, 8.0)
-    told.add()
-    told.add()
-    assert told.syncs("a")[0].hidden_seconds == pytest.approx(5.0)
+    jobs.held("a", 1.0, 2.0)
+    jobs.synced("a", 2.0, 2.0, 10.0)
+    jobs.held("b", 3.0, 7.0)
+    jobs.held("c", 4.0, 6.0)
+    jobs.held("c", 6.5, 8.0)
+    jobs.add()
+    jobs.add()
+    assert jobs.syncs("a")[0].hidden_seconds == pytest.approx(5.0)
 
 
-def test_what_is_told_in_another_order_counts_alike(told: Told) -> None:
-    told.synced("a", 2.0, 2.0, 6.0)
-    told.add()
-    told.held("b", 3.0, 4.0)
-    told.held("a", 1.0, 2.0)
-    told.add()
-    assert told.syncs("a")[0].hidden_seconds == pytest.approx(1.0)
+def test_what_is_reported_in_another_order_counts_alike(jobs: Jobs) -> None:
+    jobs.synced("a", 2.0, 2.0, 6.0)
+    jobs.add()
+    jobs.held("b", 3.0, 4.0)
+    jobs.held("a", 1.0, 2.0)
+    jobs.add()
+    assert jobs.syncs("a")[0].hidden_seconds == pytest.approx(1.0)
 
 
-def test_of_what_travels_at_once_each_is_charged_its_share_of_the_link(told: Told) -> None:
-    told.synced("a", 1.0, 1.0, 5.0)
-    told.synced("b", 3.0, 3.0, 9.0)
-    told.add()
-    told.add()
-    assert told.syncs("a")[0].link_seconds == pytest.approx(2.0 + 1.0)
-    assert told.syncs("b")[0].link_seconds == pytest.approx(1.0 + 4.0)
-    assert sum(sync.link_seconds for job in "ab" for sync in told.syncs(job)) == pytest.approx(8.0)  # 1 to 9
+def test_of_what_travels_at_once_each_is_charged_its_share_of_the_link(jobs: Jobs) -> None:
+    jobs.synced("a", 1.0, 1.0, 5.0)
+    jobs.synced("b", 3.0, 3.0, 9.0)
+    jobs.add()
+    jobs.add()
+    assert jobs.syncs("a")[0].link_seconds == pytest.approx(2.0 + 1.0)
+    assert jobs.syncs("b")[0].link_seconds == pytest.approx(1.0 + 4.0)
+    assert sum(sync.link_seconds for job in "ab" for sync in jobs.syncs(job)) == pytest.approx(8.0)  # 1 to 9
 
 
-def test_gradients_that_were_there_before_anybody_waited_took_no_time(told: Told) -> None:
-    told.synced("a", 2.0, 2.0, 1.9)
-    told.add()
-    told.add()
-    (sync,) = told.syncs("a")
+def test_gradients_that_were_there_before_anybody_waited_took_no_time(jobs: Jobs) -> None:
+    jobs.synced("a", 2.0, 2.0, 1.9)
+    jobs.add()
+    jobs.add()
+    (sync,) = jobs.syncs("a")
     assert (sync.hidden_seconds, sync.link_seconds, sync.completed - sync.launched) == (0.0, 0.0, 0.0)
 
 
-def test_costs_are_known_once_a_synchronization_is(told: Told) -> None:
+def test_costs_are_known_once_a_synchronization_is(jobs: Jobs) -> None:
     for number in range(TURNS_SKIPPED + 1):
-        assert told.timeline.costs["a"].figures() is None
-        told.held("a", 10 * number, 10 * number + 1)
-        told.synced("a", 10 * number + 1, 10 * number + 1, 10 * number + 3)
-        told.add()
-    assert told.timeline.costs["a"].figures() is None  # its turn is counted, its synchronization not yet
-    told.add()
-    assert told.timeline.costs["a"].figures() == (pytest.approx(1.0), pytest.approx(2.0), 40)
+        assert jobs.timeline.costs["a"].figures() is None
+        jobs.held("a", 10 * number, 10 * number + 1)
+        jobs.synced("a", 10 * number + 1, 10 * number + 1, 10 * number + 3)
+        jobs.add()
+    assert jobs.timeline.costs["a"].figures() is None  # its turn is counted, its synchronization not yet
+    jobs.add()
+    assert jobs.timeline.costs["a"].figures() == (pytest.approx(1.0), pytest.approx(2.0), 40)
 
 
-def test_costs_are_those_of_the_last_turns(told: Told) -> None:
+def test_costs_are_those_of_the_last_turns(jobs: Jobs) -> None:
     for number in range(TURNS_SKIPPED + TURNS_KEPT + 4):
         seconds = 5.0 if number < TURNS_SKIPPED + 4 else 1.0
-        told.held("a", 20 * number, 20 * number + seconds)
-        told.synced("a", 20 * number + seconds, 20 * number + seconds, 20 * number + 2 * seconds)
-        told.add()
-    told.add()
-    assert told.timeline.costs["a"].figures() == (pytest.approx(1.0), pytest.approx(1.0), 40)
+        jobs.held("a", 20 * number, 20 * number + seconds)
+        jobs.synced("a", 20 * number + seconds, 20 * number + seconds, 20 * number + 2 * seconds)
+        jobs.add()
+    jobs.add()
+    assert jobs.timeline.costs["a"].figures() == (pytest.approx(1.0), pytest.approx(1.0), 40)
 
 
-def test_what_a_job_does_after_its_last_synchronization_counts(told: Told) -> None:
-    told.held("a", 0.0, 1.0)
-    told.synced("a", 1.0, 1.0, 2.0)
-    told.held("a", 2.0, 2.75)
-    told.add(offset=40)
-    told.timeline.ended("a")
-    assert told.sums.compute["a"] + told.sums.startup["a"] == pytest.approx(1.75)
-    assert [event.turn for event in told.events if isinstance(event, SyncEnded | TurnEnded)] == [41, 41]
-    assert told.timeline.costs["a"].figures() is None
+def test_what_a_job_does_after_its_last_synchronization_counts(jobs: Jobs) -> None:
+    jobs.held("a", 0.0, 1.0)
+    jobs.synced("a", 1.0, 1.0, 2.0)
+    jobs.held("a", 2.0, 2.75)
+    jobs.add(offset=40)
+    jobs.timeline.ended("a")
+    assert jobs.sums.compute["a"] + jobs.sums.startup["a"] == pytest.approx(1.75)
+    assert [event.turn for event in jobs.events if isinstance(event, SyncEnded | TurnEnded)] == [41, 41]
+    assert jobs.timeline.costs["a"].figures() is None

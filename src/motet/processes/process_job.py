@@ -1,0 +1,30 @@
+"""A job that is to live in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from motet.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ProcessJob:
+    """A job as the run has it: data (``spec``), or a callable that the warm parent holds."""
+
+    name: str
+    call: Callable[[], object] | None
+    spec: Mapping[str, Any] | None
+    turns: int | None = None
+    cwd: str | None = None
+    env: Mapping[str, str] | None = None
+
+
+def refuse_compressed(name: str, compress: str | None) -> None:
+    """Raise `UsageError` for a job whose gradients are to travel as Motet sends them, not DDP."""
+    if compress not in (None, "none"):
+        raise UsageError(
+            f"job {name!r}: compress: {compress} goes with --house together; in a process of its own, register torch's "
+            "bf16_compress_hook in the script"
+        )

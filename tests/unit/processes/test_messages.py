@@ -1,0 +1,82 @@
+"""Every message between processes is read as it was written, and one that was cut off is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from motet.processes import messages
+from motet.processes.messages import Message, pack, unpack
+
+START = messages.Start(
+    name="a",
+    seat=1,
+    attempt=0,
+    worker=1,
+    num_workers=2,
+    table=3,
+    wake=[4, 5],
+    strict=False,
+    channel=6,
+    prefix="motet/0/1/jobs",
+    spec={"kind": "script", "target": "train.py"},
+    turns=None,
+    cwd=None,
+    env={"MODE": "fast\n"},
+    environment={},
+    run_dir=None,
+    job_dir=None,
+    checkpoints=None,
+    seed=7,
+    on_nan="ignore",
+    start="b",
+    timeout_seconds=1.5,
+    separate_disks=False,
+    own_disk=False,
+)
+EVERY_TYPE: list[Message] = [
+    START,
+    messages.Forked(7),
+    messages.Exited(7, -9),
+    messages.LogReport(3, {"loss": 0.25, "name": 1.0}),
+    messages.LengthReport(None),
+    messages.ParametersReport({"lr": 0.1, "act": "relu", "none": None}),
+    messages.NoticeReport("two\nlines"),
+    messages.FileReport("renames", "a.txt", target="b.txt"),
+    messages.DivergenceReport(9, "NaN"),
+    messages.ResumeReport(40),
+    messages.EndReport("failed", 3, "ValueError", "ValueError: ä", 1, None),
+    messages.ExitReport("a", 0, "", 3, "", None, -9, "last\u2028line"),
+    messages.CostReport({"a": 0.5}, {"a": 0.25}, {"a": 40}, {"a": 3, "b": 0}, {"a": None, "b": 5}),
+    messages.StopRequest(2),
+    messages.FailRequest("a", "why", stops_run=True),
+    messages.StartJob("a", 1, 0),
+    messages.FollowOrder(["a", "b", "a"], "the costs are known"),
+    messages.EndJob("a"),
+    messages.Notify("a", "text"),
+    messages.Conclude("a", "pruned", 3, None, False),
+    messages.Skip("a"),
+    messages.Stop(1),
+    messages.Finish(),
+    messages.Abandon("worker 1 has left the run"),
+]
+
+
+def test_every_type_is_tried_here() -> None:
+    assert {type(message) for message in EVERY_TYPE} == set(messages._TYPES.values())
+
+
+@pytest.mark.parametrize("message", EVERY_TYPE, ids=lambda message: type(message).__name__)
+def test_a_message_is_one_line_and_is_read_as_it_was_written(message: Message) -> None:
+    line = pack(message)
+    assert "\n" not in line
+    assert unpack(line) == message
+    assert type(unpack(line.encode())) is type(message)
+
+
+def test_a_message_that_was_cut_off_is_refused() -> None:
+    line = pack(START)
+    for length in range(len(line)):
+        with pytest.raises(json.JSONDecodeError):
+            unpack(line[:length])
