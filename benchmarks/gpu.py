@@ -245,8 +245,9 @@ def offload_row(
 
 def predicted_loss(turn_seconds: float, state_bytes: float, bytes_per_second: float, num_jobs: int) -> float:
     """Return which part of the time with all resident is lost, by the model of ``motet plan --offload idle``."""
+    from motet.schedule.costs import Cost
     from motet.schedule.offload_model import OffloadModel
-    from motet.schedule.order import Cost, round_robin
+    from motet.schedule.order import round_robin
     from motet.schedule.replay import Assumptions, replay
 
     costs = {f"job{number}": Cost(turn_seconds, 0.0) for number in range(num_jobs)}

@@ -31,8 +31,9 @@ from motet.config import RunConfig
 from motet.memory.offload import HostTransfers
 from motet.results import JobResult
 from motet.running import run_jobs
+from motet.schedule.costs import Cost
 from motet.schedule.offload_model import OffloadModel
-from motet.schedule.order import Cost, round_robin
+from motet.schedule.order import round_robin
 from motet.schedule.replay import Assumptions, replay
 
 JOBS = ("a", "b", "c", "d")

@@ -20,8 +20,8 @@ from motet.jobs import Job
 from motet.results import Results
 from motet.run_dir import RunDir
 from motet.running import Show, run_planned
-from motet.schedule.costs import UNKNOWN, SyncSeconds, longest, sync_seconds, typical, unpack_syncs
-from motet.schedule.order import Cost, Order
+from motet.schedule.costs import UNKNOWN, Cost, SyncSeconds, longest, sync_seconds, typical, unpack_syncs
+from motet.schedule.order import Order
 from motet.schedule.plan import Buckets, Profile
 from motet.schedule.replanner import TURNS_SKIPPED, Replanner, SyncSample
 from motet.workers import Workers

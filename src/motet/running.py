@@ -228,7 +228,7 @@ def _run(
         return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
     except BaseException as error:
         if not begun:
-            workers.watch.publish_exit(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
+            workers.board.publish_exit(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
         raise
     finally:
         hold.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from motet.observe.digest import RunDigest
 from motet.observe.text import seconds_text
 from motet.schedule.alternatives import compare, on_link, parse_link
-from motet.schedule.order import Cost
+from motet.schedule.costs import Cost
 
 LINKS = {"1 Gbit/s": "1gbit/50us", "10 Gbit/s": "10gbit/50us"}
 WORTH_TELLING, WORTH_SLOWING = 1.02, 1.1

@@ -40,18 +40,18 @@ def agree_on_end(
 ) -> Outcome:
     """Return how the job, the run's number ``index``, has ended, once all workers say the same of it. Collective.
 
-    What this worker knows of a failure is told before it waits for the others, so that they can name it, and taken
-    back when all have met it. Raises `GangError` if the workers differ. What fails while any worker is asked to stop
-    is a part of the stop: nobody is charged, and where all have met it the job counts as stopped.
+    What this worker knows of a failure is published before it waits for the others, so that they can name it, and
+    withdrawn when all have met it. Raises `GangError` if the workers differ. What fails while any worker is asked to
+    stop is a part of the stop: nobody is charged, and where all have met it the job counts as stopped.
     """
     outcome, watch = job.outcome, workers.watch
     assert outcome is not None
     how = f"{outcome.status} in turn {job.turn}" + (f": {outcome.kind}" if outcome.kind else "")
     failure = f"worker {workers.worker}, job '{job.name}', turn {job.turn}:\n{outcome.error}"
     failed = outcome.error is not None and not interruption.explains(outcome.error)
-    watch.ended[job.name] = how if failed or outcome.error is None else f"stopped in turn {job.turn}"
+    watch.job_ended(job.name, how if failed or outcome.error is None else f"stopped in turn {job.turn}")
     if outcome.error is not None and failed:
-        watch.publish_failure(failure)
+        workers.board.publish_failure(failure)
         safety.record_failure(job.name, job.turn, outcome.error)
     num_left = job.gradients.num_collectives
     try:
@@ -66,9 +66,9 @@ def agree_on_end(
     finally:
         if failed and (agreements.stop or watch.others_stop()):
             safety.withdraw_failure(job.name)
-    watch.ended[job.name] = how.split(":")[0] if outcome.status != "failed" else how
+    watch.job_ended(job.name, how.split(":")[0] if outcome.status != "failed" else how)
     if failed:
-        watch.withdraw_failure()
+        workers.board.withdraw_failure()
         safety.withdraw_failure(job.name)
     if outcome.status == "failed" and agreements.stop >= STOP:
         met = short_form(outcome.error or "")
@@ -88,14 +88,14 @@ def failed_text(job: RunningJob) -> str:
 def leave_traces(error: BaseException, workers: Workers) -> None:
     """Note in ``error``, which ends the run, how far jobs were, and let the other workers know of it."""
     watch = workers.watch
-    if isinstance(error, WorkerFailedError):  # the one who failed has told
+    if isinstance(error, WorkerFailedError):  # the one that failed has published it
         error.turns = dict(watch.launched)
     elif isinstance(error, GangError):
         error.turns = dict(watch.launched)
-        watch.publish_failure(f"worker {workers.worker}: {error}")
+        workers.board.publish_failure(f"worker {workers.worker}: {error}")
     else:
         how = f"worker {workers.worker}, {watch.whereabouts()}: {type(error).__name__}: {error}"
-        watch.publish_failure(how)
+        workers.board.publish_failure(how)
         with contextlib.suppress(Exception):  # not every class of errors takes attributes
             error.add_note(how)
             error.turns = dict(watch.launched)  # type: ignore[attr-defined]

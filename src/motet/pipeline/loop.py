@@ -127,7 +127,7 @@ class Pipeline:
                 stops = self._saving.stopping
                 self._saving.finish(self._interruption.seconds_left if stops else self._workers.timeout_seconds)
             except BaseException as error:
-                self._watch.publish_exit(f"worker {self._workers.worker} has left the run: {error}")
+                self._workers.board.publish_exit(f"worker {self._workers.worker} has left the run: {error}")
                 leave_traces(error, self._workers)
                 raise
             finally:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from motet.processes.messages import CostReport
-from motet.schedule.order import Cost, Order, round_robin
+from motet.processes.messages import ProgressReport
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order, round_robin
 from motet.schedule.replanner import DRIFT, Change, drift, remaining_turns
 from motet.schedule.replay import best_order
 
@@ -25,7 +26,7 @@ class Costing:
         self._drifted = False
         self._because = ""  # what has changed since the order was made, other than costs
 
-    def receive(self, worker: int, report: CostReport) -> None:
+    def receive(self, worker: int, report: ProgressReport) -> None:
         """Take note of what a worker measured."""
         self._reports[worker] = {name: _cost(report, name) for name in report.compute_seconds}
 
@@ -75,6 +76,6 @@ class Costing:
         return Change(best, reason)
 
 
-def _cost(report: CostReport, name: str) -> Cost:
+def _cost(report: ProgressReport, name: str) -> Cost:
     compute, sync = report.compute_seconds[name], report.sync_seconds[name]
     return Cost(max(compute, 0.0), max(sync, 0.0), report.num_bytes[name])

@@ -11,13 +11,13 @@ from motet.processes.ends import End, Verdict, judge
 from motet.processes.exchange import Exchange
 from motet.processes.messages import (
     Conclude,
-    CostReport,
     EndJob,
     ExitReport,
     FailRequest,
     Finish,
     FollowOrder,
     Notify,
+    ProgressReport,
     Skip,
     StartJob,
     Stop,
@@ -86,7 +86,7 @@ class Decider:
         match message:
             case ExitReport():
                 self._exited(worker, message)
-            case CostReport():
+            case ProgressReport():
                 self._costing.receive(worker, message)
                 if worker == 0:
                     for name, job in self._running.items():

@@ -156,7 +156,7 @@ class ExitReport:
 
 
 @dataclass(frozen=True, slots=True)
-class CostReport:
+class ProgressReport:
     """What a turn of each job costs on the worker, once that is known; how many it has taken, and will take."""
 
     compute_seconds: Mapping[str, float]
@@ -268,7 +268,7 @@ FromJob = (
     | ResumeReport
     | EndReport
 )
-ToWorker0 = ExitReport | CostReport | StopRequest | FailRequest
+ToWorker0 = ExitReport | ProgressReport | StopRequest | FailRequest
 Command = StartJob | FollowOrder | EndJob | Notify | Conclude | Skip | Stop | Finish | Abandon
 Message = Start | FromParent | FromJob | ToWorker0 | Command
 

@@ -25,7 +25,6 @@ from motet.pipeline.observers import Observers
 from motet.processes.local import result_of
 from motet.processes.messages import (
     Conclude,
-    CostReport,
     DivergenceReport,
     EndReport,
     FileReport,
@@ -34,6 +33,7 @@ from motet.processes.messages import (
     LogReport,
     NoticeReport,
     ParametersReport,
+    ProgressReport,
 )
 from motet.processes.process_job import ProcessJob
 from motet.processes.shared_files import SharedFiles
@@ -143,7 +143,7 @@ class Record:
         """Take note of what jobs computed and synchronized. ``offsets(job)``: its turns of before a resume."""
         self._timeline.add(stretches, offsets)
 
-    def costs(self, turns: Mapping[str, int]) -> CostReport | None:
+    def costs(self, turns: Mapping[str, int]) -> ProgressReport | None:
         """Return what is known of the costs of the jobs in ``turns``, None if nothing."""
         known = {}
         for name, costs in self._timeline.costs.items():
@@ -151,7 +151,7 @@ class Record:
                 known[name] = figures
         if not known:
             return None
-        return CostReport(
+        return ProgressReport(
             compute_seconds={name: compute for name, (compute, _, _) in known.items()},
             sync_seconds={name: sync for name, (_, sync, _) in known.items()},
             num_bytes={name: num_bytes for name, (_, _, num_bytes) in known.items()},

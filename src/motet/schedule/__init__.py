@@ -2,14 +2,15 @@
 
 ::
 
-    order                     an order, and the place where a run is in it; which order costs make
+    order                     an order, and the place where a run is in it
+    weights                   the order that costs make: how many turns each job gets in a round, and where they lie
     simulator                 workers and their links, event by event, in exact time
     replay                    an order replayed against costs; the best of several
     bound                     the least time that costs allow
-    costs                     what a job costs, agreed on by all workers from what each has measured
+    costs                     what a turn of a job costs, agreed on by all workers from what each has measured
     offload_model             what moving idle jobs' state to the host's memory and back takes
     replanner                 when a run changes its order
-    plan                      what ``motet plan`` says: the profile, the plan that follows from it, and their file
+    plan                      what ``motet plan`` shows: the profile, the plan that follows from it, and their file
     alternatives              the same costs on other links, with other workers, trained in other ways
     offload_plan              what ``--offload idle`` would cost
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from motet.errors import UsageError
-from motet.schedule.order import Cost, Order
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order
 from motet.schedule.replay import (
     SEQUENTIAL,
     TYPICAL,

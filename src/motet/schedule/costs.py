@@ -1,14 +1,14 @@
-"""What a job costs, agreed on by all workers: from what each has measured of the job's latest turns."""
+"""What a turn of a job costs, and how all workers agree on it: from what each has measured of the latest turns."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from motet.errors import DivergenceError
-from motet.schedule.order import Cost
 
 TURNS_NEEDED = 3
 """An order that is based on fewer turns of a job is provisional: it is determined once more when there are so many."""
@@ -16,6 +16,30 @@ TURNS_KEPT = 6
 """So many of the last turns count. A vote among them, so that one stall does not change the order."""
 UNKNOWN = -1.0
 """Stands, where numbers are sent, for one that a worker does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one turn of a job takes: seconds of computing, seconds and bytes of synchronization.
+
+    ``sync_seconds`` is the time on an otherwise idle network. Raises ValueError where a number is negative or not
+    finite.
+    """
+
+    compute_seconds: float
+    sync_seconds: float
+    sync_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("compute_seconds", "sync_seconds", "sync_bytes"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name} must be a finite number, 0 or more; got {value!r}")
+
+    @property
+    def solo_seconds(self) -> float:
+        """Seconds from one turn to the next when the job runs alone and hides nothing."""
+        return self.compute_seconds + self.sync_seconds
 
 
 class SyncSeconds(NamedTuple):

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from motet.errors import UsageError
+from motet.schedule.costs import Cost
 from motet.schedule.offload_model import FEWEST_JOBS, OffloadModel
-from motet.schedule.order import Cost, Order
+from motet.schedule.order import Order
 from motet.schedule.replay import Assumptions, Replay, bound_seconds, fewer_turns, replay
 
 _OTHER_LINKS = (0.25, 0.5, 2.0, 4.0)  # times the rate that was asked about

@@ -11,8 +11,9 @@ from typing import Any
 
 from motet.errors import UsageError
 from motet.schedule.alternatives import Alternatives, Link, advice, compare, on_link
+from motet.schedule.costs import Cost
 from motet.schedule.offload_plan import OffloadCost, offload_cost, offload_lines, offload_model_of
-from motet.schedule.order import Cost, Order, parse_order
+from motet.schedule.order import Order, parse_order
 from motet.schedule.replay import Assumptions, assumed_turns
 from motet.suggest import did_you_mean
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from motet.schedule.costs import (
     COST_REPORT_LENGTH,
     TURNS_KEPT,
+    Cost,
     CostReport,
     SyncSeconds,
     agreed_cost,
@@ -28,7 +29,7 @@ from motet.schedule.costs import (
     longest,
     typical,
 )
-from motet.schedule.order import Cost, Order, round_robin
+from motet.schedule.order import Order, round_robin
 from motet.schedule.replay import assumed_turns, best_order, fewer_turns, replay
 
 TURNS_SKIPPED = 2

@@ -18,8 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from motet.schedule import bound
-from motet.schedule.order import Cost, Cursor, Order, determine, johnson, round_robin, solo_seconds
+from motet.schedule.costs import Cost
+from motet.schedule.order import Cursor, Order, round_robin
 from motet.schedule.simulator import Assumptions, Simulator, SimWorker, Span
+from motet.schedule.weights import determine, johnson, solo_seconds
 
 __all__ = [
     "SEQUENTIAL",

@@ -16,8 +16,9 @@ from math import inf
 from typing import Literal
 
 from motet.errors import DivergenceError
+from motet.schedule.costs import Cost
 from motet.schedule.offload_model import CopyStream, OffloadModel, is_offloaded
-from motet.schedule.order import Cost, Cursor, Order, priority_classes
+from motet.schedule.order import Cursor, Order, priority_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Assumptions:
         the others follow at equal distances, the last one at the end of the backward.
     buckets: for jobs of which more is known, their buckets instead: pairs of the fraction of the turn's compute after
         which one leaves, and its share of the sync seconds, in the order of leaving.
-    lanes: ``"queued"``, first come, first served among jobs of one rank (`motet.schedule.order.priority_classes`), as
-        `motet.gradients.send_queue` has it, ranks sharing the network; ``"shared"``, all jobs sharing it; ``"one"``,
+    lanes: ``"queued"``, first come, first served among jobs of one class (`motet.schedule.order.priority_classes`), as
+        `motet.gradients.send_queue` has it, classes sharing the network; ``"shared"``, all jobs sharing it; ``"one"``,
         first come, first served.
     transfer_cpu_fraction: how much of the compute unit a transfer takes (gloo's runs on the worker's own cores).
     offload: what idle jobs move to the host's memory and back (``--offload idle``); None: all stay on the device.
@@ -100,7 +101,7 @@ class Span:
 def lanes_of(order: Order, assumptions: Assumptions) -> dict[str, str]:
     """Return on which lane each job's gradients are in flight."""
     if assumptions.lanes == "queued":
-        return {name: f"rank {rank}" for name, rank in priority_classes(order).items()}
+        return {name: f"class {number}" for name, number in priority_classes(order).items()}
     return {name: name if assumptions.lanes == "shared" else "" for name in order.names}
 
 

@@ -6,7 +6,8 @@ From bottom to top::
     deadlock                  do the workers wait for each other in a cycle? (pure)
     meeting                   the store at which they meet, where no launcher keeps one
     sockets                   how many a worker needs, and room for them
-    watch                     where this worker stands, told to the others; who notices that nobody can go on
+    board                     what workers publish about themselves: where they stand, why one has failed or left
+    watch                     where this worker stands, and who notices that nobody can go on
     group                     the process group, the lanes, waits that can end
     messages                  what they report to each other in an agreement (pure)
     agreement                 what all workers settle together, rarely

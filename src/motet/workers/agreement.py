@@ -144,7 +144,7 @@ class Agreements:
             )
 
     def _errors_of(self, failed: Sequence[int]) -> str:
-        errors = self._workers.watch.failures(within_seconds=1.0)
+        errors = self._workers.board.failures(within_seconds=1.0)
         return "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
 
     def take_reports(self) -> list[list[float]] | None:

@@ -65,6 +65,7 @@ class Workers:
         self._store = AskedStore(store)
         # Before anything that can block.
         self.watch = Watch(self.worker, self.num_workers, store, timeout_seconds, asks=self._store.waits)
+        self.board = self.watch.board
         self._num_broadcasts = 0
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
@@ -227,7 +228,7 @@ class Workers:
     def start_agreement(self, values: Sequence[float], job: str | None = None, after: str = "") -> Pending:
         """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
         self._num_agreements += 1
-        self.watch.num_agreements = self._num_agreements
+        self.watch.agrees(self._num_agreements)
         item = WaitsFor("agreement", job, self._num_agreements, after)
         mine = torch.tensor(values, dtype=torch.float64, device="cpu")
         gathered = [torch.empty_like(mine) for _ in range(self.num_workers)]
@@ -276,7 +277,7 @@ class Workers:
             )
 
     def _lost(self, item: WaitsFor, error: RuntimeError) -> GangError:
-        if failed := self.watch.failures(within_seconds=2.0):
+        if failed := self.board.failures(within_seconds=2.0):
             worker, text = sorted(failed.items())[0]
             return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
         why = str(error).split("This is typically")[0].strip()

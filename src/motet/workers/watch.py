@@ -1,18 +1,17 @@
-"""Where this worker stands, told to whoever needs to know; and a thread that notices when nobody can go on.
+"""Where this worker stands, published for whoever needs to know; and a thread that notices when nobody can go on.
 
 `Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
 the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
 thread publish its position in the store, read the others', and look for a cycle (`motet.workers.deadlock`).
 Where nobody has moved for the whole timeout, nobody is going to, whatever each says it does: that ends the run, too.
 A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
-there the thread tells the error itself and ends the process.
+there the thread prints the error itself and ends the process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
 import mmap
 import os
 import sys
@@ -23,22 +22,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
 from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
 from motet.run_dir import opener
+from motet.workers.board import STORE_SECONDS, Board
 from motet.workers.deadlock import Position, WaitsFor, describe, find_cycle, find_divergence
 from motet.workers.sockets import seconds_between_looks
 from motet.workers.stack import position_text
 
-T = TypeVar("T")
 STATE_BYTES = 256
 EXIT_STATUS = 4
-_KEY = "motet/watch"
-# What the store is given to answer where something is wrong already: a network that is down never answers.
-STORE_SECONDS = 2.0
 # How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
 LAST_SECONDS = 5.0
 # Of one look at most so much counts as standing still: workers that were stopped meanwhile (SIGSTOP) stood by no fault.
@@ -69,8 +64,8 @@ class Watch:
         self.num_workers = num_workers
         self.error: GangError | None = None
         self.launched: dict[str, int] = {}
-        self.ended: dict[str, str] = {}
-        self.num_agreements = 0
+        self._ended: dict[str, str] = {}
+        self._num_agreements = 0
         self.blocking = False  # the main thread is inside a synchronization that cannot be sliced
         self._asks = asks
         self._job: str | None = None
@@ -94,7 +89,7 @@ class Watch:
         self._between_looks = 0.9 * seconds_between_looks(num_workers)
         self._gave_up = (0.0, 0)  # when, and in which epoch
         self._state: mmap.mmap | None = None
-        self._store = store
+        self.board = Board(worker, num_workers, store)
         self._threads: list[threading.Thread] = []
         self._check_signals: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
         self._stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
@@ -102,7 +97,7 @@ class Watch:
         self._num_asked = 0
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
-            self._store = store.clone()  # type: ignore[attr-defined]  # the main thread may block inside the other client
+            self.board.own_connection()  # the main thread may block inside the other client
             # Two: where the network is down, the one that asks the store may not come back for minutes.
             self._threads = [
                 threading.Thread(target=run, name="motet-watch", daemon=True) for run in (self._run, self._listen)
@@ -129,6 +124,14 @@ class Watch:
     def block(self, blocking: bool) -> None:
         """Note that the main thread enters a synchronization that cannot be sliced, or has left it."""
         self.blocking = blocking
+
+    def agrees(self, number: int) -> None:
+        """Note that the main thread has come to the ``number``-th agreement."""
+        self._num_agreements = number
+
+    def job_ended(self, job: str, how: str) -> None:
+        """Note how a job has ended on this worker."""
+        self._ended[job] = how
 
     def at(self, phase: str, job: str | None = None, turn: int = 0) -> None:
         """Note what the main thread does from now on."""
@@ -183,8 +186,8 @@ class Watch:
             phase=self._phase,
             item=item,
             launched=dict(self.launched),
-            ended=dict(self.ended),
-            num_agreements=self.num_agreements,
+            ended=dict(self._ended),
+            num_agreements=self._num_agreements,
             last_turns=[f"{job} {turn}" for job, turn in self._last],
             history=dict(self._history),
             still_seconds=self._still_seconds,
@@ -214,54 +217,6 @@ class Watch:
             frame = frame.f_back
         return False
 
-    def publish_failure(self, text: str) -> None:
-        """Leave an error of this worker in the store, so that every other can name it."""
-        self._ask(lambda store: store.set(f"{_KEY}/failed/{self.worker}", text), None)
-
-    def publish_exit(self, text: str) -> None:
-        """Leave word that this worker has left the run, though its process may live on: nobody need wait for it."""
-        self._ask(lambda store: store.set(f"{_KEY}/left/{self.worker}", text), None)
-
-    def withdraw_failure(self) -> None:
-        """Withdraw what `publish_failure` left: all workers met it alike, so it ended its job only."""
-        self._ask(lambda store: store.delete_key(f"{_KEY}/failed/{self.worker}"), False)
-
-    def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
-        """Return what other workers left with `publish_failure`, waiting a little for it if asked."""
-        return self._published("failed", within_seconds)
-
-    def _published(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
-        deadline = time.monotonic() + within_seconds
-
-        def look(store: Store) -> dict[int, str]:
-            found: dict[int, str] = {}
-            while not found:
-                for other in range(self.num_workers):
-                    key = f"{_KEY}/{kind}/{other}"
-                    if other != self.worker and store.check([key]):
-                        found[other] = store.get(key).decode()
-                if time.monotonic() >= deadline:
-                    break
-                time.sleep(0.05)
-            return found
-
-        return self._ask(look, {}, within_seconds)
-
-    def _ask(self, call: Callable[[Store], T], otherwise: T, within_seconds: float = 0.0) -> T:
-        """Ask the store something, and return ``otherwise`` if it is gone with its host or does not answer in time."""
-        store, answers = self._store, [otherwise]
-        if store is None or self.num_workers == 1:
-            return otherwise
-
-        def ask() -> None:
-            with contextlib.suppress(Exception):
-                answers.append(call(store))
-
-        thread = threading.Thread(target=ask, name="motet-watch-asks", daemon=True)
-        thread.start()
-        thread.join(within_seconds + STORE_SECONDS)
-        return answers[-1]
-
     def _run(self) -> None:
         epoch, looked, compared = self._epoch, time.monotonic(), 0.0
         while not self._closing.wait(1.0):
@@ -290,7 +245,7 @@ class Watch:
         return self._epoch + asked
 
     def _listen(self) -> None:
-        """What is done without the store: hear signals, and end a main thread that nothing else can."""
+        """What is done without the store: look for signals, and end a main thread that nothing else can."""
         while not self._closing.wait(1.0):
             self._num_moves()
             now, epoch = time.monotonic(), self._epoch
@@ -305,11 +260,11 @@ class Watch:
                 if (error := self._check_signals()) is not None:
                     self._give_up(error)
                 elif still > self._longest([self.position()]) + LAST_SECONDS:
-                    told = describe({self.worker: self.position(), **self._known})
+                    table = describe({self.worker: self.position(), **self._known})
                     self._give_up(
                         SyncTimeoutError(
                             f"Nothing has moved here for {still:.0f} s; the timeout is {self._timeout_seconds:.0f} s. "
-                            f"The network is down, or another worker or the host of the store stalls.\n{told}"
+                            f"The network is down, or another worker or the host of the store stalls.\n{table}"
                         )
                     )
 
@@ -319,23 +274,16 @@ class Watch:
 
     def _compare(self, still: float) -> None:
         """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""
-        store = self._store
-        assert store is not None
         self._beat += 1
         mine = self.position()
-        store.set(f"{_KEY}/position/{self.worker}", json.dumps(mine.to_json()))
-        positions = {self.worker: mine}
-        for other in range(self.num_workers):
-            key = f"{_KEY}/position/{other}"
-            if other != self.worker and store.check([key]):
-                positions[other] = Position.from_json(json.loads(store.get(key)))
+        positions = self.board.swap(mine)
         self._known = positions
         stable = {worker: position for worker, position in positions.items() if self._stands(position)}
-        circle = find_cycle(stable, certain=still < self._certainty_seconds) or find_divergence(positions)
-        if circle and mine.item is not None:
-            self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, circle))
-        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self._published("left")):
-            self._give_up(_failed(self.failures() or left))  # in its own code for so long, it will not come back
+        cycle = find_cycle(stable, certain=still < self._certainty_seconds) or find_divergence(positions)
+        if cycle and mine.item is not None:
+            self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, cycle))
+        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self.board.exits()):
+            self._give_up(_failed(self.board.failures() or left))  # in its own code for so long, it will not come back
         elif (
             mine.item is not None and still > self._longest(positions.values()) + 2.0
         ):  # a sliced wait has its own, sooner
@@ -345,7 +293,7 @@ class Watch:
                 SyncTimeoutError(
                     f"No worker has moved for {shortest:.0f} s, and none waits for another; the timeout is "
                     f"{self._timeout_seconds:.0f} s. The loops wait for something that never comes (a thread, a lock, "
-                    f"what a thread wants to hear from other workers), or a turn takes longer than that:\n"
+                    f"what a thread wants to receive from other workers), or a turn takes longer than that:\n"
                     f"{describe(positions)}\nWhere a turn may take so long, give a longer --timeout, or call "
                     "motet.current_job().yield_turn() in between, on all workers alike."
                 )
@@ -369,19 +317,18 @@ class Watch:
             return False
         return position.beat > beat
 
-    def _verdict(self, positions: dict[int, Position], circle: list[int]) -> GangError:
+    def _verdict(self, positions: dict[int, Position], cycle: list[int]) -> GangError:
         failed = {w: how for w, p in positions.items() for how in p.ended.values() if how.startswith("failed")}
         table = describe(positions)
         if failed and len(failed) < self.num_workers:
-            told = self.failures()
             names = ", ".join(str(w) for w in sorted(failed))
-            text = "\n".join(told.values())
+            text = "\n".join(self.board.failures().values())
             return WorkerFailedError(
                 f"Worker {names} met an error that the other workers did not meet, so the job cannot go on:\n{table}"
                 + (f"\n{text}" if text else "")
             )
         return DivergenceError(
-            f"The workers took different ways and wait for each other (workers {circle}):\n{table}\n"
+            f"The workers took different ways and wait for each other (workers {cycle}):\n{table}\n"
             "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank "
             "around backward() or a collective, or buffers written on some workers only (--buffers blocking)."
         )
@@ -401,13 +348,13 @@ class Watch:
 
     def close(self, *, done: bool = True) -> None:
         """End the thread; the state file keeps the last line."""
-        if done:  # otherwise the state tells what it was doing
+        if done:  # otherwise the state shows what it was doing
             self.at("done")
         self._closing.set()
         for thread in self._threads:
             thread.join(timeout=STORE_SECONDS + 1.0)
         self._threads.clear()
-        self._store = None  # a connection of its own
+        self.board.close()
         if self._state is not None:
             self._state.close()
             self._state = None

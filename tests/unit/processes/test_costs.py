@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from motet.processes.costs import Costing
-from motet.processes.messages import CostReport
-from motet.schedule.order import Cost, Order
+from motet.processes.messages import ProgressReport
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order
 from motet.schedule.replay import best_order
 
 Figures = dict[str, tuple[float, float, int]]
@@ -21,7 +22,7 @@ def costing(given: Order | None = None, names: tuple[str, ...] = ("a", "b")) -> 
 
 def receive(costs: Costing, worker: int, figures: Figures) -> None:
     compute, sync, num_bytes = ({name: each[index] for name, each in figures.items()} for index in range(3))
-    costs.receive(worker, CostReport(compute, sync, num_bytes, {}, {}))  # type: ignore[arg-type]
+    costs.receive(worker, ProgressReport(compute, sync, num_bytes, {}, {}))  # type: ignore[arg-type]
 
 
 def receive_all(costs: Costing, *reported: Figures) -> None:

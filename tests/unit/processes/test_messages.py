@@ -48,7 +48,7 @@ EVERY_TYPE: list[Message] = [
     messages.ResumeReport(40),
     messages.EndReport("failed", 3, "ValueError", "ValueError: ä", 1, None),
     messages.ExitReport("a", 0, "", 3, "", None, -9, "last\u2028line"),
-    messages.CostReport({"a": 0.5}, {"a": 0.25}, {"a": 40}, {"a": 3, "b": 0}, {"a": None, "b": 5}),
+    messages.ProgressReport({"a": 0.5}, {"a": 0.25}, {"a": 40}, {"a": 3, "b": 0}, {"a": None, "b": 5}),
     messages.StopRequest(2),
     messages.FailRequest("a", "why", stops_run=True),
     messages.StartJob("a", 1, 0),

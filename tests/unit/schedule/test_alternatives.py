@@ -17,7 +17,8 @@ from motet.schedule.alternatives import (
     one_model_per_worker_seconds,
     parse_link,
 )
-from motet.schedule.order import Cost, Order
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order
 from motet.schedule.replay import SEQUENTIAL, TYPICAL, bound_seconds, replay
 
 COSTS = {"a": Cost(3, 4, 1000), "b": Cost(3, 1, 250)}

@@ -10,7 +10,7 @@ from motet.observe.account import Account, estimate
 from motet.pipeline.ledger import RunLedger
 from motet.pipeline.recorder import Recorder, TurnEnd
 from motet.schedule.bound import Work, bound_seconds, efficiency
-from motet.schedule.order import Cost
+from motet.schedule.costs import Cost
 from motet.schedule.replanner import Replanner
 from motet.schedule.replay import SEQUENTIAL
 from motet.schedule.replay import bound_seconds as bound_of_costs

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.errors import UsageError
+from motet.schedule.costs import Cost
 from motet.schedule.offload_model import CopyStream, OffloadModel, is_offloaded, parse_host_link
-from motet.schedule.order import Cost, Order
+from motet.schedule.order import Order
 from motet.schedule.replay import Assumptions, Replay, replay
 from motet.testing import Gang
 

@@ -13,7 +13,8 @@ from motet.cli import plan as plan_command
 from motet.cli import run
 from motet.errors import UsageError
 from motet.schedule.alternatives import Link, parse_link
-from motet.schedule.order import Cost, Order
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order
 from motet.schedule.plan import Profile, make_plan, plan_text, saved_order, saved_prediction, saved_profile
 
 MEGABYTE = 10**6

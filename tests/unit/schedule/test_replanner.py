@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.schedule.costs import TURNS_NEEDED
-from motet.schedule.order import MAX_ROUND_TURNS, Cost, Cursor, Order, round_robin
+from motet.schedule.costs import TURNS_NEEDED, Cost
+from motet.schedule.order import Cursor, Order, round_robin
 from motet.schedule.replanner import (
     DRIFT,
     REPORT_EVERY,
@@ -24,6 +24,7 @@ from motet.schedule.replanner import (
     drift,
 )
 from motet.schedule.replay import assumed_turns, fewer_turns, replay
+from motet.schedule.weights import MAX_ROUND_TURNS
 
 MEGABYTE = 1_000_000
 UNEQUAL = {"embedding": Cost(0.01, 0.1, 8 * MEGABYTE), "conv": Cost(0.01, 0.001, MEGABYTE // 10)}

@@ -9,6 +9,7 @@ import pytest
 from motet.errors import DivergenceError
 from motet.schedule.costs import (
     COST_REPORT_LENGTH,
+    Cost,
     CostReport,
     SyncSeconds,
     agreed_cost,
@@ -16,7 +17,6 @@ from motet.schedule.costs import (
     sync_seconds,
     typical,
 )
-from motet.schedule.order import Cost
 from motet.schedule.replanner import drift, remaining_turns
 
 

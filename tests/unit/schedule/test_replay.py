@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from motet.schedule.order import Cost, Order, determine, johnson, round_robin
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order, round_robin
 from motet.schedule.replay import (
     SEQUENTIAL,
     TYPICAL,
@@ -25,6 +26,7 @@ from motet.schedule.replay import (
     replay_side_by_side,
     solo_turn_seconds,
 )
+from motet.schedule.weights import determine, johnson
 
 ONE_LANE = Assumptions(num_buckets=1, lanes="one")
 # The unequal jobs of the design, section 6: few turns with much to send, many with little.

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motet.errors import DivergenceError
-from motet.schedule.order import Cost, Order
+from motet.schedule.costs import Cost
+from motet.schedule.order import Order
 from motet.schedule.replay import Assumptions, replay
 
 COSTS = dict.fromkeys("ab", Cost(1, 1))

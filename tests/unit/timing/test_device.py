@@ -11,8 +11,7 @@ from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.transfer import SyncTiming
 from motet.pipeline.ledger import RunLedger
 from motet.pipeline.recorder import Recorder
-from motet.schedule.costs import COST_REPORT_LENGTH, CostReport, agreed_cost
-from motet.schedule.order import Cost
+from motet.schedule.costs import COST_REPORT_LENGTH, Cost, CostReport, agreed_cost
 from motet.schedule.replanner import Replanner
 from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, DeviceTransfer, Journal, Moment, seconds_of
 

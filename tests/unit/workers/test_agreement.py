@@ -27,8 +27,8 @@ from motet.workers.messages import (
 Values = list[float]
 
 
-class Watch:
-    """Stands for the watch: what other workers told of their failures."""
+class Board:
+    """Stands for the board: what other workers published of their failures."""
 
     def __init__(self, failures: dict[int, str]) -> None:
         self._failures = failures
@@ -44,7 +44,7 @@ class Others:
         self.answer = answer
         self.told: list[Values] = []
         self.finished: list[int] = []
-        self.watch = Watch(failures or {})
+        self.board = Board(failures or {})
 
     def start_agreement(self, values: Any, job: str | None = None, after: str = "") -> int:
         self.told.append(list(values))

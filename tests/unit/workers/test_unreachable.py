@@ -14,7 +14,7 @@ from motet.errors import SyncTimeoutError
 from motet.launcher import rendezvous as hosts_rendezvous
 from motet.launcher.hosts import Meeting, Settled
 from motet.launcher.rendezvous import HostsRendezvous
-from motet.workers import watch
+from motet.workers import board, watch
 from motet.workers.asked_store import AskedStore
 from motet.workers.deadlock import WaitsFor
 from motet.workers.watch import Watch
@@ -35,7 +35,7 @@ class Silent:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
-    for module in (watch, hosts_rendezvous):
+    for module in (board, watch, hosts_rendezvous):
         monkeypatch.setattr(module, "STORE_SECONDS", 0.1)
     monkeypatch.setattr(watch, "LAST_SECONDS", 0.2)
     store = Silent()
@@ -46,10 +46,10 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
 def test_words_of_a_worker_that_leaves_hold_it_up_for_moments(silent: Silent) -> None:
     watching = Watch(0, 2, silent)  # type: ignore[arg-type]
     begin = time.monotonic()
-    watching.publish_exit("worker 0 has left")
-    watching.publish_failure("ValueError")
-    watching.withdraw_failure()
-    assert watching.failures(within_seconds=0.1) == {}
+    watching.board.publish_exit("worker 0 has left")
+    watching.board.publish_failure("ValueError")
+    watching.board.withdraw_failure()
+    assert watching.board.failures(within_seconds=0.1) == {}
     watching.close()
     assert time.monotonic() - begin < 5
 
