@@ -12,7 +12,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     processes                 a process for each job: who has the turn, who starts, what came of it
     pipeline                  the loop that every worker goes through alike (together)
     memory                    what jobs hold, and whether the next one may join (together)
-    intercept                 what reaches into torch's own code: patches, DDP, groups, a job's end (together)
+    intercept                 what answers for torch's own code: DDP, groups, signals, a job's end (together)
     checkpoints.coordinator   when jobs are saved
     checkpoints.transfer      checkpoints between hosts that share no disk
     same_files                who writes which file, and whether another job has written it (together)
@@ -31,9 +31,11 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     parent                    a process that ends with the one that started it
     run_dir, divergence       where to keep what came of it; what is not finite any more (pure)
     shaped_links              slow links between workers, for tests and measurements
+    patching                  how what is replaced in torch and Python is put in place, and taken back (pure)
     torch_versions, option_kinds     which versions of torch it runs on; how an option's value is read (pure)
     started_by                which worker this is, where srun, mpirun or a PyTorchJob started one for each (pure)
     confidential, errors, events, results, suggest, torch_names, tracebacks   the words that all others speak (pure)
+    patches                   everything that is replaced in torch, in Python and in libraries: one table (pure)
 
 ``demo``, ``testing`` and this front door stand outside of them.
 

@@ -5,39 +5,17 @@ How a path reads, and who checks these: `motet.torch_versions`.
 
 from __future__ import annotations
 
+from motet.patches import DURING_A_RUN, IN_A_JOBS_PROCESS
+
 _DDP = "torch.nn.parallel:DistributedDataParallel"
 _ELASTIC = "torch.distributed.elastic"
 _AGENT = f"{_ELASTIC}.agent.server"
 # By the module that needs them; all of them are in torch 2.11 and in Python 3.11.
 NEEDED: dict[str, tuple[str, ...]] = {
-    "intercept/patches": (
-        f"{_DDP}.__setstate__",
-        f"{_DDP}._ddp_init_helper",
-        f"{_DDP}._register_builtin_comm_hook",
-        f"{_DDP}._register_fused_optim",
-        f"{_DDP}._sync_buffers",
-        "torch.distributed:distributed_c10d._get_default_group",
-        "torch.distributed:distributed_c10d._process_group_name",
-        "torch.distributed:distributed_c10d._world",
-        "torch._library.custom_ops:CustomOpDef",
-        "torch._library.custom_ops:_maybe_get_opdef",
-        "torch._library.utils:parse_namespace",
+    "patches": tuple(dict.fromkeys(patch.where for patch in (*DURING_A_RUN, *IN_A_JOBS_PROCESS) if not patch.optional)),
+    "intercept/profilers": (
         "torch.autograd.profiler:_disable_profiler",
-        "torch.autograd.profiler:_enable_profiler",
-        "torch.autograd.profiler:_prepare_profiler",
         "torch.autograd.profiler_legacy:_disable_profiler_legacy",
-        "torch.autograd.profiler_legacy:_enable_profiler_legacy",
-        "torch._C:PyTorchFileWriter",
-        "torch.jit:_script.RecursiveScriptModule.save",
-        "torch.distributed.algorithms.join:Join",
-        "torch.utils.data:_utils.signal_handling._error_if_any_worker_fails",
-        "torch.utils.data:_utils.signal_handling._set_worker_signal_handlers",
-        "torch.distributed.fsdp:FullyShardedDataParallel",
-        "torch.distributed.fsdp:fully_shard",
-        "torch.distributed.tensor:distribute_module",
-        "torch.distributed.tensor:distribute_tensor",
-        "torch.distributed.tensor.parallel:parallelize_module",
-        "torch.multiprocessing:start_processes",
     ),
     "intercept/ddp": (
         f"{_DDP}._check_comm_hook",
@@ -105,14 +83,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "processes/turns": (
         f"{_DDP}._get_ddp_logging_data",
         "torch.autograd:Variable._execution_engine.queue_callback",
-    ),
-    "processes/waits": (
-        "torch._C._distributed_c10d:Reducer.prepare_for_backward",
-        "torch._C._distributed_c10d:Work.wait",
-        "torch.distributed:_broadcast_coalesced",
-        "torch.distributed:_functional_collectives.wait_tensor",
-        "torch.distributed.algorithms.join:Join",
-        "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter._try_get_data",
     ),
     "workers/watch": ("sys:_current_frames",),
     "intercept/job_signals": ("_signal:getsignal", "_signal:setitimer", "_signal:signal"),

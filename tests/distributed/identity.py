@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import motet.intercept.patches
+import motet.patching
 from motet.events import Event, Observer, TurnEnded
 from motet.observe import MetricsWriter, Progress, TraceRecorder, build_report, write_trace
 from motet.results import Results
@@ -142,7 +142,7 @@ def alone(name: str, **arguments: Any) -> Any:
 
 def run_alone(call: Callable[[], Any]) -> Any:
     """Run a loop alone, with torch as it is by itself; what it leaves changed is put right afterwards."""
-    assert motet.intercept.patches._installed is None
+    assert not motet.patching.is_in_place()
     seed_everything()
     try:
         return call()

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,46 +26,33 @@ from tests.distributed.jobs_buffers import build, step
 from tests.distributed.jobs_failures import be_quick, endless, loop
 from tests.distributed.jobs_plain import batch, net, train
 from tests.distributed.jobs_scripts import logging_state
-from torch.distributed.algorithms.join import Join, Joinable
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from motet import isolation
 from motet.errors import GangError
+from motet.patches import DURING_A_RUN
 from motet.running import run
 from motet.testing import Fault, with_fault
 
-FUNCTIONS = {
-    "backward": torch.autograd.backward,
-    "grad": torch.autograd.grad,
-    "init": dist.init_process_group,
-    "destroy": dist.destroy_process_group,
-    "new_group": dist.new_group,
-    "compile": torch.compile,
-    "spawn": torch.multiprocessing.spawn,
-    "start": torch.multiprocessing.start_processes,
-    "fully_shard": fully_shard,
-    "parse_namespace": torch._library.utils.parse_namespace,
-    "find_operator": torch._library.custom_ops._maybe_get_opdef,
-    "all_reduce": dist.all_reduce,
-    "tensor backward": torch.Tensor.backward,
-}
-CLASSES = {
-    "Library": torch.library.Library,
-    "CustomOpDef": torch.library.CustomOpDef,
-    "Thread": threading.Thread,
-    "DDP": DDP,
-    "Join": Join,
-    "Joinable": Joinable,
-    "FSDP": FullyShardedDataParallel,
-}
-
 
 def patches() -> dict[str, Any]:
-    """Return what a run patches, as it is now."""
-    codes = {name: inspect.unwrap(function).__code__ for name, function in FUNCTIONS.items()}  # type: ignore[attr-defined]
-    classes = {f"{name}.{key}": value for name, cls in CLASSES.items() for key, value in vars(cls).items()}
-    return {**codes, **classes, "regions": getattr(torch._dynamo.eval_frame, "_next_isolate_recompiles_id", None)}
+    """Return all that a run patches, as it is now: for functions the code, for classes and modules what they hold."""
+    found: dict[str, Any] = {"regions": getattr(torch._dynamo.eval_frame, "_next_isolate_recompiles_id", None)}
+    for patch in DURING_A_RUN:
+        module, _, path = patch.where.partition(":")
+        *owners, name = path.split(".")
+        owner: Any = import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        value = vars(owner).get(name)
+        found[patch.where] = value
+        found[f"{patch.where}, its code"] = (
+            getattr(inspect.unwrap(value), "__code__", None) if callable(value) else None
+        )
+        found[f"{patch.where}, its class"] = type(value)
+        if isinstance(owner, type):
+            found |= {f"{owner.__name__}.{key}": each for key, each in vars(owner).items()}
+    return found
 
 
 def surroundings() -> dict[str, Any]:

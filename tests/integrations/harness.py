@@ -21,7 +21,7 @@ import torch.distributed as dist
 from tests.distributed.identity import differences, seed_everything
 
 import motet
-import motet.intercept.patches
+import motet.patching
 from motet.events import Event, JobStarted, TurnEnded
 from motet.results import Results
 
@@ -101,7 +101,7 @@ _alone: dict[str, Any] = {}
 def alone(name: str, folder: Path) -> Any:
     """Return what a loop returns alone, without Motet. Kept: it depends on nothing else."""
     if name not in _alone:
-        assert motet.intercept.patches._installed is None
+        assert not motet.patching.is_in_place()
         place = folder / "alone" / str(len(_alone))
         place.mkdir(parents=True, exist_ok=True)
         with fresh_process():
@@ -147,7 +147,7 @@ def must_equal_alone(
         assert results[job].status == "finished", f"{jobs[job]} {results[job].status}: {results[job].error}"
         found += differences(results[job].result, expected[job], f"{job} ({jobs[job]})")
     assert not found, "\n".join(found[:20])
-    assert motet.intercept.patches._installed is None
+    assert not motet.patching.is_in_place()
     return {
         "turns": [results[job].turns for job in jobs],
         "alternations": sum(one != other for one, other in itertools.pairwise(seen.taken)),
@@ -160,5 +160,5 @@ def must_equal_alone(
 def end_of(name: str, neighbour: str, *, folder: str) -> dict[str, Any]:
     """Train a loop beside another one; return how both ended."""
     results, _ = together({"one": name, "other": neighbour}, Path(folder))
-    assert motet.intercept.patches._installed is None
+    assert not motet.patching.is_in_place()
     return {job: (result.status, result.error, result.result) for job, result in results.jobs.items()}

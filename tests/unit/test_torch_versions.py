@@ -28,8 +28,9 @@ from motet.torch_versions import FEATURES, NEWEST, OLDEST, found
 SOURCE = Path(motet.__file__).parent
 # What depends on packages that are optional, and asks for each of their names where it uses it.
 OTHERS_INSIDE = ("integrations", "isolation/trackers.py", "isolation/frameworks.py")
-# Documented after all: `os._exit`. Read where it is written: `_sysconfigdata`, a module of Python's that demos read.
-NO_SECRETS = {"_cython_", "_per_second", "_runtime", "_exit", "_sysconfigdata", "_typeshed"}
+# Documented after all: `os._exit`, and `_replace` of a named tuple. Read where it is written: `_sysconfigdata`, a
+# module of Python's that demos read.
+NO_SECRETS = {"_cython_", "_per_second", "_runtime", "_exit", "_replace", "_sysconfigdata", "_typeshed"}
 OPTIONAL = {feature.path for feature in FEATURES}
 
 
@@ -97,7 +98,9 @@ def test_a_name_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(torch_versions.missing()) == {
         "torch.nn.parallel:DistributedDataParallel._register_builtin_comm_hook(comm_hook_type)",
         "torch.nn.parallel:DistributedDataParallel._sync_buffers",
-        "torch.distributed.algorithms.join:Join",
+        "torch.distributed.algorithms.join:Join.__init__",
+        "torch.distributed.algorithms.join:Join.__enter__",
+        "torch.distributed.algorithms.join:Join.__exit__",
         "torch._C._distributed_c10d:_register_comm_hook",
     }
 

@@ -1,9 +1,8 @@
-"""Everything that reaches into torch's own code, and what then happens to a job's calls.
+"""What answers for torch's and Python's own code while jobs that live together run: `motet.patches.DURING_A_RUN`.
 
 From bottom to top::
 
     loader_workers            DataLoader workers stay until their job is saved, and die for nobody else
-    patches                   the one place where torch is patched, for the duration of a run
     exit_hooks, profilers     what a job registers with ``atexit``; torch's profiler, which one job has at a time
     job_signals               which job a signal is for, and whose timers run
     process                   signals, threads, processes, operators: what there is one of in a process

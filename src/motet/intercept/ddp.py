@@ -1,4 +1,4 @@
-"""What happens at the seams (`motet.intercept.patches`) while a job runs; code outside of jobs passes through."""
+"""What answers for the patches (`motet.patches.DURING_A_RUN`) while a job runs; code outside of jobs passes through."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from motet.gradients.buckets import DeferredDDP
 from motet.gradients.reducer_group import ReducerGroup
 from motet.intercept.buffers import BufferSync
 from motet.intercept.groups import WorldSeams
-from motet.intercept.patches import Call
+from motet.patching import Call
 from motet.same_files import about_to_write
 from motet.torch_versions import RECOMPILES_ISOLATED
 from motet.trainers.length import turns_expected
@@ -44,7 +44,7 @@ _BUILTIN_HOOKS = {
 
 
 class JobSeams(WorldSeams):
-    """Implements `motet.intercept.patches.Seams` for the job whose turn it is.
+    """Answers for `motet.patches.DURING_A_RUN`, for the job whose turn it is.
 
     ``wait_in_place`` blocks until the current job's gradients have arrived, without ending its turn; ``drain`` until
     nothing of it is in flight any more; ``notice`` tells the user something, once for each pair of arguments;

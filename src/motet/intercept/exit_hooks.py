@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from motet.errors import GangError
 from motet.isolation.ownership import ONE_STATE, is_own_code, top_of
 from motet.isolation.scripts import is_script
 from motet.jobs.outcome import JobStopped
-
-Call = Callable[..., Any]
+from motet.patching import Call
 
 # Modules whose hooks end what all jobs of the process share. W&B's: the service to which the runs of all jobs write,
 # started by whichever comes first.

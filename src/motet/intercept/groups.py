@@ -18,11 +18,13 @@ import torch.distributed as dist
 
 from motet.coroutines import RunningJob, Turns
 from motet.errors import GangError, UnsupportedError
+from motet.intercept import loader_workers
 from motet.intercept.forked import end_forked
 from motet.intercept.left_running import FAILED_SECONDS, alive, at_work, wait_for
-from motet.intercept.patches import Call, instead_of
 from motet.intercept.process import ProcessSeams, motet_starts_thread
 from motet.jobs import Script
+from motet.patches import DEEPSPEED
+from motet.patching import Call
 from motet.same_files import about_to_start
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
@@ -63,11 +65,15 @@ class WorldSeams(ProcessSeams):
     def new_group(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Make a group for the job's own collectives; it ends with the job."""
         if _called_by("deepspeed"):  # every engine makes groups, before anything is trained
-            self.refuse("DeepSpeed", instead_of("DeepSpeed"))
+            self.refuse(DEEPSPEED.answer, DEEPSPEED.instead)
         job, group = self._turns.running_here(), original(*args, **kwargs)
         if job is not None and isinstance(group, dist.ProcessGroup) and self.world_values() is None:
             job.groups.append(group)
         return group
+
+    # The worker that calls it is found on the stack: nothing may stand in between.
+    begin_loader_worker = staticmethod(loader_workers.begin)
+    loader_worker_failed = staticmethod(loader_workers.leave_to_loaders)
 
     def default_group(self, original: Call, /) -> Any:
         """Return the default group of whoever calls."""

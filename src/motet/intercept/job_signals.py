@@ -24,16 +24,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any
 
 import motet
 from motet.coroutines import RunningJob, Turns
 from motet.jobs.outcome import JobStopped
+from motet.patching import Call
 from motet.workers.messages import SignalsReport
-
-Call = Callable[..., Any]
 
 RETRY_SECONDS = 0.005
 LONG_TURN_SECONDS = 0.25  # from then on signals are handled at once

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 import motet
+from motet import patching
 from motet.coroutines import RunningJob, Turns
 from motet.intercept.exit_hooks import ExitHooks
 from motet.intercept.job_signals import JobSignals
 from motet.intercept.profilers import Profilers
 from motet.isolation import loggers, operators
 from motet.isolation.ownership import is_own_code
+from motet.patching import Call
 from motet.workers.messages import SignalsReport
-
-Call = Callable[..., Any]
 
 _THREAD = (
     "starts a thread: it goes on while other jobs have their turns, and finds their random generators, working "
@@ -32,7 +32,7 @@ _THREAD = (
     "(random.Random, torch.Generator, numpy.random.default_rng), or run this job alone."
 )
 _MOTET = os.path.join(os.path.dirname(motet.__file__), "")
-_SEAMS = os.path.join(os.path.dirname(__file__), "")
+_PATCHES = (os.path.join(os.path.dirname(__file__), ""), patching.__file__)
 _TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
 _SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
 _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
@@ -65,11 +65,17 @@ class ProcessSeams:
         job = self._turns.running_here()
         return original(signalnum) if job is None else self._signals.handler_of(job.name, signalnum)
 
-    def timer(self, name: str, original: Call, /, *args: Any) -> Any:
-        """Set or read a job's timer."""
-        signals = self._signals
-        own: dict[str, Call] = {"setitimer": signals.set_timer, "getitimer": signals.timer, "alarm": signals.alarm}
-        return own[name](original, *args)
+    def setitimer(self, original: Call, /, *args: Any) -> Any:
+        """Set a job's timer."""
+        return self._signals.set_timer(original, *args)
+
+    def getitimer(self, original: Call, /, *args: Any) -> Any:
+        """Read a job's timer."""
+        return self._signals.timer(original, *args)
+
+    def alarm(self, original: Call, /, *args: Any) -> Any:
+        """Set the timer of a job that sends SIGALRM."""
+        return self._signals.alarm(original, *args)
 
     def handler_of(self, job: str, signalnum: int) -> Any:
         """Return the handler of a job's that is in no place here, but is in the processes that the job forks."""
@@ -101,8 +107,15 @@ class ProcessSeams:
             if (running := self._turns.running_here()) is not None:
                 self.forget(running)
 
-    def profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
+    def profile(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Prepare, enable or disable torch's profiler, which one job has at a time."""
+        return self._profile(original, self._profilers.disable, *args, **kwargs)
+
+    def profile_legacy(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Enable or disable the profiler that torch had before."""
+        return self._profile(original, self._profilers.disable_legacy, *args, **kwargs)
+
+    def _profile(self, original: Call, disable: Call, /, *args: Any, **kwargs: Any) -> Any:
         job = self._turns.running_here()
         if job is None:
             return original(*args, **kwargs)
@@ -172,7 +185,7 @@ def motet_starts_thread() -> bool:
 
 
 def _own_code_calls(between: tuple[str, ...]) -> bool:
-    """Tell whether a program's own code has called a seam, and not a library or Motet for purposes of its own.
+    """Tell whether a program's own code has called what is patched, and not a library or Motet for purposes of its own.
 
     ``between`` are the files and folders through which it calls.
     """
@@ -181,11 +194,11 @@ def _own_code_calls(between: tuple[str, ...]) -> bool:
 
 
 def _caller(between: tuple[str, ...]) -> str | None:
-    """Return the file that has called a seam, if need be through those in ``between``."""
+    """Return the file that has called what is patched, if need be through those in ``between``."""
     frame = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((*between, _SEAMS)):
+        if not file.startswith((*between, *_PATCHES)):
             return file
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.autograd import profiler as autograd_profiler
+from torch.autograd import profiler_legacy
+
 from motet.coroutines import RunningJob
 from motet.errors import UnsupportedError
 from motet.isolation import profiler
-
-Call = Callable[..., Any]
+from motet.patching import Call
 
 
 class NoProfile:
@@ -46,11 +48,13 @@ class NoProfile:
 class Profilers:
     """Who profiles: from the moment at which a job prepares its profiler (its warm-up) until it is off again.
 
-    ``notice`` tells the user something of a job, once.
+    ``notice`` tells the user something of a job, once. Made before anything is patched: ``disable`` is torch's own.
     """
 
     def __init__(self, notice: Callable[[str, str], None]) -> None:
         self._notice = notice
+        self.disable: Call = vars(autograd_profiler)["_disable_profiler"]
+        self.disable_legacy: Call = vars(profiler_legacy)["_disable_profiler_legacy"]
         self._holder: RunningJob | None = None
         self._disable: Call | None = None
         self._without: weakref.WeakSet[RunningJob] = weakref.WeakSet()  # who has begun an empty profile

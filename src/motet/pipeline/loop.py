@@ -24,13 +24,14 @@ from motet.gradients.nonfinite import Watch, error_for
 from motet.gradients.send_queue import SendQueue, short_switch_interval
 from motet.intercept.buffers import BufferSync
 from motet.intercept.ddp import JobSeams
-from motet.intercept.patches import installed
 from motet.jobs import Job, Script
 from motet.jobs.outcome import JobStopped
 from motet.jobs.parameters import parameters_of
 from motet.jobs.source import JobSource
 from motet.memory.admission import AdmissionControl
 from motet.memory.offload import Transfers
+from motet.patches import DURING_A_RUN
+from motet.patching import in_place
 from motet.pipeline.job_end import NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
 from motet.pipeline.job_table import JobTable
 from motet.pipeline.ledger import RunLedger
@@ -45,6 +46,7 @@ from motet.workers import Workers
 from motet.workers.agreement import Agreements
 from motet.workers.interruption import Interruption
 from motet.workers.messages import STOP, STOP_NOW
+from motet.workers.worlds import VALUES
 
 TIMES_TO_ASK = 3
 
@@ -119,7 +121,12 @@ class Pipeline:
                 order=self._jobs.order.turns,
             )
         )
-        with installed(self._seams), self._interruption.listening(), short_switch_interval(), self._files.watching():
+        with (
+            in_place(DURING_A_RUN, self._seams, VALUES),
+            self._interruption.listening(),
+            short_switch_interval(),
+            self._files.watching(),
+        ):
             try:
                 self._admit()
                 while self._live:

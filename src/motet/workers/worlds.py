@@ -5,7 +5,7 @@ A job asks ``is_initialized()`` before it has made the group and gets False, as 
 is a group of its own, so that nothing that it sends can be taken for another job's, from whichever of its threads.
 
 Nothing is exchanged at a turn: torch looks up everything in one object, and what that object answers depends on who
-asks (`motet.intercept.patches`). The main thread asks for the job whose turn it is, a thread for the job that
+asks (`motet.patches`). The main thread asks for the job whose turn it is, a thread for the job that
 started it, whoever has the turn meanwhile. Groups are made when a job makes them, inside its turn, which comes in the
 same order on every worker. Their names carry the job's, because torch's C++ side keeps one list of names for the whole
 process.
@@ -30,9 +30,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import _unregister_process_group
 
 from motet.errors import UnsupportedError
+from motet.patching import Call
 from motet.workers.group import Workers
-
-Call = Callable[..., Any]
 
 # The properties of torch's `_World` that hold something; what a version of torch does not have is not asked for.
 VALUES: dict[str, Callable[[], Any]] = {

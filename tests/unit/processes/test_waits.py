@@ -46,7 +46,7 @@ while child.poll() is None:
     pass
 over = [done.result, ended.join, filled.get, child.wait, lambda: filled.get(block=False), lambda: time.sleep(0)]
 print([given_away(call) for call in over])
-lasts = threading.Thread(target=waits.time.sleep.__wrapped__, args=(0.2,))
+lasts = threading.Thread(target=time.sleep.__wrapped__, args=(0.2,))
 lasts.start()
 pool = ThreadPoolExecutor()
 future = pool.submit(time.sleep.__wrapped__, 0.2)
