@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -58,11 +58,11 @@ class RunningJob:
         self.outcome: Outcome | None = None
         self.groups: list[dist.ProcessGroup] = []
         self.optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        self.compile_region = -1
+        self._compile_region = -1
         self.num_backwards = 0  # with those that did not synchronize
         self._prepare = prepare
         self._belongs_to_stop = belongs_to_stop
-        self.before_end: Callable[[], None] = lambda: None
+        self._before_end: Callable[[], None] = lambda: None
         self.saved: isolation.Saved | None = None
         self.greenlet: greenlet | None = None
         self._call = call
@@ -71,6 +71,24 @@ class RunningJob:
     def turn(self) -> int:
         """The turn that runs, or runs next."""
         return self.num_synced + 1
+
+    def go_on_after(self, turns: int) -> None:
+        """Note that the job goes on from a checkpoint, after so many synchronized turns."""
+        self.num_synced = turns
+
+    def call_before_end(self, call: Callable[[], None]) -> None:
+        """Have ``call`` be called when the loop has returned, before the job has ended."""
+        self._before_end = call
+
+    def backward_begins(self) -> None:
+        """Count a backward."""
+        self.num_backwards += 1
+
+    def compile_region(self, regions: Iterator[int]) -> int:
+        """Return the number under which the job's compiled code is kept: the next of ``regions`` at the first call."""
+        if self._compile_region < 0:
+            self._compile_region = next(regions)
+        return self._compile_region
 
     def synchronized(self) -> None:
         """Note that the turn has sent gradients: the next one is another turn."""
@@ -91,7 +109,7 @@ class RunningJob:
             self._prepare()
             result = self._result()
             self.reported.flush()
-            self.before_end()
+            self._before_end()
             self.outcome = Outcome("finished", result=result)
         except JobStopped as stopped:
             self.outcome = stopped.outcome()
@@ -178,7 +196,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.current: RunningJob | None = None
-        self.signals: Interrupts | None = None  # once a job has signals or timers of its own
+        self._signals: Interrupts | None = None
         self._hub = getcurrent()
         self._thread: int | None = threading.get_ident()
         _all_turns.add(self)
@@ -194,9 +212,14 @@ class Turns:
         job.saved = self._at_begin.copy()
         if script is not None:
             isolation.prepare_script(job.saved, script.anchor)
-            script.at_end = isolation.note_modules
+            script.call_at_end(isolation.note_modules)
         job.greenlet = greenlet(job.run, parent=self._hub)
         job.greenlet.gr_context = contextvars.copy_context()
+
+    def interrupt_by(self, signals: Interrupts) -> bool:
+        """From now on have jobs interrupted: one has signals or timers of its own. Returns whether that is new."""
+        new, self._signals = self._signals is None, signals
+        return new
 
     def running_here(self) -> RunningJob | None:
         """Return the job whose code calls, or None outside of jobs and on other threads than the main one.
@@ -220,16 +243,16 @@ class Turns:
         isolation.swap_in(job.saved, left, self._outside)
         self.current = job
         handle.set_current(job.handle)
-        if self.signals is not None:
-            self.signals.turn_begins(job)
+        if self._signals is not None:
+            self._signals.turn_begins(job)
         try:
             if throw is None:
                 job.greenlet.switch()
             else:
                 job.greenlet.throw(throw)
         finally:
-            if self.signals is not None:
-                self.signals.turn_ended(job)
+            if self._signals is not None:
+                self._signals.turn_ended(job)
             handle.set_current(None)
             self.current = None
             job.saved = self._left = isolation.swap_out(self._outside)
@@ -246,8 +269,8 @@ class Turns:
     def end(self) -> None:
         """End the current job's turn; returns when its next one begins. Called in the job's greenlet."""
         self._hub.switch()
-        if self.signals is not None and self.current is not None:
-            self.signals.resumed(self.current)
+        if self._signals is not None and self.current is not None:
+            self._signals.resumed(self.current)
 
     def may_end(self) -> bool:
         """Whether a turn may end here: torch holds nothing global that another job would disturb.

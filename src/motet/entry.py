@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     def find() -> tuple[RunDir, bool, RunConfig]:
         run_dir, config = open_here()
-        run_dir.separate_disks, run_dir.own_disk = options.separate_disks, options.own_disk
+        run_dir.lies_apart(separate_disks=options.separate_disks, own_disk=options.own_disk)
         return run_dir, worker() == 0 or (options.own_disk and os.environ.get("LOCAL_RANK") == "0"), config
 
     def open_here() -> tuple[RunDir, RunConfig]:

@@ -35,7 +35,13 @@ class Keeper(Protocol):
 class Resume(int):
     """How many turns the job has done: 0 in a new run, more in one that goes on from a checkpoint. An ``int``."""
 
-    _keeper: Keeper | None = None
+    _keeper: Keeper | None
+
+    def __new__(cls, turns: int, keeper: Keeper | None = None) -> Resume:
+        """Make it of the turns done, and of who saves."""
+        resume = super().__new__(cls, turns)
+        resume._keeper = keeper
+        return resume
 
     def save_point(self) -> None:
         """Say that the loop could start again here; what `JobHandle.save_point` does."""
@@ -62,7 +68,11 @@ class JobHandle:
         self._on_parameters = on_parameters
         self._on_yield = on_yield
         self.logs_itself = False
-        self.keeper: Keeper | None = None  # set by the runtime
+        self._keeper: Keeper | None = None
+
+    def saved_by(self, keeper: Keeper) -> None:
+        """For the runtime: have ``keeper`` save what the loop registers."""
+        self._keeper = keeper
 
     @property
     def job_dir(self) -> Path:
@@ -128,10 +138,8 @@ class JobHandle:
             raise ValueError(f"job.checkpoint(keep=...) takes a number of checkpoints, at least 1, not {keep!r}")
         if every_turns is None and every_minutes is None:
             every_minutes = DEFAULT_EVERY_MINUTES
-        done = 0 if self.keeper is None else self.keeper.begin(objects, every_turns, every_minutes, keep)
-        resume = Resume(done)
-        resume._keeper = self.keeper
-        return resume
+        done = 0 if self._keeper is None else self._keeper.begin(objects, every_turns, every_minutes, keep)
+        return Resume(done, self._keeper)
 
     def save_point(self) -> None:
         """Say that the loop could start again here: everything that it needs is in the registered objects.
@@ -139,8 +147,8 @@ class JobHandle:
         Saves if a checkpoint is due. A run that is to stop ends the loop here, once it has saved. Not in the middle of
         an accumulation of gradients: gradients are not saved.
         """
-        if self.keeper is not None:
-            self.keeper.save_point()
+        if self._keeper is not None:
+            self._keeper.save_point()
 
     def yield_turn(self) -> bool:
         """Give up the turn here; returns when the next one begins. Tell whether it could be given up.

@@ -55,9 +55,13 @@ class RunDir:
     """The directory of one run. Make one with `RunDir.create` or `RunDir.open`."""
 
     def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
-        self.separate_disks = self.own_disk = False  # of several hosts: some, and this one, see another directory
+        self.separate_disks = self.own_disk = False
         self.path = path
         self.description = description
+
+    def lies_apart(self, *, separate_disks: bool, own_disk: bool) -> None:
+        """Note that, of several hosts, some see another directory than worker 0; and whether this one does."""
+        self.separate_disks, self.own_disk = separate_disks, own_disk
 
     @classmethod
     def create(cls, path: Path | str | None, description: Mapping[str, Any]) -> RunDir:

@@ -178,7 +178,7 @@ def plain(loop: str, stop_at: int | None = None) -> Record:
     def part() -> Record | None:
         job = handle.JobHandle("solo")
         if stop_at is not None:
-            job.keeper = PlainKeeper(None if kept else stop_at, kept)
+            job.saved_by(PlainKeeper(None if kept else stop_at, kept))
         handle.set_current(job)
         try:
             return LOOPS[loop](Plan())

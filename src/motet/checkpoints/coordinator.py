@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 from torch.optim import Optimizer
@@ -49,7 +48,8 @@ class Coordinator:
     """All checkpoints of one run, on this worker.
 
     ``directory``: where they lie (None: nothing is saved). ``notice(job, text)`` tells the user something, once;
-    ``lost`` takes note of a `GangError` that is raised inside a job, whose loop may swallow it.
+    ``lost`` takes note of a `GangError` that is raised inside a job, whose loop may swallow it. ``start``: a name for
+    this start of the gang, of which worker 0's counts.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Coordinator:
         notice: Notice,
         lost: Callable[[GangError], None],
         disks: Disks = ONE_DISK,
+        start: str | None = None,
     ) -> None:
         self.disks = disks
         self.workers = workers
@@ -67,7 +68,7 @@ class Coordinator:
         self.lost = lost
         self.stopping = False
         self.clock_seconds = 0.0  # worker 0's, as all workers have heard
-        self.start = uuid.uuid4().hex  # worker 0's counts: a word for this start of the gang
+        self.start = start or uuid.uuid4().hex
         self._jobs: dict[str, JobSaver] = {}
         self._writer: Writer | None = None
         self._num_writing: dict[str, int] = {}
@@ -80,8 +81,8 @@ class Coordinator:
     def attach(self, job: SavedJob) -> None:
         """Let the job's loop register what it wants to have saved."""
         saving = self._jobs[job.name] = JobSaver(self, job)
-        job.handle.keeper = saving
-        job.before_end = saving.at_end
+        job.handle.saved_by(saving)
+        job.call_before_end(saving.at_end)
 
     def tick(self, clock_seconds: float) -> None:
         """Take note of the time on worker 0's clock, by which jobs are due."""
@@ -282,7 +283,7 @@ class JobSaver:
         turn = self._restore(checkpoints)
         self._checkpoints = checkpoints
         self._saved_turn, self._saved_clock = turn, saving.clock_seconds
-        job.num_synced = turn
+        job.go_on_after(turn)
         self._listen()
         return turn
 
@@ -318,8 +319,7 @@ class JobSaver:
         """Have the data say when it is asked for a batch, and the optimizers when they have stepped."""
         for each in self._objects.values():
             if isinstance(each, DataPosition):
-                each.before_next = self._next_batch
-                self._undo.append(partial(setattr, each, "before_next", None))
+                self._undo.append(each.call_before_next(self._next_batch))
             elif isinstance(each, Optimizer):
                 self._stepped_after = -1
                 self._undo.append(each.register_step_post_hook(self._stepped).remove)

@@ -74,13 +74,22 @@ class DataPosition(Generic[Batch]):
         self._loader_has_begun = False
         self._may_follow = False
         self._checked = False
-        self.before_next: Callable[[], None] | None = None  # called when the loop asks for a batch; for the runtime
+        self._before_next: Callable[[], None] | None = None
         slot = "batch_sampler" if loader.batch_sampler is not None else "sampler"
         followed = loader.__dict__[slot]
         assert not isinstance(followed, _Followed), "this loader has a DataPosition already"
         self._samplers = [followed, loader.sampler, getattr(followed, "sampler", None)]
         # DataLoader refuses to have its sampler set. A new loader instead would lose the class and persistent workers.
         loader.__dict__[slot] = _Followed(followed, self)
+
+    def call_before_next(self, call: Callable[[], None]) -> Callable[[], None]:
+        """For the runtime: have ``call`` be called when the loop asks for a batch; returns what ends that."""
+        self._before_next = call
+
+        def undo() -> None:
+            self._before_next = None
+
+        return undo
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -277,8 +286,8 @@ class _Epoch(Generic[Batch]):
     def __next__(self) -> Batch:
         position = self._position
         mine = position._current is self
-        if mine and position.before_next is not None:
-            position.before_next()
+        if mine and position._before_next is not None:
+            position._before_next()
         try:
             batch = next(self._batches)
         except StopIteration:

@@ -56,7 +56,6 @@ class SavedJob(Protocol):
     """The job whose loop registers what it wants to have saved, wherever it lives."""
 
     name: str
-    before_end: Callable[[], None]
 
     @property
     def handle(self) -> JobHandle:
@@ -66,8 +65,11 @@ class SavedJob(Protocol):
     def num_synced(self) -> int:
         """Its synchronized turns."""
 
-    @num_synced.setter
-    def num_synced(self, turns: int) -> None: ...
+    def go_on_after(self, turns: int) -> None:
+        """Note that the job goes on from a checkpoint, after so many synchronized turns."""
+
+    def call_before_end(self, call: Callable[[], None]) -> None:
+        """Have ``call`` be called when the loop has returned, before the job has ended."""
 
     @property
     def num_backwards(self) -> int:

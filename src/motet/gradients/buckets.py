@@ -75,7 +75,7 @@ class DeferredDDP:
     lazy_buckets: bool = False  # they lie elsewhere in each backward, and nowhere in between
     has_sparse: bool = False  # its reducer cannot tell what its buckets hold
     reducer_group: ReducerGroup | None = None  # DDP's reducer refers to it without keeping it alive
-    user_hook: tuple[Any, Hook] | None = None
+    user_hook: tuple[Any, Hook] | None = None  # its state, and the hook
     packer: Packer | None = None  # gradients are sent as bfloat16
     hooked: bool = False  # a communication hook hands the buckets over
     _layout: list[list[Tensor]] = field(default_factory=list)  # the buckets' parameters
@@ -91,6 +91,24 @@ class DeferredDDP:
         self.lazy_buckets = LAZY_BUCKETS.there and bool(ddp.lazy_bucket_allocation)
         self.may_be_smaller = may_be_smaller(ddp.parameters())
         weakref.finalize(ddp, self.let_go).atexit = False
+
+    def send_through(self, group: ReducerGroup) -> None:
+        """Note to which group its reducer hands the buckets."""
+        self.reducer_group = group
+
+    def hook(self) -> bool:
+        """Note that a communication hook hands the buckets over; returns whether that is new."""
+        new, self.hooked = not self.hooked, True
+        return new
+
+    def take_hook(self, state: Any, hook: Hook) -> None:
+        """Note a user's communication hook, which runs inside ours."""
+        self.user_hook = (state, hook)
+
+    def compress(self) -> None:
+        """Have its gradients sent as bfloat16, if they may be."""
+        if self.may_be_smaller:
+            self.packer = Packer()
 
     def before_backward(self) -> None:
         """Learn what DDP's buckets hold, if it has laid them out anew. Its reducer cannot be asked during backward."""

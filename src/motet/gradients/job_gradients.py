@@ -26,7 +26,6 @@ from torch._C._distributed_c10d import GradBucket
 
 from motet.errors import UnsupportedError
 from motet.gradients.buckets import Bucket, DeferredDDP
-from motet.gradients.compression import Packer
 from motet.gradients.send_queue import SendQueue
 from motet.gradients.transfer import HostTransfer, InFlightBucket, SyncTiming
 from motet.timing.clocks import Link, Stopwatch
@@ -131,8 +130,8 @@ class JobGradients:
         self.num_ddp += 1
         ddp = model.ddp()
         self._has_device = self._has_device or (ddp is not None and not all(p.is_cpu for p in ddp.parameters()))
-        if self.compress and model.may_be_smaller:
-            model.packer = Packer()
+        if self.compress:
+            model.compress()
 
     def enter_backward(self) -> None:
         """Note that a ``backward()`` begins, maybe inside of another one."""

@@ -89,7 +89,7 @@ class JobSeams(WorldSeams):
     def _deferred_backward(self, job: RunningJob, original: Call, /, *args: Any, **kwargs: Any) -> None:
         gradients = job.gradients
         gradients.before_backward()
-        job.num_backwards += 1
+        job.backward_begins()
         job.reported.look(sys._getframe())
         gradients.enter_backward()
         try:
@@ -152,12 +152,12 @@ class JobSeams(WorldSeams):
             original(ddp, *args, **kwargs)
             return
         group = ddp.process_group
-        model = self._models[ddp] = DeferredDDP(group, dist.get_world_size(group), weakref.ref(ddp))
-        model.has_sparse = any(
-            inspect.signature(original).bind(ddp, *args, **kwargs).arguments["expect_sparse_gradient"]
-        )
-        model.reducer_group = ReducerGroup(group, partial(job.gradients.send, model))
-        ddp.process_group = model.reducer_group
+        sparse = inspect.signature(original).bind(ddp, *args, **kwargs).arguments["expect_sparse_gradient"]
+        model = DeferredDDP(group, dist.get_world_size(group), weakref.ref(ddp), has_sparse=any(sparse))
+        self._models[ddp] = model
+        sending = ReducerGroup(group, partial(job.gradients.send, model))
+        model.send_through(sending)
+        ddp.process_group = sending
         try:
             original(ddp, *args, **kwargs)
         finally:
@@ -200,9 +200,9 @@ class JobSeams(WorldSeams):
 
     def _hook(self, job: RunningJob, ddp: DistributedDataParallel, model: DeferredDDP) -> None:
         """Have the buckets handed over by a communication hook (once a model, as torch has it)."""
-        if model.hooked:
+        if not model.hook():
             return
-        gradients, model.hooked = job.gradients, True
+        gradients = job.gradients
 
         def motet_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
             return gradients.send_hooked(model, bucket)
@@ -233,7 +233,7 @@ class JobSeams(WorldSeams):
             self._notice(
                 job.name, "registers a communication hook of its own, so compress does not apply to that model."
             )
-        model.user_hook = (state, hook)
+        model.take_hook(state, hook)
         self._hook(job, ddp, model)
         ddp._comm_hooks.append((hook, state))
 
@@ -271,10 +271,9 @@ class JobSeams(WorldSeams):
             return original(*args, **kwargs)
         from torch._dynamo import eval_frame
 
-        if job.compile_region < 0:
-            job.compile_region = next(self._regions)
+        region = job.compile_region(self._regions)
         ids = eval_frame._next_isolate_recompiles_id
-        eval_frame._next_isolate_recompiles_id = itertools.repeat(job.compile_region)  # type: ignore[assignment]
+        eval_frame._next_isolate_recompiles_id = itertools.repeat(region)  # type: ignore[assignment]
         try:
             return original(*args, **kwargs, isolate_recompiles=True)
         finally:

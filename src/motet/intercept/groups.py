@@ -109,8 +109,7 @@ class WorldSeams(ProcessSeams):
 
     def receive_signals(self, agreements: Agreements, names: Sequence[str]) -> None:
         """Take in what all workers have reported of signals, so that a job handles them in the same turn everywhere."""
-        reports, agreements.signals = agreements.signals, []
-        if reports:
+        if reports := agreements.take_signals():
             self._signals.agreed(reports, names)
 
     def end_groups(self, job: RunningJob) -> None:
@@ -130,7 +129,7 @@ class WorldSeams(ProcessSeams):
         self._worlds.begin(job, is_script=isinstance(call, Script))
         leave = partial(self.end_of_process, job)
         if isinstance(call, Script):
-            call.puts_back = False  # what still runs, and what is called at the end, finds the script's
+            call.leave_sys()  # what still runs, and what is called at the end, finds the script's
 
         def from_begin_to_end() -> object:
             try:

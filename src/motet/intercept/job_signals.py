@@ -227,8 +227,8 @@ class JobSignals:
 
     def _listen(self, number: int) -> None:
         """Have the process tell us of a signal from now on."""
-        if self._turns.signals is None:
-            self._turns.signals, self._turn_since = self, time.monotonic()
+        if self._turns.interrupt_by(self):
+            self._turn_since = time.monotonic()
         if number not in self._before:
             self._before[number] = real.getsignal(number)
             real.signal(number, self._arrived)

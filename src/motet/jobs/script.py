@@ -30,8 +30,16 @@ class Script:
     def __init__(self, path: Path | str, argv: Sequence[str] = ()) -> None:
         self.path = Path(os.path.abspath(path))  # now: a job may change the working directory
         self.argv = tuple(argv)
-        self.at_end: Callable[[], object] | None = None  # called while what belongs to the script can still be told
-        self.puts_back = True  # what it has set in sys; False where whoever runs it does that
+        self._at_end: Callable[[], object] = lambda: None
+        self._puts_back = True
+
+    def call_at_end(self, call: Callable[[], object]) -> None:
+        """Have ``call`` be called at the end, while what belongs to the script can still be told."""
+        self._at_end = call
+
+    def leave_sys(self) -> None:
+        """Leave what it has set in ``sys``: whoever runs it puts that back."""
+        self._puts_back = False
 
     @property
     def anchor(self) -> Path:
@@ -62,9 +70,8 @@ class Script:
             if exit_.code is not None and exit_.code != 0:
                 raise JobExit(self._farewell(exit_.code)) from exit_
         finally:
-            if self.at_end is not None:
-                self.at_end()
-            if self.puts_back:
+            self._at_end()
+            if self._puts_back:
                 sys.argv, sys.path, sys.modules["__main__"] = outer_argv, outer_path, outer_main
 
     def _folders(self) -> list[str]:

@@ -122,7 +122,7 @@ class AdmissionControl:
             with contextlib.suppress(RuntimeError):  # an accelerator whose allocator does not count
                 memory = DeviceMemory(_num_sharing(self._num_local))
                 memory.available_bytes()
-                self._meter.memory = memory
+                self._meter.move_to(memory)
         if is_measured(job.num_synced) and job.outcome is None:
             self._measure(job)
         if self._offloads_idle and self._offload is None and job.num_synced > 0:

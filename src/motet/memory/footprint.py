@@ -227,10 +227,14 @@ class _JobMemory:
 
 @dataclass
 class MemoryMeter:
-    """What all jobs of this worker hold. ``memory`` is what they are in, and may become another one (a device)."""
+    """What all jobs of this worker hold. ``memory`` is what they are in."""
 
     memory: Memory
     _jobs: dict[str, _JobMemory] = field(default_factory=dict)
+
+    def move_to(self, memory: Memory) -> None:
+        """Measure another memory from now on: that of a device."""
+        self.memory = memory
 
     def admitted(self, job: str) -> None:
         """Take note of a job that begins."""

@@ -78,7 +78,7 @@ class JobProcess:
         seat = Seat(Table(len(start.wake), strict=start.strict, fd=start.table), start.seat, start.wake)
         self._seat = seat
         self.turns = JobTurns(seat, self._turn_ended, self._backward)
-        self.before_end: Callable[[], None] = lambda: None  # set by who saves
+        self._before_end: Callable[[], None] = lambda: None
         self.handle = JobHandle(
             start.name,
             None if start.job_dir is None else Path(start.job_dir),
@@ -102,8 +102,12 @@ class JobProcess:
         """Synchronized turns, those before a resume included."""
         return self._offset + self.turns.num_turns
 
-    @num_synced.setter
-    def num_synced(self, turns: int) -> None:
+    def call_before_end(self, call: Callable[[], None]) -> None:
+        """Have ``call`` be called when the loop has returned."""
+        self._before_end = call
+
+    def go_on_after(self, turns: int) -> None:
+        """Note that the job goes on from a checkpoint, after so many synchronized turns."""
         self._offset = turns - self.turns.num_turns
         self._channel.send(ResumeReport(turns))
 
@@ -129,8 +133,8 @@ class JobProcess:
         peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
         self._council = Council(peers, lambda: self._seat.wish, lambda: self._notice(self.name, UNEVEN))
         disks = Disks(start.separate_disks, start.own_disk)
-        self._saving = Coordinator(peers, _path(start.checkpoints), self._notice, lambda error: None, disks)
-        self._saving.start = f"{start.start}_{start.attempt}"
+        attempt = f"{start.start}_{start.attempt}"
+        self._saving = Coordinator(peers, _path(start.checkpoints), self._notice, lambda error: None, disks, attempt)
         self._saving.attach(self)
         handle.set_current(self.handle)
         files = self._files = SameFiles(
@@ -155,7 +159,7 @@ class JobProcess:
         try:
             result = self._result()
             self._reported.flush()
-            self.before_end()
+            self._before_end()
             return self._end("finished", result=self._keep(result))
         except JobStopped as stopped:
             outcome = stopped.outcome()
@@ -187,7 +191,7 @@ class JobProcess:
             JobSurroundings(start.worker, start.seed).begin(job)
             call = self._call
         if isinstance(call, Script):
-            call.puts_back = False
+            call.leave_sys()
         try:
             return call()
         except SystemExit as error:
@@ -249,9 +253,9 @@ class JobProcess:
                 raise error
         if decision is None:
             return
-        self._saving.clock_seconds = decision.clock_seconds
+        self._saving.tick(decision.clock_seconds)
         if decision.wish != GO_ON:
-            self._saving.stopping = True
+            self._saving.stop()
             if decision.wish == STOP_NOW or not self._saving.saves(self.name):
                 raise JobStopped
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -164,7 +165,7 @@ class LocalJobs:
                 _signal(job.pid, signal.SIGKILL)
 
     def stalled(self, within_seconds: float) -> LocalJob | None:
-        """Return a job that has neither come by nor computed for so long."""
+        """Return a job that has neither come by nor computed for so long; the same one only once."""
         now = time.monotonic()
         for job in self.live.values():
             if now - job.moved_at < within_seconds:
@@ -175,6 +176,7 @@ class LocalJobs:
             if seconds - job.processor_seconds > 0.01 * within_seconds:
                 job.moved_at, job.processor_seconds = now, seconds
             else:
+                job.moved_at = math.inf
                 return job
         return None
 

@@ -218,7 +218,6 @@ class WorkerLoop:
     def _fail_stalled(self) -> None:
         if (job := self._local.stalled(self._timeout_seconds)) is None:
             return
-        job.moved_at = math.inf
         why = (
             f"it has neither computed nor synchronized for {self._timeout_seconds:.0f} s on worker "
             f"{self._exchange.worker} (--timeout), in turn {self._local.turns(job) + 1}"

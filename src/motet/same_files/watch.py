@@ -178,8 +178,7 @@ class SameFiles:
 
     def to_stop(self, agreements: Agreements, names: Sequence[str]) -> dict[str, JobStopped]:
         """Return the jobs that all workers report are to be stopped; worker 0 repeats what others have published."""
-        reports, agreements.files = agreements.files, []
-        if not reports:
+        if not (reports := agreements.take_files()):
             return {}
         self._receive([worker for worker, of in enumerate(reports) if of.num_published > self._num_read.get(worker, 0)])
         stopped = {}

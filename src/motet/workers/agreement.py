@@ -54,8 +54,18 @@ class Agreements:
         self._pending: Pending | None = None
         self._pending_costs: Pending | None = None
         self._reports: list[list[float]] | None = None
-        self.files: list[FilesReport] = []  # by worker; emptied by who reads it
-        self.signals: list[SignalsReport] = []  # likewise
+        self._files: list[FilesReport] = []  # by worker
+        self._signals: list[SignalsReport] = []
+
+    def take_files(self) -> list[FilesReport]:
+        """Return what all workers have reported of files since the last time, by worker."""
+        reports, self._files = self._files, []
+        return reports
+
+    def take_signals(self) -> list[SignalsReport]:
+        """Return what all workers have reported of signals since the last time, by worker."""
+        reports, self._signals = self._signals, []
+        return reports
 
     def note(self, job: str, turn: int, buckets: int) -> None:
         """Take one synchronized turn into the signature that is compared at the next agreement."""
@@ -128,8 +138,8 @@ class Agreements:
         self._interval = max(1, min(LONGEST_INTERVAL_SLOTS, round(slots * INTERVAL_SECONDS / max(slowest, 1e-6))))
         self.stop = max(self.stop, *(message.stop for message in periodic))
         self.clock_seconds = periodic[0].clock_seconds
-        self.files = [message.files for message in periodic]
-        self.signals = [message.signals for message in periodic]
+        self._files = [message.files for message in periodic]
+        self._signals = [message.signals for message in periodic]
 
     def _gather(self, pending: Pending) -> list[Message]:
         return [unpack(values) for values in self._workers.finish_agreement(pending)]

@@ -19,7 +19,11 @@ class Turns:
 
     def __init__(self) -> None:
         self.current: Any = None
-        self.signals: Any = None
+        self._signals: Any = None
+
+    def interrupt_by(self, signals: Any) -> bool:
+        new, self._signals = self._signals is None, signals
+        return new
 
     def running_here(self) -> Any:
         return self.current

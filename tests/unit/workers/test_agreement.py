@@ -286,5 +286,5 @@ def test_files_and_signals_are_reported_by_all(time: Time) -> None:
     agreements, _ = made(of(lambda mine: replace(mine, files=theirs[0], signals=theirs[1])))
     agreements.begin(8, stop=GO_ON, num_live=1, files=FilesReport(0.0, 7.0), signals=SignalsReport(1.0, 0.0))
     agreements.settle()
-    assert agreements.files == [FilesReport(0.0, 7.0), theirs[0]]
-    assert agreements.signals == [SignalsReport(1.0, 0.0), theirs[1]]
+    assert agreements.take_files() == [FilesReport(0.0, 7.0), theirs[0]]
+    assert agreements.take_signals() == [SignalsReport(1.0, 0.0), theirs[1]]
