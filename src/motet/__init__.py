@@ -27,7 +27,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     jobs, handle              what to train; what a job's loop asks of its run
     config                    every option of a run, written once (pure)
     schedule                  in which order: costs, orders, simulation, plans (pure)
-    timing, trainers          clocks, of the host and of a device; what frameworks' trainers tell
+    timing, trainers          clocks, of the host and of a device; what frameworks' trainers know
     parent                    a process that ends with the one that started it
     run_dir, divergence       where to keep what came of it; what is not finite any more (pure)
     shaped_links              slow links between workers, for tests and measurements

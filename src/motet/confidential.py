@@ -31,7 +31,7 @@ _FLAG = re.compile(r"--?[^\W\d][^=]*")
 
 
 def is_secret(key: str, value: object = "") -> bool:
-    """Tell whether an option of this name, or a value like this one, is to be kept to oneself."""
+    """Return whether an option of this name, or a value like this one, is to be kept to oneself."""
     words = [word.lower() for word in _WORDS.findall(key)]
     if words and (_SECRET & set(words)):
         return True

@@ -33,9 +33,9 @@ from motet.trainers.metrics import Reported
 class RunningJob:
     """One job on this worker: its greenlet, its gradients, its own view of the global state.
 
-    ``turn`` counts from 1 and tells the turn that runs or runs next; ``num_synced`` the turns that synchronized,
+    ``turn`` counts from 1: the turn that runs or runs next; ``num_synced`` the turns that synchronized,
     ``num_turns`` how many it will be, if the job has said. ``prepare`` is called in the job's greenlet before its loop;
-    ``belongs_to_stop`` tells whether an error is a part of a stop.
+    ``belongs_to_stop`` says whether an error is a part of a stop.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class State:
 
 
 def diverged_text(values: Mapping[str, Diverged]) -> str:
-    """Return ``loss is NaN since turn 9`` for values that are not finite; gradients only where nothing else tells."""
+    """Return ``loss is NaN since turn 9`` for values that are not finite; gradients only where nothing else is."""
     logged = [name for name in values if name != GRADIENTS] or list(values)
     return ", ".join(f"{name} {'are' if name == GRADIENTS else 'is'} {values[name]}" for name in logged)
 

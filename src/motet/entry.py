@@ -101,9 +101,9 @@ def work(
 ) -> tuple[int, Results | None, RunDir | None]:
     """Take part in the run in the directory that ``find`` gives.
 
-    ``find`` also tells whether this worker writes results, and the options of this start of the run.
+    ``find`` also returns whether this worker writes results, and the options of this start of the run.
     Returns the exit status of this process and, where the run came to an outcome, the results and the directory. An
-    error is told once: by the launcher if this worker was ``launched`` by one, otherwise here.
+    error is shown once: by the launcher if this worker was ``launched`` by one, otherwise here.
     """
     run_dir: RunDir | None = None
     try:
@@ -315,7 +315,7 @@ def begin_together(
 
 
 def _wait_for_begin(store: Store, key: str) -> dict[str, Any]:
-    """Return what worker 0 leaves under ``key``; looks for it now and then, so that signals are heard meanwhile."""
+    """Return what worker 0 leaves under ``key``; looks for it now and then, so that signals are handled meanwhile."""
     deadline = time.monotonic() + DEFAULTS.timeout_seconds
     try:
         while not store.check([key]):
@@ -375,7 +375,7 @@ def _leave_signals_to_the_launcher() -> None:
 
 
 def end_together(status: int, results: Results | None) -> NoReturn:
-    """End a worker that was started from outside: torchrun restarts on a failure, others are told the run's status."""
+    """End a worker that was started from outside: torchrun restarts on a failure, others see the run's status."""
     from motet.launcher.outcome import exit_status
     from motet.workers.meeting import is_task, part
 

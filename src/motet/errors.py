@@ -68,7 +68,7 @@ class WorkerLostError(GangError):
 
 
 class SameFileError(GangError):
-    """A job writes a file that another job of the run has written, and the run was told to end with that."""
+    """A job writes a file that another job of the run has written, and the run was asked to end at that."""
 
 
 class SyncTimeoutError(GangError):

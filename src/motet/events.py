@@ -1,6 +1,6 @@
 """What can be observed of a run: frozen records, and the protocol of those who observe.
 
-Every record is made on the worker that it tells of. Times are ``time.perf_counter()`` seconds of that worker;
+Every record is made on the worker that it describes. Times are ``time.perf_counter()`` seconds of that worker;
 `RunStarted` carries the wall clock at the same instant, so that several workers' records can be laid side by side.
 """
 
@@ -56,7 +56,8 @@ class SyncEnded:
     They were in flight from ``launched`` (the first bucket left) to ``completed`` (the last one was summed). The first
     bucket was ready at ``ready``, and queued for the link until it left (None: it left at once). The worker had nothing
     else to do from ``wait_begin`` to ``time``; ``hidden_seconds`` is the part of that time during which it computed
-    something. ``link_seconds`` is the turn's share of the time during which anything was in flight (None: not told).
+    something. ``link_seconds`` is the turn's share of the time during which anything was in flight (None: not
+    measured).
     """
 
     time: float

@@ -116,7 +116,7 @@ class JobHandle:
                 start.save_point()       # here the loop could start again
 
         ``objects``: whatever has ``state_dict`` and ``load_state_dict``, and random generators of the loop's own
-        (`torch.Generator`); the global ones are saved in any case. ``every_turns`` and ``every_minutes`` tell when the
+        (`torch.Generator`); the global ones are saved in any case. ``every_turns`` and ``every_minutes`` say when the
         next save point saves (by default every 10 minutes); so does the end of the loop, and a request to stop. A
         registered `DataPosition` says by itself where the loop could start again: at its next batch, once the
         optimizer has stepped. ``keep``: how many stay, the newest.
@@ -151,7 +151,7 @@ class JobHandle:
             self._keeper.save_point()
 
     def yield_turn(self) -> bool:
-        """Give up the turn here; returns when the next one begins. Tell whether it could be given up.
+        """Give up the turn here; returns when the next one begins. Returns whether it could be given up.
 
         For long stretches in which nothing is synchronized, an evaluation or many steps under ``no_sync()``: other
         jobs that wait for the network can use it meanwhile. All workers must call it at the same places, never

@@ -3,7 +3,7 @@
 Everything happens in one run on the same workers, so that costs can be compared: first each job's turns that are no
 measure (memory, compilation, DDP's buckets), then the jobs by themselves, two times round, and a round robin at the
 end. A turn counts as *alone* if the same job had the turn before and has the turn after: nothing else was in flight
-while it computed, and nothing else computed while it was in flight. The round robin tells how much slower a worker
+while it computed, and nothing else computed while it was in flight. The round robin shows how much slower a worker
 computes while something is in flight (gloo moves bytes with the worker's own cores).
 """
 

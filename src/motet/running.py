@@ -72,7 +72,7 @@ def run(
     ``aggregators``. ``seed``: each job begins with random numbers of its own on each worker, which follow from this
     seed and its name; None: with the state of the generators that the caller has left.
 
-    A job that fails on all workers raises nothing: its status tells. Raises `UsageError` for bad arguments before
+    A job that fails on all workers raises nothing: its status shows it. Raises `UsageError` for bad arguments before
     anything is started, `GangError` if something goes wrong between the workers. Afterwards torch is as it was.
     """
     whole = RunConfig.of(options, "motet.run", config, known=RunOptions)
@@ -218,7 +218,7 @@ def _run(
             safety=_safety(workers, folder, standing, notify_user),
             transfers=transfers,
         )
-        begun = True  # from here on the pipeline tells the others
+        begun = True  # from here on the pipeline publishes it
         results = pipeline.run()
         if aggregates is not None:
             aggregates.close()
@@ -253,7 +253,7 @@ def _safety(
 
     def keep_result(name: str, result: JobResult) -> None:
         if workers.worker == 0:
-            resuming.keep_or_tell(folder, name, result, save_result, notify_user)
+            resuming.keep_or_notify(folder, name, result, save_result, notify_user)
 
     def record_failure(name: str, turn: int, error: str) -> None:
         with contextlib.suppress(OSError):  # a full disk: then the job is tried once more than it should be

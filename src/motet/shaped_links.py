@@ -93,7 +93,7 @@ class ShapedLinks:
     ) -> subprocess.Popen[Any]:
         """Start ``command`` on a worker's side of the network and return the process.
 
-        ``env`` is added to this program's environment, and gloo and NCCL are told to use the link. ``options`` go to
+        ``env`` is added to this program's environment, and gloo and NCCL are made to use the link. ``options`` go to
         `subprocess.Popen`. The process is the leader of a session of its own; what is left of it is killed when the
         block ends.
         """
@@ -112,7 +112,7 @@ class ShapedLinks:
         self.rate = rate
 
     def set_link(self, worker: int, *, up: bool) -> None:
-        """Pull a worker's cable out, or plug it in again. While it is out, packets vanish and nobody is told."""
+        """Pull a worker's cable out, or plug it in again. While it is out, packets vanish without an error."""
         self._check(worker)
         _call(self._switch, "ip", "link", "set", _port(worker), "up" if up else "down")
 

@@ -89,7 +89,7 @@ def torchrun(environ: Mapping[str, str]) -> bool:
 def find_tasks(environ: Mapping[str, str]) -> Tasks | None:
     """Return which of several tasks this process is; None if it is none, or if torchrun has said it all.
 
-    Raises `UsageError`, with the variables that were seen, where they do not tell how the tasks find each other.
+    Raises `UsageError`, with the variables that were seen, where they do not say how the tasks find each other.
     """
     if torchrun(environ):
         return None

@@ -104,7 +104,7 @@ FEATURES = (
 
 
 def found(path: str) -> bool:
-    """Tell whether what ``path`` names is there. Imports its module; makes nothing."""
+    """Return whether what ``path`` names is there. Imports its module; makes nothing."""
     module, _, rest = path.partition(":")
     rest, _, parameter = rest.partition("(")
     try:
@@ -168,7 +168,7 @@ def torch_version() -> tuple[int, int] | None:
 
 @functools.cache
 def check() -> str | None:
-    """Return what to tell the user where torch is newer than any that was tried; None where there is nothing to tell.
+    """Return a notice for the user where torch is newer than any that was tried; None where there is none.
 
     Raises `UsageError` where torch or Python is too old, and where a newer torch lacks a name that Motet needs.
     """

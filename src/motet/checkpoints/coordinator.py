@@ -4,9 +4,9 @@ A job's state is whole only where its loop says so, at a *save point*. (Its turn
 optimizer has not used the gradients yet.) There every worker copies its part at once; a background thread writes it
 while other jobs compute. No collective is needed: whether a save is due follows from turns, or from a clock that all
 workers have agreed on, so it is due at the same save point everywhere; a worker whose part lies on the disk says so in
-the store, and worker 0 commits when it has heard from all. Which checkpoint to restore is worker 0's word.
+the store, and worker 0 commits when it has received all. Which checkpoint to restore is worker 0's decision.
 
-A checkpoint that cannot be written harms nothing: it is told once, and the training goes on.
+A checkpoint that cannot be written harms nothing: it is reported once, and the training goes on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Save:
 class Coordinator:
     """All checkpoints of one run, on this worker.
 
-    ``directory``: where they lie (None: nothing is saved). ``notice(job, text)`` tells the user something, once;
+    ``directory``: where they lie (None: nothing is saved). ``notice(job, text)`` notifies the user of something, once;
     ``lost`` takes note of a `GangError` that is raised inside a job, whose loop may swallow it. ``start``: a name for
     this start of the gang, of which worker 0's counts.
     """
@@ -67,7 +67,7 @@ class Coordinator:
         self.notice = notice
         self.lost = lost
         self.stopping = False
-        self.clock_seconds = 0.0  # worker 0's, as all workers have heard
+        self.clock_seconds = 0.0  # worker 0's, as all workers have received it
         self.start = start or uuid.uuid4().hex
         self._jobs: dict[str, JobSaver] = {}
         self._writer: Writer | None = None
@@ -168,7 +168,7 @@ class Coordinator:
             self._num_writing.pop(job, None)
 
     def _part_ended(self, done: Done) -> None:
-        """Tell worker 0 that this worker's part is on the disk, or why not."""
+        """Report to worker 0 that this worker's part is on the disk, or why not."""
         if self.workers.worker != 0:
             error, sent = str(done.error) if done.error else None, {}
             if (checkpoints := self._to_send.pop((done.job, done.turn), None)) is not None:
@@ -222,7 +222,7 @@ class Coordinator:
 
     def _given_up(self, job: str, turn: int, error: str) -> None:
         del self._open[job, turn]
-        if job not in self._failing:  # told once, not at every turn that is due while a disk is full
+        if job not in self._failing:  # reported once, not at every turn that is due while a disk is full
             self._failing.add(job)
             self.notice(job, f"goes on without being saved: {error}")
 

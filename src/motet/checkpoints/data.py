@@ -45,7 +45,7 @@ class DataPosition(Generic[Batch]):
     ::
 
         data = DataPosition(loader)
-        for epoch in data.epochs(10):       # tells a DistributedSampler the epoch, goes on where it was
+        for epoch in data.epochs(10):       # sets a DistributedSampler's epoch, goes on where it was
             for batch in data:
                 ...
 
@@ -98,7 +98,7 @@ class DataPosition(Generic[Batch]):
         """Yield the epochs that remain of ``num_epochs``, the one that was interrupted first. Iterate once in each."""
         while self.epoch < num_epochs:
             epoch = self.epoch
-            self._tell_epoch(epoch)
+            self._set_epoch(epoch)
             yield epoch
             if self.epoch == epoch:  # left by break
                 self._end_epoch()
@@ -178,7 +178,7 @@ class DataPosition(Generic[Batch]):
             self._restore(self._undo_to)
         elif replay is not None and replay.begin.before_iter is not None:
             self._restore(replay.begin.before_iter)
-            self._tell_epoch(replay.begin.sampler_epoch)
+            self._set_epoch(replay.begin.sampler_epoch)
         begin.before_iter = self._states()
         begin.sampler_epoch = next((each.epoch for each in self._samplers if hasattr(each, "set_epoch")), None)
         indices = iter(sampler)
@@ -238,7 +238,7 @@ class DataPosition(Generic[Batch]):
         self.epoch += 1
         self.batch = 0
 
-    def _tell_epoch(self, epoch: int | None) -> None:
+    def _set_epoch(self, epoch: int | None) -> None:
         for sampler in self._samplers:
             if epoch is not None and hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)

@@ -14,7 +14,7 @@ from motet.workers.deadlock import WaitsFor
 
 
 class Watch(Protocol):
-    """Who knows whether the run is lost, and is told what this worker does."""
+    """Who knows whether the run is lost, and what this worker does."""
 
     error: GangError | None
 
@@ -37,10 +37,10 @@ class Gang(Protocol):
         """This worker's watch."""
 
     def publish(self, key: str, text: str) -> None:
-        """Leave ``text`` where the others find it."""
+        """Publish ``text`` for the others."""
 
     def lookup(self, key: str) -> str | None:
-        """Return what was left under ``key``, None if nothing was."""
+        """Return what was published under ``key``, None if nothing was."""
 
     def unpublish(self, key: str) -> None:
         """Free the store of it."""
@@ -48,8 +48,8 @@ class Gang(Protocol):
     def store_for(self, what: str) -> Store:
         """Return a part of the store for what is long, with a connection of its own."""
 
-    def broadcast_from_0(self, say: Callable[[], str], *, key: str, job: str | None = None, turn: int = 0) -> str:
-        """Return what ``say`` returns on worker 0, on all of them."""
+    def broadcast_from_0(self, make_text: Callable[[], str], *, key: str, job: str | None = None, turn: int = 0) -> str:
+        """Return what ``make_text`` returns on worker 0, on all of them."""
 
 
 class SavedJob(Protocol):

@@ -57,7 +57,7 @@ def restore_random_generators(states: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def same_generators(one: object, other: object) -> bool:
-    """Tell whether two results of `random_generators` are equal."""
+    """Return whether two results of `random_generators` are equal."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):

@@ -87,7 +87,7 @@ def parse(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _well_formed(body: dict[str, Any]) -> bool:
-    """Tell whether all fields are there, of their types, and the parts those of its number of workers."""
+    """Return whether all fields are there, of their types, and the parts those of its number of workers."""
     try:
         turn, num_workers = body["turn"], body["num_workers"]
         parts = [Part(**part) for part in body["parts"]]

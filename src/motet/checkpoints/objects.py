@@ -29,7 +29,7 @@ _SHAPED_AS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buf
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Where a job goes on. ``notes``: what the user should be told of it."""
+    """Where a job goes on. ``notes``: what the user should know of it."""
 
     turn: int
     notes: tuple[str, ...]

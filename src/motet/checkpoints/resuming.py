@@ -40,7 +40,7 @@ class ResumeState:
     left_out: Collection[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, to tell the other workers."""
+        """Return plain values, to send to the other workers."""
         return {
             "ended": {name: dict(vars(result)) for name, result in self.ended.items()},
             "starting_again": sorted(self.starting_again),
@@ -97,14 +97,14 @@ def inspect_on_0(
     return ResumeState.from_json(json.loads(broadcast_from_0(look)))
 
 
-def keep_or_tell(
+def keep_or_notify(
     run_dir: RunDir,
     name: str,
     result: JobResult,
     save: Callable[[object, Path], None],
     notify_user: Callable[[str], None],
 ) -> None:
-    """Keep what came of a job for a later start of the run, unless it goes on then; a full disk is told."""
+    """Keep what came of a job for a later start of the run, unless it goes on then; a full disk is reported."""
     if result.status == "stopped":
         return
     try:

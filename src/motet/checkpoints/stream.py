@@ -85,7 +85,7 @@ class SummedFile:
         """Do nothing, for ``torch.save``: what is not a whole piece yet is written at the end."""
 
     def _lies_as_in_the_file(self, data: _Bytes) -> bool:
-        """Tell whether ``data`` begins at a block, in memory and in the file."""
+        """Return whether ``data`` begins at a block, in memory and in the file."""
         return self._filled % BLOCK == 0 and data.ctypes.data % BLOCK == 0
 
     def _write_in_place(self, data: _Bytes) -> _Bytes:

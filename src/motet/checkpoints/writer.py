@@ -65,12 +65,12 @@ class Writer:
         self._tasks.append(self._thread.submit(_commit, checkpoints, turn, tuple(parts)))
 
     def is_writing(self, job: str) -> bool:
-        """Tell whether this job's last write is still under way."""
+        """Return whether this job's last write is still under way."""
         task = self._writing.get(job)
         return task is not None and not task.done()
 
     def wait_until_written(self, job: str) -> None:
-        """Block until this job's last write has ended, well or not; `poll` tells."""
+        """Block until this job's last write has ended, well or not; `poll` returns how."""
         task = self._writing.get(job)
         if task is not None:
             wait([task])

@@ -125,7 +125,7 @@ def _main(words: Sequence[str]) -> int:
     if sys.platform == "win32":
         raise UsageError("Motet does not run on Windows; use Linux, for instance in WSL 2")
     notice = check() if words[0] not in WITHOUT_TORCH else None
-    # Torchrun may have started this command once a worker: it is told once a machine.
+    # Torchrun may have started this command once a worker: it prints once a machine.
     if notice is not None and "--quiet" not in words and os.environ.get("LOCAL_RANK", "0") == "0":
         sys.stderr.write(f"motet: {notice}\n")
     module = importlib.import_module(COMMANDS[words[0]][0])

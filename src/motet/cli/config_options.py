@@ -40,7 +40,7 @@ def _parse(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
 
     def parse(text: str) -> Any:
         if kind.choices is not None:
-            return text  # argparse tells of a wrong one
+            return text  # argparse refuses a wrong one
         try:
             value = kind.parse(text)
             return value if kind.repeats else kind.accept(value)

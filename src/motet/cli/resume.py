@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         _work_in_place(argv)
     options = parse(argv)
     if options.standalone or options.nnodes in ("1", "1:1"):
-        RunDir.open(options.run_dir)  # a mistake is told before torch is imported
+        RunDir.open(options.run_dir)  # a mistake is shown before torch is imported
     from motet.launcher.options import on_one_machine
 
     if not on_one_machine(options) and not Path(options.run_dir, "run.json").exists():

@@ -64,7 +64,7 @@ def run_on_several(
 
 
 def _word(begun: Begun) -> dict[str, Any]:
-    """Return what the leading host tells the others, with a file by which they find out whether they share its disk."""
+    """Return what the leading host sends to the others, and a file by which they see whether they share its disk."""
     probe = begun.run_dir.state_dir / "same-disk"
     text = secrets.token_hex(16)
     write_whole(probe, text)

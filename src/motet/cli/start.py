@@ -1,4 +1,4 @@
-"""What ``motet run`` and ``motet resume`` share: start workers for a run, and tell what came of it."""
+"""What ``motet run`` and ``motet resume`` share: start workers for a run, and show what came of it."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ _WIDEST_RESULT = 48
 
 
 def results_table(results: Results, logs: Callable[[str], object] | None = None, width: int | None = None) -> str:
-    """Return one line a job, one for the whole run, and why jobs failed. Seconds are those of the worker that tells.
+    """Return one line a job, one for the whole run, and why jobs failed. Seconds are those of the worker that reports.
 
-    ``logs`` tells where a job's log is. The table fits into ``width`` characters, if there is such.
+    ``logs`` says where a job's log is. The table fits into ``width`` characters, if there is such.
     """
     head = ["job", "status", "turns", "result", "compute", "sync", "hidden"]
     rows = [_row(name, job) for name, job in results.jobs.items()]

@@ -73,7 +73,7 @@ class DeferredDDP:
     batched_grad_copy: bool = False
     may_be_smaller: bool = False  # in bfloat16
     lazy_buckets: bool = False  # they lie elsewhere in each backward, and nowhere in between
-    has_sparse: bool = False  # its reducer cannot tell what its buckets hold
+    has_sparse: bool = False  # its reducer does not know what its buckets hold
     reducer_group: ReducerGroup | None = None  # DDP's reducer refers to it without keeping it alive
     user_hook: tuple[Any, Hook] | None = None  # its state, and the hook
     packer: Packer | None = None  # gradients are sent as bfloat16
@@ -134,7 +134,7 @@ class DeferredDDP:
             return None
         parameters = self._layout[self._num_met]
         if buffer.dtype not in (parameters[0].dtype, parameters[0].dtype.to_real()):
-            return None  # it tells which parameters were used
+            return None  # it holds which parameters were used
         self._num_met += 1
         bucket = self._by_address[buffer.data_ptr()] = Bucket.of(buffer, parameters)
         return bucket

@@ -149,7 +149,7 @@ class JobGradients:
             model.before_backward()
 
     def send(self, model: DeferredDDP, tensors: list[Tensor], options: Any) -> dist.Work:
-        """Synchronize what DDP's reducer asks for: a bucket, scaled already, or what it tells of unused parameters."""
+        """Synchronize what DDP's reducer asks for: a bucket, scaled already, or which parameters were unused."""
         buffer = tensors[0]
         bucket = None
         if self.depth > 0 and self.lane is not None and buffer.layout == torch.strided:
@@ -260,7 +260,7 @@ class JobGradients:
         """Note when a bucket leaves and arrives in the device's time.
 
         NCCL's future is complete as soon as the collective is in its stream: then a wait orders a stream and holds
-        up nobody, and an event behind it tells when the bucket is there. Gloo's is completed by a thread of its own,
+        up nobody, and an event behind it shows when the bucket is there. Gloo's is completed by a thread of its own,
         once the sums are on their way back to the device; a wait holds up the host until then.
         """
         self._clock.use(device)

@@ -38,10 +38,10 @@ def error_for(on_nan: OnNan, job: str, turn: int, models: Iterable[DistributedDa
 
 
 class Watch:
-    """Tells when a job's values are not finite any more: what it logs, and its gradients on a CPU.
+    """Reports when a job's values are not finite any more: what it logs, and its gradients on a CPU.
 
     Of the gradients it looks at one small tensor a turn, which costs microseconds: NaN in a loss spreads to all of
-    them. On a device that look would make the host wait. ``notice`` tells the user of a job once it has lasted.
+    them. On a device that look would make the host wait. ``notice`` notifies the user of a job once it has lasted.
     """
 
     def __init__(self, observe: Callable[[Event], None], notice: Callable[[str, str], None]) -> None:
@@ -74,7 +74,7 @@ class Watch:
             self._observe(Diverged(time=time.perf_counter(), job=job, name=name, value=word, since_turn=since))
 
     def ended(self, job: str) -> dict[str, dict[str, object]] | None:
-        """Tell the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
+        """Notify the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
         state = self._states.pop(job, State())
         if state.now:
             self._notice(job, _DIVERGED.format(state.text()))

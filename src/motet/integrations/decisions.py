@@ -95,5 +95,5 @@ def _like(module: str, name: str, text: str) -> Exception:
     except Exception:  # it takes other arguments
         error = RuntimeError(f"{name}: {text}")
     assert isinstance(error, Exception)
-    error.add_note("Worker 0 met this and told it to all workers.")
+    error.add_note("Worker 0 met this and broadcast it to all workers.")
     return error

@@ -61,17 +61,17 @@ class Sweep:
         return config
 
     def _return_of(self, config: DictConfig, result: JobResult) -> JobReturn:
-        told = JobReturn(overrides=list(config.hydra.overrides.task), hydra_cfg=config, task_name=config.hydra.job.name)
-        told.cfg = config.copy()
-        with open_dict(told.cfg):
-            del told.cfg["hydra"]
-        told.working_dir = str(Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)))
+        made = JobReturn(overrides=list(config.hydra.overrides.task), hydra_cfg=config, task_name=config.hydra.job.name)
+        made.cfg = config.copy()
+        with open_dict(made.cfg):
+            del made.cfg["hydra"]
+        made.working_dir = str(Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)))
         if result.status == "finished":
-            told.status, told.return_value = JobStatus.COMPLETED, result.result
+            made.status, made.return_value = JobStatus.COMPLETED, result.result
         else:
-            told.status = JobStatus.FAILED
-            told.return_value = RuntimeError(result.error or f"the job was {result.status} after turn {result.turns}")
-        return told
+            made.status = JobStatus.FAILED
+            made.return_value = RuntimeError(result.error or f"the job was {result.status} after turn {result.turns}")
+        return made
 
 
 def run_one(packed: bytes, words: list[str], index: int) -> object:
@@ -82,14 +82,14 @@ def run_one(packed: bytes, words: list[str], index: int) -> object:
     if "hydra" not in isolation.registered():
         isolation.register("hydra", take=lambda: HydraConfig.instance().cfg, put=_put)
     sweep = Sweep(context, config, task)
-    told = run_job(
+    made = run_job(
         hydra_context=context,
         task_function=task,
         config=sweep._config_of(words, index),
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    return _plain(told.return_value)  # raises what the function raised
+    return _plain(made.return_value)  # raises what the function raised
 
 
 def _put(config: Any) -> None:

@@ -110,7 +110,7 @@ class SharedTrial(BaseTrial):
         current_job().log(reported=value)
 
     def should_prune(self) -> bool:
-        """Tell whether the study's pruner would end this trial here; the same on all workers."""
+        """Return whether the study's pruner would end this trial here; the same on all workers."""
         return self._prunes and bool(self._ask("should_prune", lambda real: bool(real.should_prune())))
 
     def set_user_attr(self, key: str, value: Any) -> None:

@@ -44,7 +44,7 @@ class Tracker(ABC):
         self._begun: set[str] = set()
 
     def observe(self, event: Event) -> None:
-        """Write what ``event`` tells of a job."""
+        """Write what ``event`` says of a job."""
         if isinstance(event, RunStarted):
             self._writes = event.worker == 0
             self._unix_offset = event.unix_time - event.time

@@ -155,11 +155,11 @@ class BufferSync:
         if state.header.device.type == "cpu":
             self._compare(job, state.header, expected, job.turn)
             return
-        told = torch.empty(2, dtype=torch.int64, device="cpu", pin_memory=True)
-        told.copy_(state.header, non_blocking=True)
+        sent = torch.empty(2, dtype=torch.int64, device="cpu", pin_memory=True)
+        sent.copy_(state.header, non_blocking=True)
         arrived = torch.Event(state.header.device)
         arrived.record(torch.accelerator.current_stream(state.header.device))
-        state.unread.append(Unread(told, arrived, expected, job.turn))
+        state.unread.append(Unread(sent, arrived, expected, job.turn))
         while state.unread and state.unread[0].arrived.query():
             read = state.unread.popleft()
             self._compare(job, read.header, read.expected, read.turn)
@@ -197,7 +197,7 @@ def _arrived(done: threading.Event, _: object) -> None:
 
 
 def _mark(ddp: DistributedDataParallel) -> Mark:
-    """Return what tells whether any buffer was replaced or written to; holds them, so that no identity is reused."""
+    """Return what shows whether any buffer was replaced or written to; holds them, so that no identity is reused."""
     return [(buffer, buffer._version) for buffer in ddp.modules_buffers]
 
 

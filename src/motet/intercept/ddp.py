@@ -47,7 +47,7 @@ class JobSeams(WorldSeams):
     """Answers for `motet.patches.DURING_A_RUN`, for the job whose turn it is.
 
     ``wait_in_place`` blocks until the current job's gradients have arrived, without ending its turn; ``drain`` until
-    nothing of it is in flight any more; ``notice`` tells the user something, once for each pair of arguments;
+    nothing of it is in flight any more; ``notice`` notifies the user of something, once for each pair of arguments;
     ``unblocked`` notes that a backward with waits of DDP's own inside has returned.
     """
 
@@ -118,7 +118,7 @@ class JobSeams(WorldSeams):
         )
 
     def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
-        """Write a file from C++: nothing that Python does tells of it."""
+        """Write a file from C++: no audit event reports it."""
         for path in (*args, *kwargs.values()):
             if isinstance(path, str | os.PathLike):
                 about_to_write(path)
@@ -210,7 +210,7 @@ class JobSeams(WorldSeams):
         _register_comm_hook(ddp.reducer, None, motet_hook)
 
     def models_of(self, models: Sequence[DeferredDDP]) -> list[DistributedDataParallel]:
-        """Return the models that ``models`` tell of, in the order in which they were built."""
+        """Return the models that ``models`` describe, in the order in which they were built."""
         return [ddp for ddp, model in self._models.items() if model in models]
 
     def register_comm_hook(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:

@@ -41,7 +41,7 @@ class ExitHooks:
         self._of[job] = [hook for hook in self._of.get(job, []) if hook[0] != function]
 
     def run(self, job: str) -> None:
-        """Call what ``job`` registered, the last first. One that fails is told, as Python does, and the next called.
+        """Call what ``job`` registered, the last first. One that fails is shown, as Python does, and the next called.
 
         So is one that exits: how the job has ended is settled. What ends a job or the run from outside is raised.
         """
@@ -61,7 +61,7 @@ class ExitHooks:
 
 
 def _own_code_calls() -> bool:
-    """Tell whether a module registers a hook that each script imports for itself."""
+    """Return whether a module registers a hook that each script imports for itself."""
     if not is_script():
         return False
     frame = sys._getframe(1)

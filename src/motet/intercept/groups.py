@@ -88,7 +88,7 @@ class WorldSeams(ProcessSeams):
         return self._worlds.values()
 
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
-        """Start a thread in the world of whoever starts it; the user is told what else it shares.
+        """Start a thread in the world of whoever starts it; the user is notified of what else it shares.
 
         Motet's own are nobody's: the one that writes checkpoints does so for all jobs, whichever is the first to save.
         """
@@ -180,7 +180,7 @@ class WorldSeams(ProcessSeams):
 
 
 def _called_by(package: str) -> bool:
-    """Tell whether a package's code is on the stack."""
+    """Return whether a package's code is on the stack."""
     frame = sys._getframe(1)
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] == package:

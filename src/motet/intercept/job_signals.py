@@ -1,11 +1,11 @@
 """A job's signals and timers, of which a process has one each: they reach that job alone, in a turn of its own.
 
 A handler may raise, to end a job or what it does: then all workers must raise in the same turn, though a signal never
-reaches them at the same moment. So what comes for a job is told at the next agreement, and handled on all workers when
-a turn of the job begins, as if it had come in the middle of the ``backward()`` that ends a turn. Where a turn lasts, as
-with a time limit around an evaluation, it is handled at once: all workers are in that turn then. Whatever is cancelled
-before (``signal.alarm(0)``) is not handled at all. Nothing is handled inside of Motet's own code, which must not be
-left halfway. A worker without others need not wait for anybody.
+reaches them at the same moment. So what comes for a job is reported at the next agreement, and handled on all workers
+when a turn of the job begins, as if it had come in the middle of the ``backward()`` that ends a turn. Where a turn
+lasts, as with a time limit around an evaluation, it is handled at once: all workers are in that turn then. Whatever is
+cancelled before (``signal.alarm(0)``) is not handled at all. Nothing is handled inside of Motet's own code, which must
+not be left halfway. A worker without others need not wait for anybody.
 
 Timers count as ever: `signal.ITIMER_REAL` and ``alarm`` by the clock on the wall, whoever computes; those of processor
 time the job's turns, and their signals, which profilers use, are handled at once.
@@ -71,7 +71,7 @@ class JobSignals:
         _all_signals.add(self)
 
     def begin(self) -> None:
-        """Be told of what is due; nothing to do outside of the main thread, where nothing can be handled."""
+        """Receive what is due; nothing to do outside of the main thread, where nothing can be handled."""
         if threading.current_thread() is threading.main_thread():
             self._listen(signal.SIGALRM)
 
@@ -226,7 +226,7 @@ class JobSignals:
             _set(number, handler)
 
     def _listen(self, number: int) -> None:
-        """Have the process tell us of a signal from now on."""
+        """Receive a signal of the process from now on."""
         if self._turns.interrupt_by(self):
             self._turn_since = time.monotonic()
         if number not in self._before:

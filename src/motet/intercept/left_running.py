@@ -29,7 +29,8 @@ def wait_for(
 ) -> None:
     """Block until ``find`` finds nothing twice in a row: a pool's thread that takes work looks idle for an instant.
 
-    Not longer than ``seconds_left()``, which may change meanwhile. A long wait is told, once, and so is its giving up.
+    Not longer than ``seconds_left()``, which may change meanwhile. A long wait is reported, once, and so is its giving
+    up.
     """
     begin, notified, num_nothing = time.monotonic(), False, 0
     while num_nothing < 2 and seconds_left() > 0:

@@ -39,7 +39,7 @@ _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
 
 
 class ProcessSeams:
-    """A part of `JobSeams`. ``notice`` tells the user something, once for each pair of arguments."""
+    """A part of `JobSeams`. ``notice`` notifies the user of something, once for each pair of arguments."""
 
     def __init__(self, turns: Turns, notice: Callable[[str, str], None], *, alone: bool = True) -> None:
         self._turns = turns
@@ -122,7 +122,7 @@ class ProcessSeams:
         return self._profilers.call(job, original, disable, *args, **kwargs)
 
     def start_thread(self, original: Call, thread: threading.Thread, /) -> None:
-        """Start a thread, and tell the user what it shares if the job's own code starts it."""
+        """Start a thread, and notify the user of what it shares if the job's own code starts it."""
         job = self._turns.running_here()
         if job is not None and _own_code_calls(_STARTERS):
             self._notice(job.name, _THREAD)
@@ -179,13 +179,13 @@ class ProcessSeams:
 
 
 def motet_starts_thread() -> bool:
-    """Tell whether it is Motet that has called `threading.Thread.start`, for purposes of its own."""
+    """Return whether it is Motet that has called `threading.Thread.start`, for purposes of its own."""
     file = _caller(_STARTERS)
     return file is not None and file.startswith(_MOTET)
 
 
 def _own_code_calls(between: tuple[str, ...]) -> bool:
-    """Tell whether a program's own code has called what is patched, and not a library or Motet for purposes of its own.
+    """Return whether a program's own code has called what is patched, and not a library, or Motet for itself.
 
     ``between`` are the files and folders through which it calls.
     """

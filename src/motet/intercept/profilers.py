@@ -1,6 +1,6 @@
 """One job profiles at a time: torch has one profiler for the process, and a second one ends it (SIGSEGV).
 
-Another job that begins to profile meanwhile gets an empty profile, and the user is told. It is not refused: scripts
+Another job that begins to profile meanwhile gets an empty profile, and the user is notified. It is not refused: scripts
 often profile on worker 0 alone, and an error of one worker would end the run.
 """
 
@@ -48,7 +48,8 @@ class NoProfile:
 class Profilers:
     """Who profiles: from the moment at which a job prepares its profiler (its warm-up) until it is off again.
 
-    ``notice`` tells the user something of a job, once. Made before anything is patched: ``disable`` is torch's own.
+    ``notice`` notifies the user of something about a job, once. Made before anything is patched: ``disable`` is torch's
+    own.
     """
 
     def __init__(self, notice: Callable[[str, str], None]) -> None:

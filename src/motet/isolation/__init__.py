@@ -1,7 +1,7 @@
 """The global state that each job must find as it left it.
 
 Several jobs run by turns on one thread. What Python programs keep in globals is put away when a turn ends, and put
-back when the next one begins. A registry holds one *entry* for each such thing: ``take()`` tells its present value,
+back when the next one begins. A registry holds one *entry* for each such thing: ``take()`` returns its present value,
 ``put(value)`` brings a value back.
 
 ::
@@ -25,7 +25,7 @@ Rules:
 - Everything here is for the main thread, and for moments at which nothing is being computed. A turn never ends
   inside an autocast region that caches its casts (the cache is not kept; its nesting depth is).
 - An entry is active only while the module that it needs is imported. Where that happened after a state was saved,
-  ``fresh()`` tells what a first importer would have found.
+  ``fresh()`` returns what a first importer would have found.
 
 Not kept here: context variables, NumPy's ``errstate`` and print options among them (each greenlet has a context of
 its own: ``greenlet.gr_context = contextvars.copy_context()``); signal handlers (the default action of SIGUSR1 is to

@@ -55,28 +55,28 @@ def top_of(name: str) -> str:
 
 
 def is_everyones(top: str) -> bool:
-    """Tell whether a package is everyone's by its name alone."""
+    """Return whether a package is everyone's by its name alone."""
     return top in _EVERYONES or top in sys.stdlib_module_names or top.startswith("_cython_")
 
 
 def is_installed(top: str, module: ModuleType) -> bool:
-    """Tell whether a package lies where packages are installed. One of several places is a program's own if any is."""
+    """Return whether a package lies where packages are installed. Of several places, a program's own one decides."""
     places = _places(module)
     return bool(places) and all(_is_library(place, top) for place in places)
 
 
 def has_place(module: ModuleType) -> bool:
-    """Tell whether a module came from a file; otherwise a program has made it, or it is built in."""
+    """Return whether a module came from a file; otherwise a program has made it, or it is built in."""
     return bool(_places(module))
 
 
 def is_own_code(file: str) -> bool:
-    """Tell whether code in this file is a program's own, not a library's."""
+    """Return whether code in this file is a program's own, not a library's."""
     return not file.startswith("<") and not _is_library(os.path.abspath(file), "")
 
 
 def holds(module: ModuleType, tops: Collection[str]) -> bool:
-    """Tell whether a module's globals hold a module, class, function or object of one of these packages."""
+    """Return whether a module's globals hold a module, class, function or object of one of these packages."""
     return any(top_of(_origin(value)) in tops for value in list(vars(module).values()))
 
 
@@ -174,7 +174,7 @@ def sort_out(
 ) -> set[str]:
     """Return which of the ``new`` modules belong to the program that imported them, and not to everyone.
 
-    ``is_known`` tells of a package whether it is everyone's already; ``own_tops`` are the program's own already. A
+    ``is_known`` says whether a package is everyone's already; ``own_tops`` are the program's own already. A
     module without a place that a script has made is its own; that of anyone else is there for all to see.
     """
     tops: set[str] = set(own_tops)

@@ -35,7 +35,7 @@ def ended() -> None:
 
 
 def is_on() -> bool:
-    """Tell whether any profiler is on."""
+    """Return whether any profiler is on."""
     return _autograd._profiler_enabled()
 
 

@@ -178,7 +178,7 @@ def _words(generator: random.Random) -> memoryview:
 
 
 def _words_work() -> bool:
-    """Tell whether the words can be read and written in place, by trying it on a generator of our own."""
+    """Return whether the words can be read and written in place, by trying it on a generator of our own."""
     if sys.implementation.name != "cpython":
         return False
     generator = random.Random(1)

@@ -113,7 +113,7 @@ def prepare_script(saved: Saved, path: str | Path) -> None:
 
 
 def is_script() -> bool:
-    """Tell whether the present owner is a script."""
+    """Return whether the present owner is a script."""
     return _present is not None and _present.is_script
 
 
@@ -123,7 +123,7 @@ def own_names() -> set[str]:
 
 
 def is_common(top: str) -> bool:
-    """Tell whether a package has been imported, and is everyone's."""
+    """Return whether a package has been imported, and is everyone's."""
     return top in _common_tops or ownership.is_everyones(top)
 
 

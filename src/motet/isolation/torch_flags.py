@@ -220,7 +220,7 @@ _PRECISION_KEYS = (
 def _legacy_precision(get: Callable[[], Any]) -> Any:
     try:
         return get()
-    except RuntimeError:  # torch refuses to tell while a new setting contradicts it
+    except RuntimeError:  # torch refuses to answer while a new setting contradicts it
         return None
 
 

@@ -32,9 +32,8 @@ def check_specs(
 ) -> None:
     """Import each function, match its arguments, compile each script, all in one short-lived child process.
 
-    The child's environment is that of worker 0 of one. Nothing is trained, and this process imports nothing.
-    Blocks for as long as the imports take, and tells ``say`` so now and then. Raises one UsageError that lists every
-    problem.
+    The child's environment is that of worker 0 of one. Nothing is trained, and this process imports nothing. Blocks for
+    as long as the imports take, and reports so to ``say`` now and then. Raises one UsageError that lists every problem.
     """
     if not specs:
         return

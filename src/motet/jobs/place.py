@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _JOB_DIR = "{job_dir}"
 _FILLED_IN = re.compile(r"\{(name|job_dir)\}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-# What torchrun and Motet tell the workers of each other: the same for all jobs.
+# What workers learn of each other from torchrun and Motet: the same for all jobs.
 _OF_THE_WORKERS = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
     *("ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),

@@ -14,7 +14,7 @@ class JobSource(Protocol):
     """Gives the pipeline its next job whenever there is room.
 
     Every method is called on all workers alike, at the same slot, and must answer alike; a source whose decisions
-    come from one place lets worker 0 decide and tells the others (`motet.workers.Workers.broadcast_from_0`).
+    come from one place lets worker 0 decide and broadcasts it (`motet.workers.Workers.broadcast_from_0`).
     """
 
     @property

@@ -38,11 +38,11 @@ def sweep_specs(source: Source, tree: Tree, line: int) -> list[JobSpec]:
         for entry, grid in zip(entries, grids, strict=True)
         for values in itertools.product(*grid.values())
     ]
-    told = [
+    values = [
         {key: label(plain(chosen[key])) for key in varied if key in chosen and not is_secret(key, plain(chosen[key]))}
         for _, chosen in jobs
     ]
-    names = names_of(told, [entry.label if several_targets else "" for entry, _ in jobs])
+    names = names_of(values, [entry.label if several_targets else "" for entry, _ in jobs])
     for (entry, chosen), name in zip(jobs, names, strict=True):
         spec = to_spec(source, unused(name or joined([entry.label]) or "job", specs), entry, chosen)
         _refuse_repeated(spec, entry, seen)

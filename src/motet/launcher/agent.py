@@ -5,7 +5,7 @@ torch elastic starts the processes, watches them and starts them again. What it 
 - its store listens on all interfaces, also for one machine: `LoopbackRendezvous` binds 127.0.0.1 itself;
 - when one worker ends it signals the others at once, before they could say what they saw: `Agent` gives them a moment;
 - it passes signals on to whole process groups, and so kills DataLoader workers in the middle of a turn that is to be
-  ended in good order: `Agent` tells the workers alone, once, and ends everything when it has waited long enough.
+  ended in good order: `Agent` signals the workers alone, once, and ends everything when it has waited long enough.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Agent(LocalElasticAgent):
         self._before_restart = before_restart
         self._guardian, self._ends = guardian, ends
         self._starting = self._ends_now = False
-        self._told_to_stop_at: float | None = None
+        self._asked_to_stop_at: float | None = None
         self._first_failure_at: float | None = None
 
     def on_signal(self, number: int, frame: object) -> None:
@@ -138,13 +138,13 @@ class Agent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.exits, self.killed, self.overdue = {}, set(), ""
-        self._told_to_stop_at = self._first_failure_at = None
+        self._asked_to_stop_at = self._first_failure_at = None
         self.num_workers = worker_group.workers[0].world_size
         self._starting = True
         if (attempt := getattr(worker_group.spec.rdzv_handler, "attempt", None)) is not None:
             os.environ["MOTET_ATTEMPT"] = str(attempt)  # torch counts this host's failures, and not those of others
         # A batch system may send it to every process: a worker ignores it as soon as it can (`motet.entry`), and until
-        # then it is held back. This process hears it, and passes it on.
+        # then it is held back. This process receives it, and passes it on.
         held_back = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         if self._ends is not None:
             self._ends.begin([worker.global_rank for worker in worker_group.workers])
@@ -159,8 +159,8 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         now = time.monotonic()
         running = self._note_exits(worker_group)
-        if self.stop_signals and self._told_to_stop_at is None:
-            self._told_to_stop_at = now
+        if self.stop_signals and self._asked_to_stop_at is None:
+            self._asked_to_stop_at = now
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
         if self._ends is not None and not self.stop_signals:
@@ -189,7 +189,7 @@ class Agent(LocalElasticAgent):
             self._first_failure_at = now
         return (
             self._ends_now
-            or (self._told_to_stop_at is not None and now - self._told_to_stop_at > STOP_SECONDS)
+            or (self._asked_to_stop_at is not None and now - self._asked_to_stop_at > STOP_SECONDS)
             or (self._first_failure_at is not None and now - self._first_failure_at > LAST_WORDS_SECONDS)
         )
 

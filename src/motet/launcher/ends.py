@@ -25,8 +25,8 @@ _LATE = {phase.replace(" ", "-") for phase in (WRITES, ENDS, "done")}
 class Ends:
     """Looks at what the workers of this machine do.
 
-    ``say`` is told what takes long; where ``rows`` show what jobs do, nothing of these. ``timeout_seconds`` holds for
-    each end of the run.
+    ``say`` is called with what takes long; where ``rows`` show what jobs do, nothing of these. ``timeout_seconds``
+    holds for each end of the run.
     """
 
     def __init__(self, run_dir: RunDir, timeout_seconds: float, say: Callable[[str], None], *, rows: bool) -> None:
@@ -36,12 +36,12 @@ class Ends:
         self._seen: dict[int, tuple[WorkerState | None, float]] = {}  # by worker: its state, and for how long already
         self._come: set[int] = set()  # workers that have written something
         self._looked = time.monotonic()
-        self._told_seconds = 0.0
-        self._told_gone = False
+        self._reported_seconds = 0.0
+        self._reported_gone = False
 
     def begin(self, workers: Collection[int]) -> None:
         """Forget what workers of an attempt before have written."""
-        self._seen, self._looked, self._told_seconds = {}, time.monotonic(), 0.0
+        self._seen, self._looked, self._reported_seconds = {}, time.monotonic(), 0.0
         self._come.clear()
         for worker in workers:
             self._run_dir.forget_state(worker)
@@ -58,11 +58,11 @@ class Ends:
             same = worker in before and before[worker][0] == state
             self._seen[worker] = (state, before[worker][1] + passed if same else 0.0)
         if any(state is None and worker in self._come for worker, (state, _) in self._seen.items()):
-            self._tell_gone()  # or a worker begins to write
+            self._report_gone()  # or a worker begins to write
             return None
         self._come |= {worker for worker, (state, _) in self._seen.items() if state is not None}
         still = min(seconds for _, seconds in self._seen.values())
-        self._tell(still)
+        self._report_wait(still)
         early = [_is_early(state) for state, _ in self._seen.values()]
         late = [state is not None and state.phase in _LATE for state, _ in self._seen.values()]
         if any(early):
@@ -77,23 +77,23 @@ class Ends:
             f"  worker {worker}: {_doing(state)}" for worker, (state, _) in sorted(self._seen.items())
         )
 
-    def _tell_gone(self) -> None:
+    def _report_gone(self) -> None:
         """Say once that somebody has removed the run directory."""
-        if not self._run_dir.is_there() and not self._told_gone:
-            self._told_gone = True
+        if not self._run_dir.is_there() and not self._reported_gone:
+            self._reported_gone = True
             self._say(
                 f"the run directory {self._run_dir.path} has been removed: the run goes on, but what it kept is lost, "
                 "and it cannot be resumed from there"
             )
 
-    def _tell(self, still: float) -> None:
+    def _report_wait(self, still: float) -> None:
         """Say what takes so long, every two seconds at first, at least once a minute."""
         if still < SILENT_SECONDS:
-            self._told_seconds = 0.0
+            self._reported_seconds = 0.0
             return
-        if still < self._told_seconds + min(max(self._told_seconds / 10, SILENT_SECONDS), 60.0):
+        if still < self._reported_seconds + min(max(self._reported_seconds / 10, SILENT_SECONDS), 60.0):
             return
-        self._told_seconds = still
+        self._reported_seconds = still
         longest = max(self._seen, key=lambda worker: self._seen[worker][1])
         state, seconds = self._seen[longest]
         if self._rows and state is not None and state.job is not None:

@@ -32,7 +32,7 @@ for group in groups:
 
 
 class Guardian:
-    """Watches over the process groups that it is told of, for as long as the block lasts."""
+    """Watches over the process groups that it is given, for as long as the block lasts."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,7 +50,7 @@ class Guardian:
         return self
 
     def watch(self, groups: Iterable[int]) -> None:
-        """From now on end these groups, and none that it was told of before."""
+        """From now on end these groups, and none that it was given before."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):  # somebody has ended it
                 self._process.stdin.write(b"\n" + " ".join(map(str, groups)).encode() + b"\n")

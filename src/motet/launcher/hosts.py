@@ -74,7 +74,7 @@ class Settled:
 
 
 class Hosts:
-    """This host among the others, from `open` on. ``say`` tells the user something.
+    """This host among the others, from `open` on. ``say`` notifies the user of something.
 
     ``begin`` begins the run, once, on the leading host, and returns its word for the others; ``take`` gets that there.
     """
@@ -213,7 +213,7 @@ class Hosts:
         return None
 
     def _answer(self) -> None:
-        """Tell the leading host whether all is well here, once it has begun the run."""
+        """Report to the leading host whether all is well here, once it has begun the run."""
         if self._answered or (word := self._line.get("begun")) is None:
             return
         self._answered = True
@@ -251,11 +251,11 @@ class Hosts:
             or not (found := differences(ours, theirs, self.meeting.name, leader["name"]))
         ):
             return
-        told = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+        unlike = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
         if self._about["allow_different"]:
-            self._say(f"the hosts were not given the same, and go on: {told}")
+            self._say(f"the hosts were not given the same, and go on: {unlike}")
             return
-        text = f"the hosts were not given the same: {told}. Give them the same, or --allow-different on each of them"
+        text = f"the hosts were not given the same: {unlike}. Give them the same, or --allow-different on each of them"
         self._refuse(UsageError(text))
 
     def _refuse(self, error: MotetError) -> None:

@@ -213,10 +213,10 @@ def _version(package: str) -> str:
 def _commit() -> str | None:
     """Return the commit of the user's code, with ``+`` if it has changes; None outside a repository."""
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip() or None
+    return done.stdout.strip() or None

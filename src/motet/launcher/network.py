@@ -35,7 +35,7 @@ def interface_of(address: str) -> str | None:
 def choose_address(towards: str) -> str:
     """Return the address of this host's at which its workers listen: of the interface that leads to the meeting.
 
-    Sets it for the workers; what the user has set stays, and `UsageError` tells where there is no such interface.
+    Sets it for the workers; what the user has set stays, and `UsageError` says where there is no such interface.
     """
     given = os.environ.get(VARIABLE, "").split(",")[0]
     if given:

@@ -34,7 +34,7 @@ def parse_torchrun_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def on_one_machine(options: argparse.Namespace) -> bool:
-    """Tell whether ``options`` ask for workers on this machine alone; wrong numbers of machines are refused."""
+    """Return whether ``options`` ask for workers on this machine alone; wrong numbers of machines are refused."""
     if options.standalone:
         return True
     try:

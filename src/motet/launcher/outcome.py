@@ -1,4 +1,4 @@
-"""What became of a run, when the workers could not agree on it themselves: the error to tell, and ``results.json``."""
+"""What became of a run, when the workers could not agree on it themselves: the error to raise, and ``results.json``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def agreed(self) -> bool:
-        """Tell whether all workers ended by themselves with a common outcome."""
+        """Return whether all workers ended by themselves with a common outcome."""
         return bool(self.exits) and not any(self.exits.values()) and self.lost is None
 
 
@@ -55,7 +55,7 @@ def conclude(outcome: Outcome, run_dir: RunDir, *, writes: bool = True) -> tuple
         notice = str(error)
     results = _what_is_known(outcome, run_dir, notice)
     if writes:
-        with contextlib.suppress(OSError):  # a full disk: the error is told all the same
+        with contextlib.suppress(OSError):  # a full disk: the error is reported all the same
             run_dir.write_results(results)
     return results, error
 
@@ -109,7 +109,7 @@ def what_workers_reported(run_dir: RunDir) -> str:
 
 
 def _without_echoes(texts: list[str]) -> list[str]:
-    """Return each text once, and none that holds another one: workers tell each other what they met."""
+    """Return each text once, and none that holds another one: workers pass on what others met."""
     different = list(dict.fromkeys(texts))
     return [text for text in different if not any(other in text for other in different if other != text)]
 

@@ -1,4 +1,4 @@
-"""Start workers, stay until they have ended, and tell how they ended."""
+"""Start workers, stay until they have ended, and report how they ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from motet.launcher.outcome import Outcome, how_it_ended
 from motet.parent import PARENT
 from motet.run_dir import RunDir
 
-# The last two are what batch systems are told to send before the end: SLURM's --signal=USR1@60, submitit's USR2.
+# The last two are what batch systems are asked to send before the end: SLURM's --signal=USR1@60, submitit's USR2.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -45,7 +45,7 @@ def run_workers(
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
-    Ctrl-C, or 25 seconds, ends them. When this returns or raises, none of their processes is left. ``say`` is told
+    Ctrl-C, or 25 seconds, ends them. When this returns or raises, none of their processes is left. ``say`` is given
     about restarts, with what ``explain`` knows of the reason, and about what takes long. Where workers write in
     ``run_dir`` what they do, ``timeout_seconds`` holds for the two ends of the run. ``rendezvous``: how this host
     meets the others, where there are several.
@@ -72,7 +72,7 @@ def run_workers(
             with _handling_signals(agent.on_signal):
                 agent.run()
         except SignalException:
-            pass  # the agent has ended the workers, and `stop_signals` tells
+            pass  # the agent has ended the workers, and `stop_signals` shows it
         except GangError as error:  # the other hosts have not come back
             lost = error
         finally:

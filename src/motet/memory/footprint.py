@@ -306,7 +306,7 @@ class MemoryReport(NamedTuple):
 
 
 def fits(reports: Sequence[MemoryReport]) -> bool:
-    """Tell whether one more job fits on every worker, with the margin left free."""
+    """Return whether one more job fits on every worker, with the margin left free."""
     need = max(report.need_bytes for report in reports)
     return all(report.available_bytes - MARGIN * report.total_bytes >= need for report in reports)
 

@@ -89,7 +89,7 @@ class StreamTransfers:
         torch.accelerator.current_stream(self._device).wait_event(mark)
 
     def keep(self, tensor: Tensor) -> None:
-        """Tell the allocator that the side stream uses this memory."""
+        """Let the allocator know that the side stream uses this memory."""
         tensor.record_stream(self._side)
 
 

@@ -280,7 +280,7 @@ def estimate(jobs: Mapping[str, JobSums], network_seconds: float) -> Estimate:
     whole = sum(sizes.values()) or 1.0
     works = {}
     for name, sums in jobs.items():
-        # Nobody told how the link was shared: by bytes, then.
+        # Nobody measured how the link was shared: by bytes, then.
         sync = sums.link_seconds or min(sums.sync_seconds, network_seconds * sizes[name] / whole)
         works[name] = Work(sums.compute_seconds, sync, sums.alone_overlap_seconds)
     return Estimate(works, network_seconds)

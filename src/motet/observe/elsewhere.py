@@ -60,12 +60,12 @@ def elsewhere_text(run: RunDigest) -> str:
         return (
             f"Here gradients stay on one machine; theirs are so small that {links} would slow these jobs down little."
         )
-    told = [
+    each = [
         f"at {one.link} {one.times:.2f} times as fast together as one after another "
         f"({seconds_text(one.together_seconds)} for {seconds_text(one.one_after_another_seconds)})"
         for one in found
     ]
-    return f"Here gradients stay on one machine. Predicted for workers on machines of their own: {', '.join(told)}."
+    return f"Here gradients stay on one machine. Predicted for workers on machines of their own: {', '.join(each)}."
 
 
 def _on_several_machines(run: RunDigest) -> bool:

@@ -252,7 +252,7 @@ def sums_of(part: Part) -> dict[str, JobSums]:
             sums.sync_seconds += turn.completed - turn.launched
             sums.hidden_seconds += turn.hidden_seconds or 0.0
             sums.overlap_seconds += max(0.0, min(turn.completed, turn.end) - turn.launched)
-            sums.alone_overlap_seconds = sums.overlap_seconds  # at least: rows do not tell for how long it queued
+            sums.alone_overlap_seconds = sums.overlap_seconds  # at least: rows do not say for how long it queued
             sums.waiting_seconds += (turn.landed or 0.0) - (turn.wait_begin or 0.0)
             sums.end = (turn.landed or turn.end) - part.offset
     return counted

@@ -101,7 +101,7 @@ class Progress:
     On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
     line is printed, every two seconds at first and then less and less often. With ``quiet``, only failures and
     notices are printed. `print_line` prints above the rows; use it for everything else that goes to the same
-    terminal. ``logs`` tells where a job's log is. Changes of the order are told if ``verbose``.
+    terminal. ``logs`` says where a job's log is. Changes of the order are shown if ``verbose``.
     """
 
     changes_nothing_global = True
@@ -192,7 +192,7 @@ class Progress:
             row.expected = event.turns
             if row.seen_time is None or row.ended:  # a job may learn its length later, and say it then
                 row.state, row.seen_time, row.ended = "starting up", event.time, False
-                if not self._live:  # its imports may take long, and nothing else is told meanwhile
+                if not self._live:  # its imports may take long, and nothing else is shown meanwhile
                     self._print(f"{event.job} starts up")
         elif isinstance(event, JobEnded):
             row = self._row(event.job)

@@ -66,7 +66,7 @@ class Ranking:
 
 
 def mode_of(metric: str) -> Mode | None:
-    """Return whether less or more of a value is better; None where its name does not tell."""
+    """Return whether less or more of a value is better; None where its name does not say."""
     words = set(re.findall(r"[a-z]+[0-9]*", re.sub(r"([a-z])([A-Z])", r"\1_\2", metric).lower()))
     if words & _LESS:
         return "min"
@@ -74,7 +74,7 @@ def mode_of(metric: str) -> Mode | None:
 
 
 def ranking(jobs: Sequence[Ranked], metric: str | None = None, mode: Mode | None = None) -> Ranking | None:
-    """Return which job did best; None where there is nothing to compare, or a name does not tell what is better.
+    """Return which job did best; None where there is nothing to compare, or a name does not say what is better.
 
     Jobs of different programs are compared only where a ``metric`` is asked for: a loss of one says nothing about
     the other. Raises `UsageError` where no job has that metric.
@@ -86,8 +86,8 @@ def ranking(jobs: Sequence[Ranked], metric: str | None = None, mode: Mode | None
     if metric is None:
         if len(jobs) < 2 or len({job.target for job in jobs}) > 1:
             return None
-        told = [name for name, count in counts.items() if count >= 2 and mode_of(name) is not None]
-        metric = max(told, key=lambda name: (counts[name], -told.index(name)), default=None)
+        rated = [name for name, count in counts.items() if count >= 2 and mode_of(name) is not None]
+        metric = max(rated, key=lambda name: (counts[name], -rated.index(name)), default=None)
         if metric is None:
             return None
     elif metric not in counts:

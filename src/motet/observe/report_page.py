@@ -220,8 +220,8 @@ def _memory(held: Mapping[str, Any] | None) -> str:
     parts = {kind: size for kind in kinds if (size := (held or {}).get(f"{kind}_bytes"))}
     if not parts:
         return "–"
-    told = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
-    return f'<span title="{escape(told)}">{escape(bytes_text(sum(parts.values())))}</span>'
+    listed = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
+    return f'<span title="{escape(listed)}">{escape(bytes_text(sum(parts.values())))}</span>'
 
 
 def _diverged(job: JobDigest) -> str:

@@ -34,7 +34,7 @@ _lock = threading.RLock()
 _all_lines: weakref.WeakSet[_Lines] = weakref.WeakSet()
 
 
-def _tell_stderr(text: str) -> None:
+def _show_on_stderr(text: str) -> None:
     stream = sys.__stderr__
     try:
         if stream is not None:
@@ -56,7 +56,7 @@ class Terminal:
         *,
         update_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
-        report: Callable[[str], None] = _tell_stderr,
+        report: Callable[[str], None] = _show_on_stderr,
     ) -> None:
         self._update_seconds = update_seconds
         self._clock = clock
@@ -127,7 +127,7 @@ class JobLog:
     Not buffered and always appending: a forked DataLoader worker neither repeats nor overwrites anything.
     """
 
-    def __init__(self, path: Path, *, report: Callable[[str], None] = _tell_stderr) -> None:
+    def __init__(self, path: Path, *, report: Callable[[str], None] = _show_on_stderr) -> None:
         self.path = path
         self._report = report
         self._file: io.FileIO | None = None
@@ -284,7 +284,7 @@ class JobStream(io.TextIOWrapper):
     Lines go to ``echo`` with a prefix (``[name] ``) through ``terminal``, or nowhere if there is no echo; everything
     goes to ``log`` as it is. UTF-8; ``buffer`` takes bytes; not a terminal, since bars drawn with cursor movements
     could not be told apart; ``fileno()`` is that of the echo stream or the log. Any thread may write. ``instead()``
-    tells at each write another stream that gets it, or None.
+    returns at each write another stream that gets it, or None.
     """
 
     def __init__(

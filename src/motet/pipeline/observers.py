@@ -1,4 +1,4 @@
-"""Those who are told what happens in a run: its observers, and the user. None of them can harm the training."""
+"""Who learns what happens in a run: its observers, and the user. None of them can harm the training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from motet.same_files import aside
 
 
 class Observers:
-    """Tells each of ``observers`` every event, and the user (``notify_user``) every notice, once.
+    """Passes every event to each of ``observers``, and every notice to the user (``notify_user``), once.
 
     ``settle`` brings back what an observer's code would find without Motet; called before it runs. Observers run on the
-    thread that made this alone: what other threads have to tell waits for the next event there.
+    thread that made this alone: what other threads report waits for the next event there.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Observers:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user was told, in order."""
+        """What the user was notified of, in order."""
         return tuple(f"job '{job}' {text}" if job else text for job, text in self._notices)
 
     def observe(self, event: Event) -> None:
-        """Tell all observers. One that fails is left out from then on, and the user is told so."""
+        """Pass an event to all observers. One that fails is left out from then on, and the user is notified."""
         if threading.get_ident() != self._thread:
             self._from_threads.append(event)
             return
@@ -58,7 +58,7 @@ class Observers:
                 )
 
     def notify(self, job: str | None, text: str) -> None:
-        """Tell the user and the observers something of ``job`` (None: of the run), unless they know it already."""
+        """Notify the user and the observers of something about ``job`` (None: the run), unless they know it already."""
         if (job, text) not in self._notices:
             self._notices[job, text] = None
             self._notify_user(f"job '{job}' {text}" if job else text)

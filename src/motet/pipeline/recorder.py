@@ -1,8 +1,8 @@
 """When each turn computed and when its gradients were in flight, for the accounts, the plan and those who observe.
 
-One for a run, on each worker. On a CPU everything is known when it has happened and told at once. On a device the
-host only knows what it has asked for: moments are then the device's (`motet.timing.device`), and a turn is told of when
-they are known, at most `motet.timing.device.RUN_AHEAD_SLOTS` slots later, in the same slot on every worker.
+One for a run, on each worker. On a CPU everything is known when it has happened and reported at once. On a device the
+host only knows what it has asked for: moments are then the device's (`motet.timing.device`), and a turn is reported
+when they are known, at most `motet.timing.device.RUN_AHEAD_SLOTS` slots later, in the same slot on every worker.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ class Recorder:
         figures.hidden_seconds -= self._sums.waited_seconds(figures.launched, figures.completed)
 
     def slot_over(self, slot: int) -> None:
-        """Tell what happened so many slots ago; blocks for a device that is further behind."""
+        """Report what happened so many slots ago; blocks for a device that is further behind."""
         self._journal.settle(slot - RUN_AHEAD_SLOTS)
 
     def flush(self) -> None:
-        """Tell everything that has happened; blocks until the device has done it."""
+        """Report everything that has happened; blocks until the device has done it."""
         self._journal.flush()

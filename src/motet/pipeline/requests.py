@@ -16,7 +16,8 @@ from motet.handle import JobHandle
 class JobRequests:
     """Gives jobs their handles, and answers what is asked through these. ``live``: the jobs that run at the time.
 
-    What is said through the handle of a job that has ended harms nobody; ``notice`` tells the user that it is left out.
+    What is said through the handle of a job that has ended harms nobody; ``notice`` notifies the user that it is left
+    out.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from motet.workers.deadlock import WaitsFor
 
 
 class Waits:
-    """All waits of the pipeline on this worker. ``notify`` tells the user something of a job, once."""
+    """All waits of the pipeline on this worker. ``notify`` notifies the user of something about a job, once."""
 
     def __init__(self, workers: Workers, turns: Turns, notify: Callable[[str, str], None]) -> None:
         self._workers = workers

@@ -53,7 +53,7 @@ WAITS_UNSEEN = (
 
 
 class WorkerLoop:
-    """This worker's loop. ``make_start(job, seat, attempt)``: what a process is told; worker 0 has a ``decider``."""
+    """This worker's loop. ``make_start(job, seat, attempt)``: what a process is sent; worker 0 has a ``decider``."""
 
     def __init__(
         self,

@@ -198,7 +198,7 @@ def _keep(
     run_dir: RunDir | None, worker: int, notify_user: Callable[[str], None], name: str, result: JobResult
 ) -> None:
     if run_dir is not None and worker == 0:
-        resuming.keep_or_tell(run_dir, name, result, torch.save, notify_user)
+        resuming.keep_or_notify(run_dir, name, result, torch.save, notify_user)
 
 
 def _fail_for_file(exchange: Exchange, on_same_file: OnSameFile, name: str, why: str) -> None:

@@ -19,7 +19,7 @@ from motet.same_files.watch import LOSS, REMEDY, in_words
 class SharedFiles:
     """Which job of this worker has written which file. ``answer``: what becomes of the job that comes second.
 
-    ``notify`` tells the user; ``fail(job, why)`` ends a job as failed, or the run.
+    ``notify`` notifies the user; ``fail(job, why)`` ends a job as failed, or the run.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Two jobs of one run that write the same file: seen, whoever writes, and told before anybody loads another's model.
+"""Two jobs of one run that write the same file: seen, whoever writes, and reported before a job loads another's model.
 
 From bottom to top: `ledger` (who has written what), `paths` (which of them matter), `libraries` (who writes past
-Python), `hook` (what Python tells), `children` (what forked processes tell), `outputs` (what arguments tell before the
+Python), `hook` (audit events), `children` (what forked processes report), `outputs` (what arguments show before the
 start), `watch`.
 """
 

@@ -1,6 +1,6 @@
-"""Processes that a job forks (DataLoader workers, `multiprocessing`) tell of their files through a pipe.
+"""Processes that a job forks (DataLoader workers, `multiprocessing`) report their files through a pipe.
 
-What they say is taken note of at the end of a turn, so nothing that they do can be prevented.
+What they report is taken note of at the end of a turn, so nothing that they do can be prevented.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Children:
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         self._open = b""
-        self._due = math.inf  # nobody has been forked: there is nothing to hear
+        self._due = math.inf  # nobody has been forked: there is nothing to read
 
     def close(self) -> None:
-        """Hear no more of them."""
+        """Read no more of it."""
         os.close(self._reading)
         os.close(self._writing)
 
@@ -37,7 +37,7 @@ class Children:
         self._due = 0.0
 
     def due(self) -> bool:
-        """Whether it is time to hear them: a look costs more than the rest of what is done at a turn's end."""
+        """Whether it is time to read them: a look costs more than the rest of what is done at a turn's end."""
         now = time.monotonic()
         if now < self._due:
             return False
@@ -45,7 +45,7 @@ class Children:
         return True
 
     def received(self) -> list[tuple[str, list[Any]]]:
-        """Return what they have said since: a method of `SameFiles`, and its arguments."""
+        """Return what they have reported since: a method of `SameFiles`, and its arguments."""
         try:
             data = os.read(self._reading, 1 << 20)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What Python tells of files: its audit events, on every thread, with the job to which they belong.
+"""What Python reports of files: its audit events, on every thread, with the job to which they belong.
 
 An audit hook cannot be taken away again. So there is one for the life of the process, and a table of what it does,
 which is empty while no run is under way (then an event costs 0.15 µs).
@@ -113,12 +113,12 @@ class FileEvents:
         return None if thread is None else self._threads.get(thread)
 
     def about_to_start(self, thread: threading.Thread) -> None:
-        """Take note of who starts a thread: before Python 3.13 no audit event tells."""
+        """Take note of who starts a thread: before Python 3.13 there is no audit event."""
         if (job := self.job()) is not None:
             self._threads[thread] = job
 
     def about_to_write(self, path: object) -> None:
-        """The code that runs writes a file in a way that no event tells of."""
+        """The code that runs writes a file in a way that no event reports."""
         if (job := self.job()) is not None:
             self._take.writes(job, path)
 

@@ -1,4 +1,4 @@
-"""Where jobs were told to write, by the names of their arguments: a guess, made before anything is written."""
+"""Where jobs are to write, by the names of their arguments: a guess, made before anything is written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def outputs_of(job: Job) -> Iterator[tuple[str, str]]:
         yield name, path
 
 
-class ToldOutputs:
+class GivenOutputs:
     """The outputs of all jobs so far: who shares one."""
 
     def __init__(self) -> None:

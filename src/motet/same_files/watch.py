@@ -1,7 +1,7 @@
-"""Two jobs of a run that write one file: found when the second comes, and told with what to do.
+"""Two jobs of a run that write one file: found when the second comes, and reported with what to do.
 
 Python's audit events say what happens to files, on which thread and so in which job (`hook`); libraries that write
-past Python are told of by their own functions (`libraries`, and torch's writer through the seams). What only *may*
+past Python are reported by their own functions (`libraries`, and torch's writer through the seams). What only *may*
 write (a file opened to be changed, a database, a path that is given to another program) is looked at when the turn
 ends. Nothing is looked at that is only read, so that common data costs nothing.
 """
@@ -26,14 +26,14 @@ from motet.same_files.children import Children
 from motet.same_files.hook import FileEvents
 from motet.same_files.ledger import Clash, Ledger
 from motet.same_files.libraries import Libraries
-from motet.same_files.outputs import ToldOutputs
+from motet.same_files.outputs import GivenOutputs
 from motet.same_files.paths import Places
 from motet.workers.agreement import Agreements
 from motet.workers.messages import FilesReport
 
 MOST_LOOKED_AT = 32
 MOST_NAMED = 5
-MOST_TOLD = 100  # paths of one worker of which worker 0 hears
+MOST_REPORTED = 100  # paths of one worker that worker 0 receives
 REMEDY = (
     "Give each job a folder of its own: --job-cwd '{job_dir}' (cwd: in a jobs file), or {job_dir} in its arguments, "
     "as in --output_dir {job_dir}"
@@ -72,8 +72,8 @@ def aside() -> Iterator[None]:
 class SameFiles:
     """Watches the files of one run's jobs on this worker.
 
-    ``notice(job, text)`` tells the user something, once. On ``error`` the run ends with a `SameFileError`, if it can
-    before anything is overwritten; on ``stop-job`` the job that came second ends as failed, on all workers alike.
+    ``notice(job, text)`` notifies the user of something, once. On ``error`` the run ends with a `SameFileError`, if it
+    can before anything is overwritten; on ``stop-job`` the job that came second ends as failed, on all workers alike.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class SameFiles:
         self._notice = notice
         self._lock = threading.RLock()
         self._ledger = ledger or Ledger()
-        self._outputs = ToldOutputs()
+        self._outputs = GivenOutputs()
         self._children = Children()
         self.events = FileEvents(_running, self, self._look, self._children)
         self._libraries: Libraries | None = None
-        self._clashes: list[Clash] = []  # not told yet
-        self._pairs: set[frozenset[str]] = set()  # of which the user has been told
+        self._clashes: list[Clash] = []  # not reported yet
+        self._pairs: set[frozenset[str]] = set()  # that the user knows
         self._shared: dict[str, dict[str, None]] = {}  # all paths that several jobs have written, and which jobs
         self._doubtful: dict[str, dict[str, Signature]] = {}  # what a job may write, and how it stands there
         self._doomed: dict[str, str] = {}  # jobs to be stopped, and why
@@ -116,11 +116,11 @@ class SameFiles:
             _active = None
             self.events.close()
             self._libraries.close()
-            self._hear_children()
+            self._read_children()
             self._children.close()
 
     def joined(self, job: Job) -> None:
-        """Take note of a job that is about to begin, and of where it was told to write."""
+        """Take note of a job that is about to begin, and of where it is to write."""
         self._outputs.note(job)
 
     def turn_begins(self, job: str) -> None:
@@ -134,10 +134,10 @@ class SameFiles:
                 doubtful[path] = _signature(path)
 
     def turn_ended(self, job: str) -> None:
-        """A job has computed: tell what came up. Raises `SameFileError` where that is asked for."""
+        """A job has computed: report what came up. Raises `SameFileError` where that is asked for."""
         self.events.settle()
         if self._children.due():
-            self._hear_children()
+            self._read_children()
         if doubtful := self._doubtful.get(job):
             for path, before in list(doubtful.items()):
                 now = _signature(path)
@@ -158,7 +158,7 @@ class SameFiles:
             raise self._error
 
     def finish(self) -> None:
-        """Tell of all such files once more, on worker 0, with those that other workers have found."""
+        """Report all such files once more, on worker 0, with those that other workers have found."""
         self._receive(range(1, self._workers.num_workers))
         for clash in self._clashes:  # of threads that went on
             self._report(clash)
@@ -198,7 +198,7 @@ class SameFiles:
                 self._report(Clash(**json.loads(text)))
                 number += 1
 
-    def _hear_children(self) -> None:
+    def _read_children(self) -> None:
         for method, args in self._children.received():
             with contextlib.suppress(SameFileError):  # it is raised at the turn's end
                 getattr(self, method)(*args)
@@ -266,10 +266,10 @@ class SameFiles:
         if self._error is not None and not too_late:
             raise self._error  # in the job, before anything is lost
 
-    # What is told
+    # What is reported
 
     def _report(self, clash: Clash) -> None:
-        if self._workers.worker != 0 and clash.path not in self._shared and len(self._shared) < MOST_TOLD:
+        if self._workers.worker != 0 and clash.path not in self._shared and len(self._shared) < MOST_REPORTED:
             self._num_published += 1
             self._workers.publish(f"same-file/{self._workers.worker}/{self._num_published}", json.dumps(asdict(clash)))
         self._shared.setdefault(clash.path, {}).update(dict.fromkeys((*clash.others, clash.job)))

@@ -28,7 +28,7 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 def is_offloaded(job: str, following: str | None, num_live: int) -> bool:
-    """Tell whether a job is offloaded after its turn. ``following`` is next, ``num_live`` jobs are live."""
+    """Return whether a job is offloaded after its turn. ``following`` is next, ``num_live`` jobs are live."""
     return num_live >= FEWEST_JOBS and following != job
 
 

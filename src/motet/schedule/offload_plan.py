@@ -51,10 +51,10 @@ class OffloadCost:
 def offload_model_of(
     state_bytes: Mapping[str, int], names: Mapping[str, Cost], bytes_per_second: float
 ) -> OffloadModel:
-    """Return what is to be moved over such a link; raises `UsageError` where a profile does not tell the bytes."""
+    """Return what is to be moved over such a link; raises `UsageError` where a profile does not hold the bytes."""
     if missing := [name for name in names if name not in state_bytes]:
         raise UsageError(
-            f"--offload idle needs to know what job {missing[0]!r} holds, and this saved plan does not tell: it was "
+            f"--offload idle needs to know what job {missing[0]!r} holds, and this saved plan does not say: it was "
             "made by an earlier version. Profile the jobs again: motet plan JOBS --offload idle."
         )
     return OffloadModel(state_bytes, bytes_per_second)

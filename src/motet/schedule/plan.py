@@ -48,7 +48,7 @@ class Profile:
         """Return what the profile would be on another link, or with another number of workers.
 
         Without a link, it is reckoned from the bytes and the seconds that were measured how fast the present one is.
-        Raises `UsageError` where nothing tells.
+        Raises `UsageError` where nothing says it.
         """
         workers = num_workers or self.num_workers
         if link is None and workers == self.num_workers:
@@ -103,7 +103,7 @@ class Profile:
                 if job["buckets"]
             },
             transfer_cpu_fraction=float(data["transfer_cpu_fraction"]),
-            # Plans that were saved earlier tell neither.
+            # Plans that were saved earlier hold neither.
             state_bytes={
                 name: int(job["state_bytes"]) for name, job in jobs.items() if job.get("state_bytes") is not None
             },
@@ -166,7 +166,7 @@ def make_plan(
     """Return the plan for what was profiled: the best order or ``order``, what it would take, and what else would.
 
     ``host_link``: with ``--offload idle``, over so many bytes per second; raises `UsageError` where the profile does
-    not tell what the jobs hold.
+    not say what the jobs hold.
     """
     assumptions = profile.assumptions
     if host_link is not None:

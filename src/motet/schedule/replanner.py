@@ -46,7 +46,7 @@ REPORT_EVERY = 4
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From now on follow ``order``, and tell why."""
+    """From now on follow ``order``, and say why."""
 
     order: Order
     reason: str

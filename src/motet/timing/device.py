@@ -1,12 +1,13 @@
-"""When things happened on the device, told in the host's time.
+"""When things happened on the device, in the host's time.
 
 On an accelerator the host only puts work into streams: the moment at which ``backward()`` returns says nothing about
-when its gradients were there. So every moment that costs, trace and progress tell of is an event in the stream that
+when its gradients were there. So every moment that costs, trace and progress show is an event in the stream that
 the work is in, and becomes known later, when the device has come by. On a CPU a moment is known at once.
 
-`Journal` keeps the moments in the order of the slots and tells what follows from them once they are known. It also
-bounds how far the host runs ahead: `RUN_AHEAD_SLOTS`. What is told after a slot is the same on every worker, because
-it does not depend on which event happens to have passed (costs are compared turn by turn: `motet.schedule.replanner`).
+`Journal` keeps the moments in the order of the slots and reports what follows from them once they are known. It also
+bounds how far the host runs ahead: `RUN_AHEAD_SLOTS`. What is reported after a slot is the same on every worker,
+because it does not depend on which event happens to have passed (costs are compared turn by turn:
+`motet.schedule.replanner`).
 
 Device times and the host's are laid over each other without stopping the device: an event cannot have passed before
 it was recorded, nor after it was seen to have passed; where the clocks have drifted beyond that, they are set right.
@@ -25,7 +26,7 @@ import torch
 RUN_AHEAD_SLOTS = 4
 """So many slots at most is the host ahead of the device: enough to keep it busy, few enough to stop in time."""
 _COMPARISONS = 5  # of the two clocks, when a run begins
-_REBASE_SECONDS = 10.0  # events tell milliseconds in 32 bits: 1 µs at 10 s, 0.25 ms at an hour
+_REBASE_SECONDS = 10.0  # events hold milliseconds in 32 bits: 1 µs at 10 s, 0.25 ms at an hour
 
 
 class Event(Protocol):
@@ -228,7 +229,7 @@ class _Entry:
 
 
 class Journal:
-    """What happened in each slot, told when it is known, in order.
+    """What happened in each slot, reported when it is known, in order.
 
     ``wait(moment)`` blocks until a moment has passed (`DeviceClock.arrived`), or raises what makes it hopeless.
     """
@@ -246,7 +247,7 @@ class Journal:
             self._entries.append(_Entry(slot, moments, report))
 
     def settle(self, slot: int) -> None:
-        """Tell everything up to ``slot``; blocks while the device has not come by."""
+        """Report everything up to ``slot``; blocks while the device has not come by."""
         while self._entries and self._entries[0].slot <= slot:
             entry = self._entries[0]
             for moment in entry.moments:
@@ -256,6 +257,6 @@ class Journal:
             entry.report()
 
     def flush(self) -> None:
-        """Tell everything; blocks until the device has come by."""
+        """Report everything; blocks until the device has come by."""
         while self._entries:
             self.settle(self._entries[-1].slot)

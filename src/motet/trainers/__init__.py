@@ -1,4 +1,4 @@
-"""What a framework's trainer tells of the training that it owns; it is found on the stack, nothing is imported.
+"""What a framework's trainer knows of the training that it owns; it is found on the stack, nothing is imported.
 
 ::
 

@@ -47,7 +47,7 @@ def _file_of(module: str) -> str | None:
 def _whole(reader: Callable[[Any], Any], owner: Any) -> int | None:
     try:
         turns = reader(owner)
-    except Exception:  # another version of the framework, or a trainer that cannot tell
+    except Exception:  # another version of the framework, or a trainer that does not know
         return None
     if isinstance(turns, (int, float)) and math.isfinite(turns) and turns >= 1:
         return int(turns)

@@ -1,4 +1,4 @@
-"""What a framework's trainer tells of a training goes to ``job.log`` by itself: how well the job does.
+"""What a framework's trainer logs of a training goes to ``job.log`` by itself: how well the job does.
 
 Nothing is imported and nothing is patched: a trainer is found on the stack of a backward, and read from then on.
 Lightning's ``callback_metrics`` are read every ``log_every_n_steps`` steps, entries of Transformers' ``log_history`` as
@@ -13,14 +13,14 @@ from typing import Any
 
 from motet.trainers.length import owner_on_stack
 
-# Of a log_history: what counts on, or tells of the machine.
+# Of a log_history: what counts on, or describes the machine.
 _NO_METRIC = {"epoch", "step", "total_flos", "num_input_tokens_seen"}
 _NO_METRIC_SUFFIXES = ("_runtime", "_per_second")
 LIGHTNING_STEPS = 50
 
 
 class Reported:
-    """Follows the trainer of one job; ``log`` takes what it tells. ``silent()``: the job logs by itself."""
+    """Follows the trainer of one job; ``log`` takes what it logs. ``silent()``: the job logs by itself."""
 
     def __init__(self, log: Callable[[dict[str, float]], None], silent: Callable[[], bool]) -> None:
         self._log = log
@@ -41,7 +41,7 @@ class Reported:
             self._log_plain(next(self._read, None))
 
     def flush(self) -> None:
-        """Log what the trainer tells at the end, and let it go."""
+        """Log what the trainer knows at the end, and let it go."""
         read, self._read, self._owner = self._read, None, None
         if read is not None:
             try:
@@ -71,7 +71,7 @@ def _of_lightning(loop: Any) -> Iterator[Mapping[str, Any]]:
             every = getattr(trainer, "log_every_n_steps", None) or LIGHTNING_STEPS
             if ends or (step != last and step > 0 and step % every == 0):
                 last, values = step, dict(trainer.callback_metrics)
-        except Exception:  # another version of the framework: nothing is told then
+        except Exception:  # another version of the framework: nothing is logged then
             values = {}
         ends = yield values
 

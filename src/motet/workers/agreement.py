@@ -38,7 +38,8 @@ class Agreements:
     """The agreements of one run, in their order.
 
     ``stop``: the workers have settled that the run stops (`STOP`), or that it cannot wait any longer (`STOP_NOW`).
-    ``clock_seconds``: for how long worker 0 has been running, as all workers have heard: the only clock that decides.
+    ``clock_seconds``: for how long worker 0 has been running, as all workers have received it: the only clock that
+    decides.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -158,7 +159,7 @@ class Agreements:
         return "".join(f"\n{text}" for worker, text in sorted(errors.items()) if worker in failed)
 
     def take_reports(self) -> list[list[float]] | None:
-        """Return what all workers told of their costs, by worker, once; None if nothing new was told."""
+        """Return what all workers reported of their costs, by worker, once; None if nothing new was reported."""
         reports, self._reports = self._reports, None
         return reports
 

@@ -8,7 +8,7 @@ apart. All that is issued from the main thread (or from autograd's, while the ma
 order of the turns, which is data and the same everywhere. With gloo each job's gradients have a group of their own, a
 lane, so that they wait for nobody else's. With NCCL, whose kernels of several communicators can block each other on
 a device, everything on the device goes through one: the group of all workers (`device_lane`; ADR 0020). What the
-workers tell each other goes by gloo on the CPU in any case, and waits for no device.
+workers send each other goes by gloo on the CPU in any case, and waits for no device.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SLICE_SECONDS = 0.25
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004  # between two looks for a decision of worker 0's
 _num_runs = 0
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
-# A group's own timeout is destructive and cannot be told who waits for whom: ours comes first.
+# A group's own timeout is destructive and knows nothing of who waits for whom: ours comes first.
 GROUP_TIMEOUT = timedelta(days=7)
 
 
@@ -70,7 +70,7 @@ class Workers:
         self._lanes: list[dist.ProcessGroup] = []
         self._free_lanes: list[dist.ProcessGroup] = []
         self.backend_config = config = dist.get_backend_config()
-        # Kept here: inside a job, torch tells of the job's own.
+        # Kept here: inside a job, torch returns the job's own.
         self._everybody = dist.group.WORLD
         self._shared = one_communicator(config)
         self._control: dist.ProcessGroup | None = _new_group("gloo" if has_device_backend(config) else None)
@@ -93,7 +93,7 @@ class Workers:
         """Have waits end when the run is interrupted and the other workers do not come along.
 
         ``hopeless()`` returns why; ``check()`` does so on the watch's thread, and first takes note of signals that the
-        main thread has not seen; ``stops()`` tells whether this worker was asked to stop.
+        main thread has not seen; ``stops()`` says whether this worker was asked to stop.
         """
         self._interrupted = hopeless
         self.watch.heed(check, stops)
@@ -226,7 +226,7 @@ class Workers:
                 pause = min(1.5 * pause, 0.001)
 
     def start_agreement(self, values: Sequence[float], job: str | None = None, after: str = "") -> Pending:
-        """Begin to tell ``values`` to all workers; does not block. Collective: same place, same length."""
+        """Begin to send ``values`` to all workers; does not block. Collective: same place, same length."""
         self._num_agreements += 1
         self.watch.agrees(self._num_agreements)
         item = WaitsFor("agreement", job, self._num_agreements, after)
@@ -243,7 +243,7 @@ class Workers:
         return Pending(item, done, work, gathered)
 
     def finish_agreement(self, pending: Pending) -> list[list[float]]:
-        """Block until all workers have told theirs; return the values, by worker."""
+        """Block until all workers have sent theirs; return the values, by worker."""
         if pending.work is not None:
             self.wait(pending.item, pending.done, pending.work.wait)
         return [values.tolist() for values in pending.gathered]

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM during a run, and its time limit: the first asks all workers to stop together, at a save point.
 
-SIGUSR1 and SIGUSR2 ask for the same: batch systems are told to send them before the end. A run that was asked to stop
+SIGUSR1 and SIGUSR2 ask for the same: batch systems are asked to send them before the end. A run that was asked to stop
 has 30 seconds. Jobs that save checkpoints may go on to their next save point for `PATIENCE_SECONDS`; then all are
 stopped where they are. A second Ctrl-C ends this worker at once.
 """
@@ -64,7 +64,7 @@ class Interruption:
 
     @property
     def stop_request(self) -> int:
-        """What this worker tells the others: `GO_ON`, `STOP`, or `STOP_NOW`."""
+        """What this worker reports to the others: `GO_ON`, `STOP`, or `STOP_NOW`."""
         if not self.requested:
             return GO_ON
         return STOP_NOW if time.monotonic() - self._since > PATIENCE_SECONDS else STOP
@@ -125,9 +125,9 @@ class Interruption:
             return
         global _listening
         self._unseen, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # What is ignored stays ignored: `nohup`, a shell's background, what a launcher hears in this worker's place.
-        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._note) for number in heard}
+        # What is ignored stays ignored: `nohup`, a shell's background, what a launcher handles in this worker's place.
+        taken = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in taken}
         wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         _listening = self
         try:

@@ -1,7 +1,7 @@
 """The store at which the workers of a run meet: torch elastic's, or one that worker 0 of several tasks keeps.
 
 Where something else than torchrun has started one process for each worker (`motet.started_by`), worker 0 keeps the
-store. It listens on the one address that the others were told, on one host on loopback alone.
+store. It listens on the one address that the others know, on one host on loopback alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 MEETING_SECONDS = 600.0
-FIRST_WORD_SECONDS = 5.0
+FIRST_NOTICE_SECONDS = 5.0
 LAST_SECONDS = 60.0
 _kept: list[object] = []
 _tasks: list[str] = []
@@ -72,7 +72,7 @@ def meet(timeout_seconds: float = MEETING_SECONDS) -> tuple[Store, int, int]:
 def wait_for_all(store: Store, key: str, rank: int, size: int, say: Callable[[str], None]) -> None:
     """Block until all workers have come; worker 0 says who is missing. Raises `SyncTimeoutError` when it takes long."""
     store.set(f"{key}/{rank}", socket.gethostname())
-    begin, told = time.monotonic(), 0.0
+    begin, said = time.monotonic(), 0.0
     while True:
         missing = [worker for worker in range(size) if not store.check([f"{key}/{worker}"])]
         if not missing or rank != 0:
@@ -81,8 +81,8 @@ def wait_for_all(store: Store, key: str, rank: int, size: int, say: Callable[[st
         text = f"{size - len(missing)} of {size} workers are here; missing: {', '.join(map(str, missing[:8]))}"
         if waited > MEETING_SECONDS:
             raise SyncTimeoutError(f"After {waited:.0f} s {text}. Were all of the tasks started?")
-        if waited > FIRST_WORD_SECONDS and waited > 2 * told:
-            told = waited
+        if waited > FIRST_NOTICE_SECONDS and waited > 2 * said:
+            said = waited
             say(text)
         time.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""A world of its own for each job: what ``torch.distributed`` tells it, and the groups that its collectives run on.
+"""A world of its own for each job: what ``torch.distributed`` answers it, and the groups that its collectives run on.
 
 Torch keeps one world a process: the default group, and maps of all groups. Several jobs in one process need one each.
 A job asks ``is_initialized()`` before it has made the group and gets False, as in a process of its own; what it makes
@@ -80,7 +80,7 @@ class World:
 class Worlds:
     """The worlds of all jobs on this worker.
 
-    ``present()`` names the job whose turn it is, ``in_backward()`` tells whether it is inside of a backward.
+    ``present()`` names the job whose turn it is, ``in_backward()`` says whether it is inside of a backward.
 
     Jobs begin as the run found the process: where the program had made a group by then, a function finds that one.
     A script finds none, as when it is started. Nor does any job where Motet itself made the run's group.

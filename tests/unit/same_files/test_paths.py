@@ -12,7 +12,7 @@ import pytest
 
 from motet.jobs import Job, Script
 from motet.same_files.ledger import MOST_PATHS, Ledger
-from motet.same_files.outputs import ToldOutputs, outputs_of
+from motet.same_files.outputs import GivenOutputs, outputs_of
 from motet.same_files.paths import Places, path_of_database, words_of
 
 
@@ -124,14 +124,14 @@ def script(folder: Path, argv: list[str]) -> Script:
     ],
 )
 def test_the_same_output_is_told(tmp_path: Path, argument: str) -> None:
-    told = ToldOutputs()
+    given_outputs = GivenOutputs()
     for name in ("a", "b", "c"):
-        told.note(Job(name, script(tmp_path, ["--lr", name, *argument.split()])))
-    [(path, (option, jobs))] = told.take().items()
+        given_outputs.note(Job(name, script(tmp_path, ["--lr", name, *argument.split()])))
+    [(path, (option, jobs))] = given_outputs.take().items()
     assert os.path.isabs(path)
     assert option
     assert jobs == ["a", "b", "c"]
-    assert told.take() == {}, "once"
+    assert given_outputs.take() == {}, "once"
 
 
 @pytest.mark.parametrize(
@@ -146,20 +146,20 @@ def test_the_same_output_is_told(tmp_path: Path, argument: str) -> None:
 def test_what_is_no_output_is_not(tmp_path: Path, argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.pt").touch()
-    told = ToldOutputs()
+    given_outputs = GivenOutputs()
     for name in ("a", "b"):
-        told.note(Job(name, script(tmp_path, argument.split())))
-    assert told.take() == {}
+        given_outputs.note(Job(name, script(tmp_path, argument.split())))
+    assert given_outputs.take() == {}
 
 
 def test_outputs_of_functions_and_of_folders_of_their_own(tmp_path: Path) -> None:
-    told = ToldOutputs()
+    given_outputs = GivenOutputs()
     for name in ("a", "b"):
-        told.note(Job(name, script(tmp_path, ["--output_dir", "out"]), cwd=str(tmp_path / name)))
-    told.note(Job("other", functools.partial(shutil.copytree, output_dir="out")))
-    assert told.take() == {}
-    told.note(Job("another", functools.partial(shutil.copytree, output_dir="out")))
-    assert list(told.take().values()) == [("output_dir", ["other", "another"])]
+        given_outputs.note(Job(name, script(tmp_path, ["--output_dir", "out"]), cwd=str(tmp_path / name)))
+    given_outputs.note(Job("other", functools.partial(shutil.copytree, output_dir="out")))
+    assert given_outputs.take() == {}
+    given_outputs.note(Job("another", functools.partial(shutil.copytree, output_dir="out")))
+    assert list(given_outputs.take().values()) == [("output_dir", ["other", "another"])]
     assert list(outputs_of(Job("c", functools.partial(shutil.copytree, lr=1, save_to=tmp_path / "x")))) == [
         ("save_to", str(tmp_path / "x"))
     ]

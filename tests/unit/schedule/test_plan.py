@@ -138,7 +138,7 @@ def test_a_link_to_the_host_is_checked(words: list[str], message: str) -> None:
 
 def test_a_plan_that_tells_no_bytes_cannot_say_what_resting_costs(tmp_path: Path) -> None:
     saved_earlier = saved(tmp_path / "plan.json")
-    with pytest.raises(UsageError, match="does not tell"):
+    with pytest.raises(UsageError, match="does not say"):
         make_plan(saved_profile(saved_earlier), host_link=12e9)
 
 

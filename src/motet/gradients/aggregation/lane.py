@@ -36,7 +36,7 @@ class Group(Protocol):
 class Lane:
     """One job's buckets on their way through aggregators, in the order of their launch.
 
-    ``server``: the number, in ``group``, of a worker that only aggregates; it has to be told what comes.
+    ``server``: the number, in ``group``, of a worker that only aggregates; it has to be sent what comes.
     """
 
     def __init__(self, group: Group, worker: int, num_workers: int, server: int | None = None) -> None:
@@ -59,7 +59,7 @@ class Lane:
         return future
 
     def close(self) -> None:
-        """End the thread, and tell a worker that only aggregates."""
+        """End the thread, and a worker that only aggregates."""
         self._queue.put(None)
         self._thread.join()
 

@@ -60,7 +60,7 @@ def serve(store: Store, num_workers: int) -> bool:
 
 
 class _ServedLane(threading.Thread):
-    """Sums the buckets of one lane until its end is told."""
+    """Sums the buckets of one lane until it is closed."""
 
     def __init__(self, group: Group, num_workers: int) -> None:
         super().__init__(name="motet-aggregation", daemon=True)
