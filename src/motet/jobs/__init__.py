@@ -12,9 +12,9 @@ from motet.jobs.check import check_specs
 from motet.jobs.each import specs_from_each
 from motet.jobs.file import load_jobs_file
 from motet.jobs.names import check_name
-from motet.jobs.place import check_cwd, fill_in, found_from, in_cwd
+from motet.jobs.place import check_cwd, fill_in, found_from
 from motet.jobs.script import JobExit, Script
-from motet.jobs.spec import COMPRESS, Job, JobSpec, check_compress
+from motet.jobs.spec import COMPRESS, Job, JobSpec, check_compress, in_cwd
 
 __all__ = [
     "COMPRESS",

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from motet.errors import UsageError
 from motet.suggest import shown
-
-if TYPE_CHECKING:
-    from motet.jobs.spec import JobSpec
 
 _JOB_DIR = "{job_dir}"
 _FILLED_IN = re.compile(r"\{(name|job_dir)\}")
@@ -68,11 +63,6 @@ def check_env(value: object, where: str) -> None:
             raise UsageError(f"{where}: env cannot set {name}: it is the workers', and all jobs share them")
         if not isinstance(text, str) or "\0" in text:
             raise UsageError(f"{where}: env sets {name} to text, not {shown(text)}; put it in quotes")
-
-
-def in_cwd(specs: Sequence[JobSpec], cwd: str | None) -> list[JobSpec]:
-    """Return the specs, those that say no cwd with this one."""
-    return [spec if spec.cwd is not None else replace(spec, cwd=cwd) for spec in specs]
 
 
 def fill_in(text: str, name: str, job_dir: Path | str) -> str:

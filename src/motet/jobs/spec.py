@@ -206,3 +206,8 @@ def import_target(target: str, paths: Sequence[str]) -> Callable[..., Any]:
     for attribute in attributes.split("."):
         found = getattr(found, attribute)
     return found  # type: ignore[no-any-return]
+
+
+def in_cwd(specs: Sequence[JobSpec], cwd: str | None) -> list[JobSpec]:
+    """Return the specs, those that say no cwd with this one."""
+    return [spec if spec.cwd is not None else replace(spec, cwd=cwd) for spec in specs]

@@ -15,26 +15,13 @@ from motet.observe.account import Estimate, JobSums, estimate
 from motet.observe.metrics import Curve, read_metrics
 from motet.observe.parts import Trace, read_trace, sums_of
 from motet.observe.printed import last_line
-from motet.observe.ranking import BOOKKEEPING, Mode, Ranking, interest, ranking
+from motet.observe.ranking import BOOKKEEPING, Logged, Mode, Ranking, interest, ranking
 from motet.observe.text import share_text
 from motet.results import Results
 from motet.run_dir import read_json, wrong_keys
 from motet.schedule.bound import efficiency as efficiency_of
 
 IDLE_NETWORK_SHARE = 0.02
-
-
-@dataclass(frozen=True)
-class Logged:
-    """One value of one job before and after: means over the first and the last twentieth of what was logged, or
-    what the job itself returned as ``{"metric": ..., "before": ..., "after": ...}``, perhaps with a ``"baseline"``."""
-
-    name: str
-    first: float
-    last: float
-    count: int
-    baseline: float | None = None
-    diverged: str = ""  # ``NaN since turn 9``, where it ends so
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from motet.errors import UsageError
 from motet.suggest import did_you_mean
-
-if TYPE_CHECKING:
-    from motet.observe.digest import Logged
 
 BOOKKEEPING = 3  # the rank of logged values that do not say how well a job does
 Mode = Literal["min", "max"]
@@ -35,6 +32,19 @@ _LESS = {
 }
 _MORE = {"acc", "accuracy", "auc", "auroc", "f1", "bleu", "rouge", "score", "reward", "return", "precision", "recall"}
 _MORE |= {"map", "iou", "dice", "r2", "top1", "top5", "correct", "bleu4", "chrf", "ndcg", "psnr", "ssim", "mcc"}
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One value of one job before and after: means over the first and the last twentieth of what was logged, or
+    what the job itself returned as ``{"metric": ..., "before": ..., "after": ...}``, perhaps with a ``"baseline"``."""
+
+    name: str
+    first: float
+    last: float
+    count: int
+    baseline: float | None = None
+    diverged: str = ""  # ``NaN since turn 9``, where it ends so
 
 
 class Ranked(Protocol):

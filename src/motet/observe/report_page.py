@@ -15,9 +15,10 @@ from string import Template
 from typing import Any
 
 from motet.observe import summary
-from motet.observe.digest import JobDigest, Logged, RunDigest
+from motet.observe.digest import JobDigest, RunDigest
 from motet.observe.elsewhere import elsewhere_text
 from motet.observe.metrics import Curve
+from motet.observe.ranking import Logged
 from motet.observe.text import bytes_text, count_text, seconds_text, share_text, shortened, value_text
 from motet.tracebacks import short_form
 

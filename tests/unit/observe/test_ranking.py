@@ -12,8 +12,8 @@ from tests.unit.observe import synthetic
 
 from motet.errors import UsageError
 from motet.observe import build_report, summary_text
-from motet.observe.digest import Logged, digest
-from motet.observe.ranking import mode_of, ranking
+from motet.observe.digest import digest
+from motet.observe.ranking import Logged, mode_of, ranking
 
 
 @dataclass
