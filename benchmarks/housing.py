@@ -73,7 +73,10 @@ def work(way: str, job_set: str, units: int, only: str | None) -> dict[str, Any]
 
 
 class Here:
-    """Stands for shaped links where there are none: both workers on loopback."""
+    """Stands for shaped links where there are none: all workers on loopback."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = str(workers)
 
     def torchrun_env(self, worker: int) -> dict[str, str]:
         """Return what torchrun would set."""
@@ -82,7 +85,8 @@ class Here:
         if worker == 0:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = str(free.getsockname()[1])
-        env = {"RANK": str(worker), "LOCAL_RANK": str(worker), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        env = {"RANK": str(worker), "LOCAL_RANK": str(worker), "WORLD_SIZE": self._workers}
+        env["LOCAL_WORLD_SIZE"] = self._workers
         return {**os.environ, **env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port, "GLOO_SOCKET_IFNAME": "lo"}
 
     def popen(self, worker: int, command: list[str], **options: Any) -> subprocess.Popen[Any]:
@@ -90,7 +94,7 @@ class Here:
         return subprocess.Popen(command, **options)
 
 
-def measure(net: Any, way: str, job_set: str, units: int) -> dict[str, Any]:
+def measure(net: Any, way: str, job_set: str, units: int, workers: int) -> dict[str, Any]:
     """Start all processes of both workers; return what worker 0's jobs told, and its memory."""
     from sets import SETS
 
@@ -98,8 +102,8 @@ def measure(net: Any, way: str, job_set: str, units: int) -> dict[str, Any]:
     parts = list(SETS[job_set]) if way == "side" else [None]
     processes = []
     for number, only in enumerate(parts):
-        env = [net.torchrun_env(worker) for worker in range(2)]
-        for worker in range(2):
+        env = [net.torchrun_env(worker) for worker in range(workers)]
+        for worker in range(workers):
             pinned = ["taskset", "-c", str(cores[worker % len(cores)])]
             command = [*pinned, sys.executable, __file__, "--worker", way, "--sets", job_set, "--units", str(units)]
             more = {"OMP_NUM_THREADS": "1"}
@@ -146,10 +150,10 @@ def speed(told: dict[str, Any], solo: dict[str, float]) -> float:
 
 
 @contextlib.contextmanager
-def links(rate: str | None, job_set: str) -> Iterator[tuple[Any, str]]:
+def links(rate: str | None, job_set: str, workers: int) -> Iterator[tuple[Any, str]]:
     """Give the two workers a link of that rate; "none": loopback; None: sync takes as long as computing on it."""
     if rate == "none":
-        yield Here(), "loopback"
+        yield Here(workers), "loopback"
         return
     from costs import balanced_rate
     from gang import gang
@@ -157,9 +161,9 @@ def links(rate: str | None, job_set: str) -> Iterator[tuple[Any, str]]:
     from motet.shaped_links import shaped_links
 
     if rate is None:
-        with gang(2) as workers:
-            rate = f"{round(balanced_rate(workers, job_set, seconds=6.0) / 1e6)}mbit"
-    with shaped_links(2, rate=rate) as net:
+        with gang(workers) as each:
+            rate = f"{round(balanced_rate(each, job_set, seconds=6.0) / 1e6)}mbit"
+    with shaped_links(workers, rate=rate) as net:
         yield net, rate
 
 
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--rate", help="of the link, or none; without, balanced for each set")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--units", type=int)
+    parser.add_argument("--workers", type=int, default=2, help="1, at --rate none: nothing to wait for, the bare cost")
     parser.add_argument("--json", type=Path, help="a file for all that was measured")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -183,10 +188,10 @@ def main() -> None:
     for job_set in options.sets:
         units = options.units or UNITS.get(job_set, 40)
         rows: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-        with links(options.rate, job_set) as (net, rate):
+        with links(options.rate, job_set, options.workers) as (net, rate):
             for _ in range(options.repeats):
                 for way in (way for way in WAYS if way == "plain" or way in options.ways):
-                    rows[way].append(measure(net, way, job_set, units))
+                    rows[way].append(measure(net, way, job_set, units, options.workers))
         weights = {json.dumps({n: j["weights"] for n, j in row["jobs"].items()}) for of in rows.values() for row in of}
         assert len(weights) == 1, f"the weights of {job_set} depend on the way"
         print(f"{job_set}, {rate}, {units} units, {options.repeats} repeats; the same weights each time")
