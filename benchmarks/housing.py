@@ -7,7 +7,8 @@ In alternation, each time in fresh processes, two workers, a core each: plain DD
 plain DDP side by side (``side``), Motet with its jobs together, and in processes. While all jobs train at once, their
 steps are counted; each counts for what it takes alone. So the figure is how many seconds of plain DDP, one job after
 another, are done in one second: the speed-up, without start-up and without the ends, at which fewer jobs are left.
-All weights must be the same, bit for bit. Memory: the largest PSS of all processes of worker 0.
+All weights must be the same, bit for bit. Memory, in a run of its own, as looking takes time of the jobs': the largest
+PSS of all processes of worker 0.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Here:
         return subprocess.Popen(command, **options)
 
 
-def measure(net: Any, way: str, job_set: str, units: int, workers: int) -> dict[str, Any]:
-    """Start all processes of both workers; return what worker 0's jobs told, and its memory."""
+def measure(net: Any, way: str, job_set: str, units: int, workers: int, memory: bool) -> dict[str, Any]:
+    """Start all processes of all workers; return what worker 0's jobs told, and its memory, where asked for."""
     from sets import SETS
 
     cores = sorted(os.sched_getaffinity(0))
@@ -113,7 +114,7 @@ def measure(net: Any, way: str, job_set: str, units: int, workers: int) -> dict[
             options = {"env": {**env[worker], **more}, "stdout": subprocess.PIPE, "text": True}
             processes.append((worker, net.popen(worker, command, **options)))
     peak = 0.0
-    while any(process.poll() is None for _, process in processes):
+    while memory and any(process.poll() is None for _, process in processes):
         peak = max(peak, sum(pss_mb(process.pid) for worker, process in processes if worker == 0))
         time.sleep(0.5)
     told: dict[str, Any] = {}
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--units", type=int)
     parser.add_argument("--workers", type=int, default=2, help="1, at --rate none: nothing to wait for, the bare cost")
+    parser.add_argument("--memory", action="store_true", help="measure memory, which takes 1 %% of the time or more")
     parser.add_argument("--json", type=Path, help="a file for all that was measured")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -191,7 +193,7 @@ def main() -> None:
         with links(options.rate, job_set, options.workers) as (net, rate):
             for _ in range(options.repeats):
                 for way in (way for way in WAYS if way == "plain" or way in options.ways):
-                    rows[way].append(measure(net, way, job_set, units, options.workers))
+                    rows[way].append(measure(net, way, job_set, units, options.workers, options.memory))
         weights = {json.dumps({n: j["weights"] for n, j in row["jobs"].items()}) for of in rows.values() for row in of}
         assert len(weights) == 1, f"the weights of {job_set} depend on the way"
         print(f"{job_set}, {rate}, {units} units, {options.repeats} repeats; the same weights each time")
@@ -199,11 +201,11 @@ def main() -> None:
             solos = [solo_seconds(row["jobs"]) for row in rows["plain"]]
             pairs = zip(rows[way], solos, strict=True)
             ratios = [1.0] if way == "plain" else [speed(row["jobs"], solo) for row, solo in pairs]
+            memory = f"{statistics.median(row['mb'] for row in rows[way]):6.0f} MB   " if options.memory else ""
             each = [statistics.fmean(solo_seconds(row["jobs"]).values()) for row in rows[way]]
             print(
                 f"  {way:9} {statistics.median(ratios):5.3f} ({min(ratios):.3f} to {max(ratios):.3f})   "
-                f"{statistics.median(row['mb'] for row in rows[way]):6.0f} MB   "
-                f"a step of a job, wall: {1000 * statistics.median(each):7.2f} ms",
+                f"{memory}a step of a job, wall: {1000 * statistics.median(each):7.2f} ms",
                 flush=True,
             )
         everything.append({"set": job_set, "rate": rate, "rows": rows})

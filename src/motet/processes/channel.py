@@ -21,6 +21,11 @@ class Channel:
         self._unread = b""
         self._lock = threading.RLock()
 
+    @property
+    def file(self) -> int:
+        """The open file of this end."""
+        return self._socket.fileno()
+
     def send(self, report: FromJob) -> None:
         """Send a report. A worker that has gone is no error: this process ends with it."""
         line = pack(report).encode()

@@ -31,6 +31,9 @@ from motet.workers.messages import STOP_NOW
 SAME_ERROR_SECONDS = 2.0
 """So long after a process has failed may the job's others still meet the same error, before they are ended."""
 
+MOST_ORDERING = 0.01
+"""Such a part of the time goes to replaying orders, at most: jobs compute on the same processors."""
+
 
 @dataclass
 class _Running:
@@ -73,6 +76,8 @@ class Decider:
         self._charge = charge
         self._expected = dict(expected)
         self._num_ends = 0
+        self._begin = time.monotonic()
+        self._ordering_seconds = 0.0
         self._stop = 0
         self._over = False
 
@@ -137,9 +142,13 @@ class Decider:
         self._exchange.broadcast(FollowOrder(live, reason))
 
     def _reorder(self) -> None:
+        begin = time.monotonic()
+        if self._ordering_seconds > MOST_ORDERING * (begin - self._begin):
+            return
         turns = {name: job.turns for name, job in self._running.items()}
         expected = {name: job.expected for name, job in self._running.items()}
         change = self._costing.change(turns, expected, self._exchange.num_workers)
+        self._ordering_seconds += time.monotonic() - begin
         if change is not None:
             self._broadcast_order(change.reason)
 

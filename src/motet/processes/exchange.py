@@ -17,6 +17,8 @@ from motet.errors import WorkerLostError
 from motet.processes.messages import Command, Message, ToWorker0, pack, unpack
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 60.0
+LOOK_SECONDS, ATTENTIVE_SECONDS = 0.1, 1.0
+"""So often a worker looks for messages; each time that it is asked, for so long after the last one that it saw."""
 
 
 class Exchange:
@@ -28,6 +30,7 @@ class Exchange:
         self.num_workers = num_workers
         self._own: deque[str] = deque()
         self._beats, self._beat_at = 0, 0.0
+        self._looked_at, self._attentive_until = 0.0, 0.0
         self._seen: dict[int, tuple[str, float]] = {}  # by worker: its last beat, and since when it is that
 
     def beat(self) -> None:
@@ -78,15 +81,20 @@ class Exchange:
             yield self.worker, unpack(self._own.popleft())
         if self.num_workers == 1:
             return
-        key = f"to/{self.worker}"
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS and now > self._attentive_until:
+            return
+        self._looked_at, key = now, f"to/{self.worker}"
         try:
             for _ in range(self._store.queue_len(key)):
+                self._attentive_until = now + ATTENTIVE_SECONDS
                 sender, _, line = self._store.queue_pop(key).partition(b" ")
                 yield int(sender), unpack(line)
         except RuntimeError as error:
             raise _lost(self.worker, error) from error
 
     def _send(self, worker: int, message: Message) -> None:
+        self._attentive_until = time.monotonic() + ATTENTIVE_SECONDS  # an answer follows, perhaps
         if worker == self.worker:
             self._own.append(pack(message))
             return

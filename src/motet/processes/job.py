@@ -50,7 +50,7 @@ from motet.processes.messages import (
 from motet.processes.peers import Peers
 from motet.processes.reporting_ledger import ReportingLedger
 from motet.processes.turn_table import Seat, Table
-from motet.processes.turns import JobTurns
+from motet.processes.turns import QUANTUM_SECONDS, JobTurns
 from motet.same_files import SameFiles
 from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
@@ -77,7 +77,8 @@ class JobProcess:
         self._channel = Channel(socket.socket(fileno=start.channel))
         seat = Seat(Table(len(start.wake), strict=start.strict, fd=start.table), start.seat, start.wake)
         self._seat = seat
-        self.turns = JobTurns(seat, self._turn_ended, self._backward)
+        quantum = QUANTUM_SECONDS if start.num_workers == 1 and not start.strict else 0.0
+        self.turns = JobTurns(seat, self._turn_ended, self._backward, quantum_seconds=quantum)
         self._before_end: Callable[[], None] = lambda: None
         self.handle = JobHandle(
             start.name,

@@ -52,24 +52,30 @@ class JobLines:
             os.close(end)
         self.ends = []
 
-    def read(self, reads: int = MOST_READS) -> None:
-        """Pass on what the job has printed by now, so much of it at most: others have to be read, too."""
-        for number, pipe in enumerate(self._reads):
-            for _ in range(reads):
-                try:
-                    data = os.read(pipe, 1 << 16)
-                except BlockingIOError:
-                    break
-                if not data:
-                    break
-                text = self._decoders[number].decode(data)
-                self._streams[number].write(text)
-                if number == 1 and text.strip():
-                    self.last_on_stderr = text.strip().splitlines()[-1]
+    @property
+    def files(self) -> tuple[int, ...]:
+        """The open files from which to `read`."""
+        return tuple(self._reads)
+
+    def read(self, file: int, reads: int = MOST_READS) -> None:
+        """Pass on what the job has printed to one of ``files`` by now, so much of it at most: others are read, too."""
+        number = self._reads.index(file)
+        for _ in range(reads):
+            try:
+                data = os.read(file, 1 << 16)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            text = self._decoders[number].decode(data)
+            self._streams[number].write(text)
+            if number == 1 and text.strip():
+                self.last_on_stderr = text.strip().splitlines()[-1]
 
     def close(self) -> None:
         """Pass on the rest; the process has ended."""
-        self.read(reads=1 << 20)
+        for pipe in self._reads:
+            self.read(pipe, reads=1 << 20)
         for stream in self._streams:
             stream.finish()
         for pipe in self._reads:

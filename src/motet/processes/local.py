@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pickle
+import select
 import signal
 import socket
 import time
@@ -18,7 +19,7 @@ from motet.output.streams import Terminal
 from motet.processes.channel import Channel
 from motet.processes.lines import JobLines
 from motet.processes.messages import EndReport, FromJob, ResumeReport, Start
-from motet.processes.turn_table import Stretch, Table
+from motet.processes.turn_table import RING, Stretch, Table
 from motet.processes.warm_parent import WarmParent
 from motet.workers.messages import STOP_NOW
 
@@ -71,6 +72,8 @@ class LocalJobs:
         self._everybody = everybody
         self._terminal = Terminal()
         self.live: dict[str, LocalJob] = {}
+        self._poll = select.poll()
+        self._jobs_by_file: dict[int, LocalJob] = {}
 
     def start(self, start: Start) -> None:
         """Start a job's process."""
@@ -87,7 +90,10 @@ class LocalJobs:
         pid = self._parent.start(start, there, *lines.ends)
         there.close()
         lines.close_ends()
-        self.live[start.name] = LocalJob(start, pid, Channel(here), lines)
+        job = self.live[start.name] = LocalJob(start, pid, Channel(here), lines)
+        for file in (job.channel.file, *lines.files):
+            self._poll.register(file, select.POLLIN)
+            self._jobs_by_file[file] = job
 
     def pid_of(self, seat: int) -> int | None:
         """Return the process that has a seat."""
@@ -110,7 +116,11 @@ class LocalJobs:
 
     def reports(self) -> Iterator[tuple[LocalJob, FromJob]]:
         """Yield what jobs have reported, and pass on what they have printed."""
-        for job in list(self.live.values()):
+        for file, _ in self._poll.poll(0):
+            job = self._jobs_by_file[file]
+            if file != job.channel.file:
+                job.lines.read(file)
+                continue
             for report in job.channel.received():
                 if isinstance(report, EndReport):
                     job.ended = report
@@ -118,7 +128,6 @@ class LocalJobs:
                     job.offset = report.turns
                 else:
                     yield job, report
-            job.lines.read()
 
     def stretches(self) -> list[tuple[str, Stretch]]:
         """Return what the jobs computed and synchronized since the last time."""
@@ -129,6 +138,11 @@ class LocalJobs:
                 job.read, job.moved_at = read, time.monotonic()
             found += [(job.name, stretch) for stretch in stretches]
         return found
+
+    @property
+    def stretches_fill_up(self) -> bool:
+        """Whether a job has so many stretches unread that the next ones will soon take their place."""
+        return any(self.table.written(job.start.seat) - job.read > RING // 2 for job in self.live.values())
 
     def exited(self) -> list[LocalJob]:
         """Return the jobs whose processes have ended since the last time."""
@@ -143,6 +157,9 @@ class LocalJobs:
     def close(self, job: LocalJob) -> None:
         """Let go of what was a job's; everything it reported has been read."""
         del self.live[job.name]
+        for file in (job.channel.file, *job.lines.files):
+            self._poll.unregister(file)
+            del self._jobs_by_file[file]
         self.table.close_seat(job.start.seat, self.wake)
         job.lines.close()
         job.channel.close()

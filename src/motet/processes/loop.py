@@ -45,6 +45,7 @@ from motet.workers.interruption import Interruption
 from motet.workers.messages import GO_ON, STOP, STOP_NOW
 
 LOOK_SECONDS = 0.02
+STRETCHES_SECONDS = 0.1
 COSTS_SECONDS = 1.0
 WAITS_UNSEEN = (
     "waits where Motet does not see it, or computes for very long at a stretch: its turn was taken meanwhile, and "
@@ -77,6 +78,7 @@ class WorkerLoop:
         self._unseen = Unseen(local.table, local.wake, local.pid_of)
         self._stop = GO_ON
         self._end_at: float | None = None
+        self._stretches_at = 0.0
         self._costs_at = 0.0
         self._over = False
 
@@ -117,10 +119,13 @@ class WorkerLoop:
         if self._decider is not None:
             self._decider.look()
 
-    def _take_reports(self) -> None:
+    def _take_reports(self, *, last: bool = False) -> None:
         for job, report in self._local.reports():
             self._record.receive(job.name, report)
-        self._record.computed(self._local.stretches(), self._local.offset)
+        now = time.monotonic()
+        if last or now - self._stretches_at >= STRETCHES_SECONDS or self._local.stretches_fill_up:
+            self._stretches_at = now
+            self._record.computed(self._local.stretches(), self._local.offset)
 
     # What worker 0 asks for
 
@@ -164,7 +169,7 @@ class WorkerLoop:
 
     def _exited(self, job: LocalJob) -> None:
         """A job's process has ended on this worker: report to worker 0 how."""
-        self._take_reports()
+        self._take_reports(last=True)
         turns, ended = self._local.turns(job), job.ended
         self._local.close(job)
         self._record.exited(job.name, ended)

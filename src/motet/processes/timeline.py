@@ -66,8 +66,8 @@ class Timeline:
     def __init__(self, accounts: RunLedger, observe: Callable[[Event], None]) -> None:
         self._ledger = accounts
         self._observe = observe
-        self._holds: deque[tuple[int, int]] = deque(maxlen=KEPT)
-        self._flights: deque[tuple[int, int]] = deque(maxlen=KEPT)
+        self._holds: list[tuple[int, int]] = []  # sorted
+        self._flights: list[tuple[int, int, int]] = []  # the third: when the last of all up to this one arrived
         self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
         self._trained: set[str] = set()
         self._late: list[tuple[str, Stretch, float, int]] = []
@@ -82,8 +82,10 @@ class Timeline:
         ordered = sorted(reported, key=lambda each: each[1].end)
         for _, stretch in ordered:
             if not stretch.synchronized and stretch.end > stretch.begin:
-                self._holds.append((stretch.begin, stretch.end))
-        self._holds = deque(sorted(self._holds), maxlen=KEPT)
+                bisect.insort(self._holds, (stretch.begin, stretch.end))
+        for known in (self._holds, self._flights):
+            if len(known) > 2 * KEPT:
+                del known[:-KEPT]
         for each in late:
             self._sync(*each)
         for job, stretch in ordered:
@@ -94,7 +96,8 @@ class Timeline:
                 turn.holds.append((stretch.begin, stretch.end))
                 continue
             self._turn_over(job, stretch, offsets(job))
-            self._flights.append((stretch.launched, stretch.arrived))
+            latest = max(stretch.arrived, self._flights[-1][2] if self._flights else 0)
+            self._flights.append((stretch.launched, stretch.arrived, latest))
             self._late.append((job, stretch, stretch.end / 1e9, offsets(job)))
 
     def ended(self, job: str) -> None:
@@ -180,7 +183,12 @@ class Timeline:
 
     def _share(self, begin: int, end: int) -> float:
         """Return a synchronization's share of the network's time: of what k travel at once, each is charged 1/k."""
-        others = [(max(b, begin), min(e, end)) for b, e in self._flights if b < end and e > begin]
+        others = []
+        for launched, arrived, latest in reversed(self._flights):
+            if latest <= begin:
+                break
+            if launched < end and arrived > begin:
+                others.append((max(launched, begin), min(arrived, end)))
         edges = sorted({begin, end, *(moment for pair in others for moment in pair)})
         total = 0.0
         for left, right in itertools.pairwise(edges):

@@ -16,14 +16,14 @@ unseen (`Table.take_away`, `motet.processes.unseen`): it goes on, and queues aga
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
+import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 FREE, COMPUTING, WAITING, READY = range(4)
 """What a seat is: nobody's; a job's that computes; one that waits for something else; one that waits for its turn."""
@@ -41,10 +41,10 @@ _STATE, _TURNS, _PER_ROUND, _HAD, _WISH, _WRITTEN, _TAKEN_AWAY, _PLACE = range(8
 _SEAT = 16
 # Each stretch of a ring: see `Stretch`.
 _STRETCH = 10
+_FIELDS = struct.Struct("8q")
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(NamedTuple):
     """What a job tells its worker, in ``perf_counter`` nanoseconds: that it held the turn from ``begin`` to ``end``.
 
     Or, if ``synchronized``, that the gradients of its turn number ``turn`` have come: they left from ``launched`` on,
@@ -56,10 +56,34 @@ class Stretch:
     end: int
     arrived: int
     turn: int
-    synchronized: bool
+    synchronized: int
     launched: int = 0
     num_bytes: int = 0
     backward: int = 0
+
+
+class _Locked:
+    """The table while nobody else reads or writes it. The kernel frees it when its holder dies."""
+
+    __slots__ = ("_fd", "_mutex", "_words")
+
+    def __init__(self, fd: int, mutex: threading.Lock, words: memoryview) -> None:
+        self._fd, self._mutex, self._words = fd, mutex, words
+
+    def __enter__(self) -> memoryview:
+        self._mutex.acquire()
+        try:  # a signal's handler may raise
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._words
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
 
 
 class Table:
@@ -77,18 +101,13 @@ class Table:
         self._memory = mmap.mmap(self.fd, 8 * words)
         self._words = memoryview(self._memory).cast("q")
         self._mutex = threading.Lock()
+        self._ats = tuple(_HEAD + MAX_ORDER + seat * (_SEAT + RING * _STRETCH) for seat in range(num_seats))
         if made:
             self._words[_HOLDER], self._words[_STRICT] = NOBODY, strict
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[memoryview]:
+    def _locked(self) -> _Locked:
         """Hold the table: against other processes by the file's lock, against other threads of this one by a mutex."""
-        with self._mutex:
-            try:  # a signal's handler may raise between the two
-                fcntl.lockf(self.fd, fcntl.LOCK_EX)
-                yield self._words
-            finally:
-                fcntl.lockf(self.fd, fcntl.LOCK_UN)
+        return _Locked(self.fd, self._mutex, self._words)
 
     # What the worker does
 
@@ -175,6 +194,10 @@ class Table:
         """Whether a job waits for its turn."""
         return any(self.state(seat) == READY for seat in range(self.num_seats))
 
+    def written(self, seat: int) -> int:
+        """Return how many stretches the job of a seat has written."""
+        return self._words[self._at(seat) + _WRITTEN]
+
     def stretches(self, seat: int, after: int) -> tuple[int, list[Stretch]]:
         """Return how many stretches the job has written by now, and those after the first ``after``.
 
@@ -182,17 +205,14 @@ class Table:
         """
         at = self._at(seat)
         written = self._words[at + _WRITTEN]
-        found = []
-        for number in range(max(after, written - RING + 1), written):
-            place = at + _SEAT + (number % RING) * _STRETCH
-            begin, end, arrived, turn, synchronized, launched, num_bytes, backward = self._words[place : place + 8]
-            found.append(Stretch(begin, end, arrived, turn, bool(synchronized), launched, num_bytes, backward))
+        numbers = range(max(after, written - RING + 1), written)
+        found = [Stretch._make(_FIELDS.unpack_from(self._memory, 8 * _place(at, number))) for number in numbers]
         return written, found
 
     # Under the lock
 
     def _at(self, seat: int) -> int:
-        return _HEAD + MAX_ORDER + seat * (_SEAT + RING * _STRETCH)
+        return self._ats[seat]
 
     def _taken(self, words: memoryview, seat: int) -> bool:
         return bool(words[self._at(seat) + _STATE] != FREE)
@@ -215,13 +235,12 @@ class Table:
         return self._furthest_behind(words, but)
 
     def _furthest_behind(self, words: memoryview, but: int = NOBODY) -> int:
-        best, least = NOBODY, (0.0, 0)
-        for seat in range(self.num_seats):
-            at = self._at(seat)
+        best, least, place = NOBODY, 0.0, 0
+        for seat, at in enumerate(self._ats):
             if words[at + _STATE] == READY and seat != but:
-                rank = (self._had(words, seat), words[at + _PLACE])
-                if best == NOBODY or rank < least:
-                    best, least = seat, rank
+                had = words[at + _HAD] / (words[at + _PER_ROUND] or 1)
+                if best == NOBODY or had < least or (had == least and words[at + _PLACE] < place):
+                    best, least, place = seat, had, words[at + _PLACE]
         return best
 
     def _give(self, words: memoryview, seat: int) -> None:
@@ -290,6 +309,11 @@ class Seat:
         self.waits = True
         return now
 
+    def count(self) -> None:
+        """Take note that a turn of the order has ended, and keep the turn."""
+        with self._table._locked() as words:
+            self._table._count(words, self._seat)
+
     @property
     def begin(self) -> int:
         """Since when this job has had its turn, in ``perf_counter`` nanoseconds."""
@@ -304,9 +328,11 @@ class Seat:
         """Keep a stretch for the worker to read."""
         words, at = self._table._words, self._at
         number = words[at + _WRITTEN]
-        place = at + _SEAT + (number % RING) * _STRETCH
-        words[place], words[place + 1], words[place + 2] = stretch.begin, stretch.end, stretch.arrived
-        words[place + 3], words[place + 4], words[place + 5] = stretch.turn, stretch.synchronized, stretch.launched
-        words[place + 6], words[place + 7] = stretch.num_bytes, stretch.backward
+        _FIELDS.pack_into(self._table._memory, 8 * _place(at, number), *stretch)
         words[at + _TURNS] = stretch.turn
         words[at + _WRITTEN] = number + 1
+
+
+def _place(at: int, number: int) -> int:
+    """Return the word at which a seat's stretch begins."""
+    return at + _SEAT + (number % RING) * _STRETCH

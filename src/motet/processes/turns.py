@@ -28,6 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from motet.processes.turn_table import Seat, Stretch
 
+QUANTUM_SECONDS = 0.01
+"""So long a job goes on with further turns where a turn has nothing to wait for, so that handing over, which costs the
+processor's caches, is seldom."""
 ASKED_FOR_COSTS = 10
 """DDP times its first so many iterations: of these is learned how long before a backward's end gradients leave."""
 
@@ -44,11 +47,15 @@ class JobTurns:
         seat: Seat,
         at_turn_end: Callable[[int], None],
         at_backward: Callable[[FrameType | None], None] = lambda frame: None,
+        *,
+        quantum_seconds: float = 0.0,
     ) -> None:
         self._seat = seat
         self._at_turn_end = at_turn_end
         self._at_backward = at_backward
         self._main = threading.get_ident()
+        self._quantum = int(quantum_seconds * 1e9)
+        self._taken_at = 0
         self._models: list[weakref.ref[DistributedDataParallel]] = []
         self._prepared: set[int] = set()  # reducers of DDP's whose next backward synchronizes
         self._in_flight: list[DistributedDataParallel] = []
@@ -69,8 +76,7 @@ class JobTurns:
 
     def begin(self) -> None:
         """Take the first turn; blocks until it comes."""
-        self._seat.acquire()
-        self._begin = self._seat.begin
+        self._take()
 
     def end(self) -> None:
         """Give the turn away for good."""
@@ -125,8 +131,11 @@ class JobTurns:
         return result
 
     def _take(self) -> None:
+        anew = self._seat.waits
         self._seat.acquire()
         self._begin = self._seat.begin
+        if anew:
+            self._taken_at = self._begin
 
     def _held(self, end: int) -> None:
         """Tell the worker, as soon as the turn is given away, from when to when this job had it."""
@@ -165,7 +174,8 @@ class JobTurns:
         self._in_flight = [model for model in self.all_models if id(model.reducer) in self._prepared]
         self._prepared.clear()
         self._backward_begin = time.perf_counter_ns()
-        root = _root_of(tensors) if self._in_flight else None
+        keeps = self._backward_begin - self._taken_at < self._quantum
+        root = _root_of(tensors) if self._in_flight and not keeps else None
         hook = None if root is None else root.register_hook(self._at_root)
         try:
             result = call(tensors, *args, **kwargs)
@@ -203,6 +213,9 @@ class JobTurns:
             return
         self._count()
         end = self._released or arrived
+        if not self._released:
+            self._seat.count()
+            self._held(end)
         first, num_bytes = self._launched(end)
         self._synced(end, arrived, first, num_bytes)
         self._finish_turn()

@@ -27,11 +27,16 @@ class Unseen:
         self._table = table
         self._wake = wake
         self._pid = pid
+        self._seen = (NOBODY, 0)
         self._looked: tuple[int, int, float, float, float] | None = None  # seat, handovers, when, main, process
 
     def look(self) -> int | None:
         """Take the turn from its holder if that waits unseen; return its seat then."""
         holder, handovers, since = self._table.holder()
+        last, self._seen = self._seen, (holder, handovers)
+        if last != self._seen:  # the turn has changed hands since the last look: nobody waits for long
+            self._looked = None
+            return None
         now = time.perf_counter()
         if holder == NOBODY and now - since / 1e9 > BUSY_SECONDS and self._table.any_ready():
             self._table.pass_over(self._wake)  # a strict order waits for a job that may wait for one of these

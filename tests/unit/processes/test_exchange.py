@@ -66,3 +66,32 @@ def test_a_worker_that_does_not_beat_any_more_is_named(monkeypatch: pytest.Monke
     beat(LOST_SECONDS - 10, first)
     with pytest.raises(WorkerLostError, match="worker 1 has not been heard of"):
         beat(20, first)
+
+
+def test_a_worker_to_which_nobody_writes_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Time:
+        now = 100.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    class Counting(HashStore):
+        looks = 0
+
+        def queue_len(self, key: str) -> int:
+            type(self).looks += 1
+            return HashStore.queue_len(self, key)
+
+    time = Time()
+    monkeypatch.setattr(exchange, "time", time)
+    store = Counting()
+    first, second = (Exchange(store, worker, 2) for worker in range(2))
+    for _ in range(50):  # a second, at 50 looks of the worker's loop
+        assert not list(first.received())
+        time.now += 0.02
+    assert Counting.looks <= 11
+    second.report(StopRequest(1))
+    time.now += exchange.LOOK_SECONDS
+    assert list(first.received()) == [(1, StopRequest(1))]
+    second.report(StopRequest(2))
+    assert list(first.received()) == [(1, StopRequest(2))]  # at once: one message is seldom the only one
