@@ -72,16 +72,7 @@ def launch(
     from motet.launcher.options import check_torchrun_options, parse_torchrun_options
     from motet.launcher.workers import run_workers
 
-    if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
-        raise UsageError(
-            'motet.launch was called inside a worker. In a program, call it below `if __name__ == "__main__":` '
-            "(workers import the program); under torchrun, use motet.run"
-        )
-    if (tasks := find_tasks(os.environ)) is not None:
-        raise UsageError(
-            f"{tasks.by} has started this program {tasks.size} times, and each would launch workers of its own: "
-            "use motet.run, which takes the tasks for its workers, or start the program once"
-        )
+    _refuse_among_workers()
     specs, calls = _sorted_out(jobs)
     names = [*calls, *(spec.name for spec in specs)] if not isinstance(jobs, Mapping) else list(jobs)
     if not names:
@@ -96,10 +87,7 @@ def launch(
     parcel = pack(calls)
     check_specs(specs)
     inline = in_notebook() and not config.quiet
-    by_name = {spec.name: spec.to_json() for spec in specs}
-    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": job_cwd}
-    described = [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names]
-    description = describe_run(described, config)
+    description = describe_run(_described(names, specs, calls, job_cwd), config)
     if resume:
         directory, _ = begin_or_go_on(run_dir, description, seed=config.seed)
     else:
@@ -121,12 +109,40 @@ def launch(
         if inline:
             show_report(directory.path)
     if outcome.stopped_by is not None:
-        if outcome.stopped_by in PASSED_ON and signal.getsignal(outcome.stopped_by) == signal.SIG_DFL:
-            raise KeyboardInterrupt(f"stopped by {outcome.stopped_by.name}")  # it would end the program without a word
-        signal.raise_signal(outcome.stopped_by)  # to the program, whose own handlers are back in place
+        _pass_on(outcome.stopped_by, raised=outcome.stopped_by in PASSED_ON)
     if error is not None:
         raise error
     return _with_results_loaded(results, directory)
+
+
+def _refuse_among_workers() -> None:
+    """Raise `UsageError` in a worker, and where several processes would each start workers."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
+        raise UsageError(
+            'motet.launch was called inside a worker. In a program, call it below `if __name__ == "__main__":` '
+            "(workers import the program); under torchrun, use motet.run"
+        )
+    if (tasks := find_tasks(os.environ)) is not None:
+        raise UsageError(
+            f"{tasks.by} has started this program {tasks.size} times, and each would launch workers of its own: "
+            "use motet.run, which takes the tasks for its workers, or start the program once"
+        )
+
+
+def _described(
+    names: Sequence[str], specs: Sequence[JobSpec], calls: Mapping[str, Callable[[], object]], cwd: str | None
+) -> list[dict[str, Any]]:
+    """Return what ``run.json`` says of the jobs."""
+    by_name = {spec.name: spec.to_json() for spec in specs}
+    python: dict[str, Any] = {"kind": "python", "arguments": {}, "turns": None, "cwd": cwd}
+    return [by_name.get(name) or {"name": name, "target": repr(calls[name]), **python} for name in names]
+
+
+def _pass_on(number: signal.Signals, *, raised: bool) -> None:
+    """Let a signal that has stopped the run reach the program."""
+    if raised and signal.getsignal(number) == signal.SIG_DFL:
+        raise KeyboardInterrupt(f"stopped by {number.name}")  # it would end the program without a word
+    signal.raise_signal(number)  # to the program, whose own handlers are back in place
 
 
 def _shown(run_dir: RunDir, inline: bool) -> contextlib.AbstractContextManager[None]:
