@@ -215,10 +215,10 @@ class LockStep(Pipeline):
     def _take_turn(self, job: RunningJob, throw: BaseException | None = None) -> None:
         job_before, buckets = self._before
         super()._take_turn(job, throw)
-        waits = self._waiter("the stage", job.turn)
+        waits = self._waits.for_gradients("the stage", job.turn)
         for bucket in buckets if job_before is not job else ():  # its own have arrived, and are on their way again
             waits(bucket)
-        self._before = job, list(job.gradients._travelling)
+        self._before = job, list(job.gradients._in_flight)
 
 
 @contextmanager

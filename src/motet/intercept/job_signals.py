@@ -60,7 +60,7 @@ class JobSignals:
         self._handlers: dict[tuple[str, int], Any] = {}  # by job
         self._before: dict[int, Any] = {}  # what handled a signal until a job wanted it
         self._alarms: dict[str, tuple[float, float]] = {}  # by job: when it is due, and how often from then on
-        self._resting: dict[str, dict[int, tuple[float, float]]] = {}  # timers of processor time: what was left
+        self._paused: dict[str, dict[int, tuple[float, float]]] = {}  # timers of processor time: what was left
         self._since = 0.0  # how much the process had computed then
         self._pending: dict[str, list[int]] = {}  # by job, what has come and was not handled yet
         self._ripe: dict[str, list[int]] = {}  # by job, what is handled when its next turn begins
@@ -109,7 +109,7 @@ class JobSignals:
         if not (0 <= seconds < math.inf and 0 <= interval < math.inf):
             raise signal.ItimerError(errno.EINVAL, os.strerror(errno.EINVAL))
         if which != signal.ITIMER_REAL:
-            self._resting.setdefault(job.name, {})[which] = (seconds, interval)
+            self._paused.setdefault(job.name, {})[which] = (seconds, interval)
             self._since = time.process_time()
             self._listen(_SIGNAL_OF[which])
             return original(which, seconds, interval)  # type: ignore[no-any-return]
@@ -171,13 +171,13 @@ class JobSignals:
     def turn_begins(self, job: RunningJob) -> None:
         """Let those of its timers run that stand still while others compute."""
         self._turn_since = time.monotonic()
-        for which, (seconds, interval) in self._resting.get(job.name, {}).items():
+        for which, (seconds, interval) in self._paused.get(job.name, {}).items():
             self._since = time.process_time()
             real.setitimer(which, seconds, interval)
 
     def turn_ended(self, job: RunningJob) -> None:
         """Let them rest. What is left is counted here: the system counts ticks, and each turn would begin a new one."""
-        timers = self._resting.get(job.name, {})
+        timers = self._paused.get(job.name, {})
         for which, (before, interval) in list(timers.items()):
             left, _ = real.setitimer(which, 0.0)
             seconds = before - (time.process_time() - self._since)
@@ -201,7 +201,7 @@ class JobSignals:
         """Forget a job that has ended: nothing is left that could interrupt others."""
         for key in [key for key in self._handlers if key[0] == job]:
             del self._handlers[key]  # and what they refer to: trainers, models
-        for which in self._resting.pop(job, ()):
+        for which in self._paused.pop(job, ()):
             real.setitimer(which, 0.0)
         for kept in (self._pending, self._ripe, self._reported):
             kept.pop(job, None)

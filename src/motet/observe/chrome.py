@@ -2,7 +2,7 @@
 
 A worker is a process. Its first thread shows what it computed, and when it waited for gradients; each job's lane is a
 thread below, which shows when that job's gradients were in flight. An arrow leads from the end of a backward pass to
-the landing of its gradients. Counters show the shares of time in which the worker computed and the network was busy.
+the arrival of its gradients. Counters show the shares of time in which the worker computed and the network was busy.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _turn_events(worker: int, lane: int, turn: Turn) -> Iterator[tuple[float, st
         dur=_duration(turn.begin, turn.end),
         args={"turn": turn.turn},
     )
-    if turn.launched is None or turn.completed is None or turn.landed is None or turn.wait_begin is None:
+    if turn.launched is None or turn.completed is None or turn.wait_end is None or turn.wait_begin is None:
         return
     args = {
         "turn": turn.turn,
@@ -110,7 +110,7 @@ def _turn_events(worker: int, lane: int, turn: Turn) -> Iterator[tuple[float, st
         dur=_duration(turn.launched, turn.completed),
         args=args,
     )
-    if turn.landed - turn.wait_begin >= 20e-6:
+    if turn.wait_end - turn.wait_begin >= 20e-6:
         yield _event(
             turn.wait_begin,
             ph="X",
@@ -118,15 +118,15 @@ def _turn_events(worker: int, lane: int, turn: Turn) -> Iterator[tuple[float, st
             cat="wait",
             pid=worker,
             tid=0,
-            dur=_duration(turn.wait_begin, turn.landed),
+            dur=_duration(turn.wait_begin, turn.wait_end),
         )
     # An arrow binds to the slices that enclose its two ends, so both lie just inside them. Backward may end after
     # the gradients have arrived; then there is nothing to point at.
-    leaves, lands = max(turn.begin, turn.end - 1e-6), max(turn.launched, turn.completed - 1e-6)
-    if lands >= leaves:
+    leaves, arrives = max(turn.begin, turn.end - 1e-6), max(turn.launched, turn.completed - 1e-6)
+    if arrives >= leaves:
         arrow = {"name": "gradients", "cat": "sync", "id": f"{worker}.{turn.number}", "pid": worker}
         yield _event(leaves, ph="s", tid=0, **arrow)
-        yield _event(lands, ph="f", bp="e", tid=lane, **arrow)
+        yield _event(arrives, ph="f", bp="e", tid=lane, **arrow)
 
 
 def _duration(begin: float, end: float) -> float:

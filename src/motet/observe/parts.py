@@ -31,7 +31,7 @@ class Turn(NamedTuple):
     launched: float | None = None
     completed: float | None = None
     wait_begin: float | None = None
-    landed: float | None = None
+    wait_end: float | None = None
     hidden_seconds: float | None = None
     num_bytes: int | None = None
 
@@ -67,7 +67,7 @@ class Part:
         ends = [float(self.sums.get("seconds", 0.0))]
         if self.turns:
             last = self.turns[-1]
-            ends.append((last.landed or last.end) - self.offset)
+            ends.append((last.wait_end or last.end) - self.offset)
         if self.marks:
             ends.append(self.marks[-1].time - self.offset)
         return max(ends)
@@ -224,7 +224,7 @@ def _shift(part: Part, offset: float) -> None:
             turn._replace(
                 **{
                     name: value + offset
-                    for name in ("begin", "end", "launched", "completed", "wait_begin", "landed")
+                    for name in ("begin", "end", "launched", "completed", "wait_begin", "wait_end")
                     if (value := getattr(turn, name)) is not None
                 }
             )
@@ -253,8 +253,8 @@ def sums_of(part: Part) -> dict[str, JobSums]:
             sums.hidden_seconds += turn.hidden_seconds or 0.0
             sums.overlap_seconds += max(0.0, min(turn.completed, turn.end) - turn.launched)
             sums.alone_overlap_seconds = sums.overlap_seconds  # at least: rows do not say for how long it queued
-            sums.waiting_seconds += (turn.landed or 0.0) - (turn.wait_begin or 0.0)
-            sums.end = (turn.landed or turn.end) - part.offset
+            sums.waiting_seconds += (turn.wait_end or 0.0) - (turn.wait_begin or 0.0)
+            sums.end = (turn.wait_end or turn.end) - part.offset
     return counted
 
 

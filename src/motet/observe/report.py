@@ -69,14 +69,14 @@ def _turn_row(turn: Turn, jobs: dict[str, int]) -> list[int]:
     """Return whole microseconds: job, turn, begin, duration [, launched, seconds in flight, wait begin, waited, kB]."""
     begin = round(turn.begin * 1e6)
     row = [jobs[turn.job], turn.turn, begin, round((turn.end - turn.begin) * 1e6)]
-    if turn.launched is None or turn.completed is None or turn.wait_begin is None or turn.landed is None:
+    if turn.launched is None or turn.completed is None or turn.wait_begin is None or turn.wait_end is None:
         return row
     return [
         *row,
         round(turn.launched * 1e6),
         round((turn.completed - turn.launched) * 1e6),
         round(turn.wait_begin * 1e6),
-        round((turn.landed - turn.wait_begin) * 1e6),
+        round((turn.wait_end - turn.wait_begin) * 1e6),
         round((turn.num_bytes or 0) / 1e3),
     ]
 

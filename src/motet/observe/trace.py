@@ -193,7 +193,7 @@ class _Part:
         if job is None:
             job = self._add_job(turn.job)
         # Whole microseconds since the run began: number, job, turn, begin, end [, launched, completed, wait begin,
-        # landed, hidden, bytes, collectives].
+        # wait end, hidden, bytes, collectives].
         line = f"[{number},{job},{turn.turn},{(turn.begin - start) * 1e6:.0f},{(turn.time - start) * 1e6:.0f}"
         if sync is not None:
             line += (

@@ -39,26 +39,26 @@ class Failing:
 def test_a_failing_observer_is_left_out_and_the_user_is_told(first: bool) -> None:
     told: list[str] = []
     failing, seen = Failing(), Seen([])
-    audience = Observers([failing, seen] if first else [seen, failing], told.append, lambda: None)
-    audience.observe(ENDED)
-    audience.observe(ENDED)
+    observers = Observers([failing, seen] if first else [seen, failing], told.append, lambda: None)
+    observers.observe(ENDED)
+    observers.observe(ENDED)
     assert failing.num_calls == 1
     assert [event for event in seen.events if event == ENDED] == [ENDED, ENDED]
     assert [type(event) for event in seen.events if event != ENDED] == [Notice]
     assert len(told) == 1
     assert "Failing failed and is left out from now on (OSError: no space left)" in told[0]
-    assert audience.notices == tuple(told)
+    assert observers.notices == tuple(told)
 
 
 def test_a_notice_is_told_once_for_each_job() -> None:
     told: list[str] = []
     seen = Seen([])
-    audience = Observers([seen], told.append, lambda: None)
+    observers = Observers([seen], told.append, lambda: None)
     for job in ("a", "b", "a", None):
-        audience.notify(job, "waits in place")
+        observers.notify(job, "waits in place")
     assert told == ["job 'a' waits in place", "job 'b' waits in place", "waits in place"]
     assert [event.job for event in seen.events if isinstance(event, Notice)] == ["a", "b", None]
-    assert audience.notices == tuple(told)
+    assert observers.notices == tuple(told)
 
 
 def test_an_observer_finds_what_it_would_find_without_motet_unless_it_changes_nothing() -> None:
@@ -74,12 +74,12 @@ def test_an_observer_finds_what_it_would_find_without_motet_unless_it_changes_no
 def test_observers_run_on_one_thread_alone() -> None:
     threads: list[int] = []
     seen = Seen([])
-    audience = Observers([seen], lambda text: None, lambda: threads.append(threading.get_ident()))
+    observers = Observers([seen], lambda text: None, lambda: threads.append(threading.get_ident()))
     logged = MetricsLogged(time=1.0, job="a", turn=1, values={"loss": 1.0})
-    thread = threading.Thread(target=audience.observe, args=(logged,))
+    thread = threading.Thread(target=observers.observe, args=(logged,))
     thread.start()
     thread.join()
     assert seen.events == [], "the state of whoever has the main thread must not be exchanged by another"
-    audience.observe(ENDED)
+    observers.observe(ENDED)
     assert seen.events == [logged, ENDED]
     assert set(threads) == {threading.get_ident()}

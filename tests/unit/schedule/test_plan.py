@@ -114,7 +114,7 @@ def test_with_two_jobs_nothing_rests() -> None:
     assert "fewer than 3 jobs" in plan_text(plan)
 
 
-def test_the_command_says_what_resting_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_offloading_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(make_plan(THREE).to_json()))
     assert plan_command.main(["--profile", str(path), "--offload", "idle", "--host-link", "6GB/s", "--json"]) == 0
@@ -136,7 +136,7 @@ def test_a_link_to_the_host_is_checked(words: list[str], message: str) -> None:
         plan_command.parse(["--profile", "x", *words])
 
 
-def test_a_plan_that_tells_no_bytes_cannot_say_what_resting_costs(tmp_path: Path) -> None:
+def test_a_plan_without_bytes_cannot_say_what_offloading_costs(tmp_path: Path) -> None:
     saved_earlier = saved(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="does not say"):
         make_plan(saved_profile(saved_earlier), host_link=12e9)
