@@ -14,12 +14,13 @@ DEMO_STAMP := $(STAMP)-demo
 PINS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 EXTRAS := dev,demo,bench,docs,lightning,huggingface,optuna,trackers,notebook
 
-.PHONY: help demo test test-all test-torch-versions tested chaos check wheel docs format bench clean
+.PHONY: help demo test test-all test-clusters test-torch-versions tested chaos check wheel docs format bench clean
 
 help:
 	@echo "make demo    train three different models at once on two workers"
 	@echo "make test    run the tests that take minutes together"
 	@echo "make test-all  run all tests, for about an hour"
+	@echo "make test-clusters  run some of those on several hosts, under SLURM, mpirun and Ray, for some minutes"
 	@echo "make test TORCH=2.11.0  with another torch; PYTHON=/path/to/python3.12 with another Python"
 	@echo "make test-torch-versions  run them with the oldest and newest torch, and write docs/reference/tested-with.md"
 	@echo "make chaos   strike runs at random moments, 120 times; each must end as if nothing had happened"
@@ -58,6 +59,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Hosts are network namespaces (root, iproute2); what is not installed is skipped, with the reason.
+test-clusters: $(STAMP)
+	$(BIN)/python -m pytest -m in_ci -rs --durations=0 --durations-min=5 tests/clusters
 
 # Some 20 minutes: 2 to install each, and 6 GB of disk.
 test-torch-versions:

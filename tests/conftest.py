@@ -14,6 +14,8 @@ from motet.testing import Gang
 _SLOW = (
     "clusters/test_hosts.py",
     "clusters/test_kubernetes.py",
+    "clusters/test_optuna.py",
+    "clusters/test_ray.py",
     "clusters/test_slurm.py",
     "clusters/test_tasks.py",
     "distributed/test_aggregation.py",

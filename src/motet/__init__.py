@@ -14,7 +14,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     memory                    what jobs hold, and whether the next one may join (together)
     intercept                 what answers for torch's own code: DDP, groups, signals, a job's end (together)
     checkpoints.coordinator   when jobs are saved
-    checkpoints.transfer      checkpoints between hosts that share no disk
+    checkpoints.transfer      checkpoints, and what is charged to jobs, between hosts that share no disk
     same_files                who writes which file, and whether another job has written it (together)
     coroutines                a job as a greenlet, whose turns begin and end where its run says (together)
     gradients                 how gradients are sent while others compute (together)
@@ -41,8 +41,8 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
 
 Public are the names below, ``motet.errors``, ``motet.events``, ``motet.results``, ``motet.testing``,
 ``motet.shaped_links``, ``motet.isolation``'s ``register``, ``unregister`` and ``registered``,
-``motet.checkpoints.DataPosition`` and ``motet.integrations.optuna.optimize``. Every other module is private, whatever
-its name: it may change without notice.
+``motet.checkpoints.DataPosition``, ``motet.integrations.optuna.optimize`` and ``motet.integrations.ray.run``. Every
+other module is private, whatever its name: it may change without notice.
 """
 
 from __future__ import annotations

@@ -119,6 +119,15 @@ class Diverged:
 
 
 @dataclass(frozen=True, slots=True)
+class JobSaved:
+    """A checkpoint of a job is complete: what it did up to ``turn`` is not lost any more. Told on worker 0 alone."""
+
+    time: float
+    job: str
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
 class OrderChanged:
     """From here on the turns follow ``order``, on every worker alike."""
 
@@ -164,6 +173,7 @@ Event = (
     | Diverged
     | ParametersSet
     | MemoryMeasured
+    | JobSaved
     | OrderChanged
     | Notice
     | JobEnded

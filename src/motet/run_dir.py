@@ -206,6 +206,24 @@ class RunDir:
         with contextlib.suppress(OSError), open(self.state_path(worker), "w", encoding="utf-8", opener=opener) as file:
             file.write(f"- 0 {phase.replace(' ', '-')}\n")
 
+    def probe(self) -> str:
+        """Leave a file by which other workers see whether this directory is theirs, too; return what it holds."""
+        text = uuid.uuid4().hex
+        write_whole(self.probe_path, text)
+        return text
+
+    def is_probed(self, text: str) -> bool:
+        """Whether another worker has left ``text`` here, and not in its own host's directory of the same path."""
+        try:
+            return self.probe_path.read_text(encoding="utf-8") == text
+        except OSError:
+            return False
+
+    @property
+    def probe_path(self) -> Path:
+        """Return where `probe` leaves its file."""
+        return self.state_dir / "same-disk"
+
     def is_there(self) -> bool:
         """Whether the run's description is there still; folders in it are made again by whoever writes into them."""
         return (self.path / "run.json").exists()

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TextIO, Unpack
 
 from motet.checkpoints import resuming
-from motet.checkpoints.gang import Gang
+from motet.checkpoints.gang import Gang, wait_for_word
 from motet.checkpoints.policy import Disks, RecoveryPolicy
+from motet.checkpoints.transfer import hand_in_attempts
 from motet.config import RunConfig, RunOptions
 from motet.errors import UsageError
 from motet.events import Observer
@@ -36,7 +37,7 @@ from motet.schedule.order import Order
 from motet.schedule.replanner import Replanner
 from motet.torch_versions import check
 from motet.workers import Workers
-from motet.workers.sockets import make_room
+from motet.workers.sockets import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,19 @@ def _run(
             aggregates = aggregation(workers)
             source = make_source(workers)
             at_once = config.at_once if isinstance(config.at_once, int) else len(source.names)
-            make_room(min(at_once, max(1, len(source.names))), workers.num_workers)
+            workers.make_room(min(at_once, max(1, len(source.names))))
+            if workers.connects_jobs_lazily and VARIABLE not in os.environ:
+                notify_user(
+                    "sockets from every worker to every other for each job would exceed the limit of open files: the "
+                    "jobs' process groups connect workers when they first exchange something. A job whose isend() must "
+                    f"never wait needs a higher limit (ulimit -n), or {VARIABLE}=0"
+                )
         except UsageError:
             orderly = True
             raise
         names, standing = list(source.names), resuming.ResumeState()
         if folder is not None and isinstance(source, ListedJobs):
+            hand_in_attempts(workers, folder, names)
             standing = resuming.inspect_on_0(workers.broadcast_from_0, folder, names, config)
             source.leave_out(standing.ended)
         if not source.names:
@@ -300,12 +308,22 @@ def _common_run_dir(
         else:
             begun = RunDir.create(path, {"num_workers": workers.num_workers, **config.to_json()})
         hold.enter_context(begun.held())
-        return json.dumps({"path": str(begun.path), "description": dict(begun.description)})
+        return json.dumps({"path": str(begun.path), "description": dict(begun.description), "probe": begun.probe()})
 
     opened = json.loads(workers.broadcast_from_0(begin, key="run directory"))
     if workers.worker == 0:
-        return RunDir.open(opened["path"])
-    return RunDir.join(opened["path"], opened["description"])[0]
+        found = RunDir.open(opened["path"])
+    else:
+        found = RunDir.join(opened["path"], opened["description"])[0]
+        found.own_disk = not found.is_probed(opened["probe"])
+        workers.publish(f"own disk/{workers.worker}", "yes" if found.own_disk else "")
+
+    def any_own() -> str:
+        words = [wait_for_word(workers, f"own disk/{worker}") for worker in range(1, workers.num_workers)]
+        return "yes" if any(words) else ""
+
+    found.separate_disks = bool(workers.broadcast_from_0(any_own, key="separate disks"))
+    return found
 
 
 def _listed(jobs: Mapping[str, Callable[[], object]] | Sequence[Job]) -> list[Job]:

@@ -64,6 +64,11 @@ RECOMPILES_ISOLATED = Feature(
     without="jobs that compile the same function share what was compiled: its limit of recompiles, and which shapes "
     "count as dynamic",
 )
+LAZY_CONNECTIONS = Feature(
+    "torch.distributed:ProcessGroupGloo.create_device(lazy_init)",
+    since="any",
+    without="every group of gloo's joins each worker to every other, Motet's own ones, too",
+)
 LAZY_BUCKETS = Feature(
     "torch.nn.parallel:DistributedDataParallel.__init__(lazy_bucket_allocation)",
     since="2.15",
@@ -93,6 +98,7 @@ FEATURES = (
     BATCHED_GRAD_COPY,
     CONFIG_PER_CONTEXT,
     RECOMPILES_ISOLATED,
+    LAZY_CONNECTIONS,
     LAZY_BUCKETS,
     MANUAL_FINALIZATION,
     PROFILER_PAUSES,

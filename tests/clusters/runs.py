@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.clusters.hosts import Hosts
-from tests.distributed.command import FAULTY
+from tests.distributed.command import HOUSED
 
 SHORT = {"steps": 12, "every": 5}
 port = [29400]  # the next test's is another one: a launcher that is left may still hold this
 
 
-def jobs(hosts: Hosts, **loops: dict[str, Any]) -> None:
+def jobs(hosts: Hosts, house: str = "together", /, **loops: dict[str, Any]) -> None:
     """Write a jobs file of loops that can go wrong."""
-    content = {"jobs": {name: {"call": FAULTY, "with": arguments} for name, arguments in loops.items()}}
+    content = {"jobs": {name: {"call": HOUSED[house], "with": arguments} for name, arguments in loops.items()}}
     (hosts.shared / "jobs.yaml").write_text(json.dumps(content))
 
 

@@ -6,14 +6,16 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.clusters.hosts import Hosts, ended
 from tests.clusters.runs import SHORT, jobs, meeting, place_of, port, results, start
-from tests.distributed.command import FAULTY
+from tests.distributed.command import FAULTY, HOUSED
 
 from motet.testing import Gang
 
@@ -51,9 +53,10 @@ def alone(gangs: Callable[[int], Gang], num_workers: int, loop: dict[str, Any], 
     return gangs(num_workers).run(FAULTY, **{**loop, "pause": 0.0, **changed})[0]
 
 
-def test_two_hosts_run_together_and_one_of_them_writes(hosts: Hosts, gangs: Callable[[int], Gang]) -> None:
-    jobs(hosts, a=SHORT, b=SHORT | {"seed": 2})
-    words = [*meeting(), "--run-dir", str(place_of(hosts)), "jobs.yaml"]
+@pytest.mark.parametrize("house", list(HOUSED))
+def test_two_hosts_run_together_and_one_of_them_writes(hosts: Hosts, gangs: Callable[[int], Gang], house: str) -> None:
+    jobs(hosts, house, a=SHORT, b=SHORT | {"seed": 2})
+    words = [*meeting(), "--house", house, "--run-dir", str(place_of(hosts)), "jobs.yaml"]
     both = [start(hosts, name, *words) for name in ("h0", "h1")]
     answers = [ended(process) for process in both]
     assert [status for status, _, _ in answers] == [0, 0], answers
@@ -63,6 +66,7 @@ def test_two_hosts_run_together_and_one_of_them_writes(hosts: Hosts, gangs: Call
     assert not list(place_of(hosts).glob("*.partial*"))
 
 
+@pytest.mark.in_ci
 def test_another_script_on_one_host_is_refused(hosts: Hosts) -> None:
     for name in ("h0", "h1"):
         (hosts.disk(name) / "train.py").write_text(TRAIN + (f"# {name}\n" if name == "h1" else ""))
@@ -78,10 +82,12 @@ def test_another_script_on_one_host_is_refused(hosts: Hosts) -> None:
     assert "another file on h1" in answers[1][2]
 
 
-def test_a_host_is_rebooted_and_repeats_its_command(hosts: Hosts, gangs: Callable[[int], Gang]) -> None:
-    jobs(hosts, a=LONG, b=LONG | {"seed": 2})
+@pytest.mark.in_ci
+@pytest.mark.parametrize("house", list(HOUSED))
+def test_a_host_is_rebooted_and_repeats_its_command(hosts: Hosts, gangs: Callable[[int], Gang], house: str) -> None:
+    jobs(hosts, house, a=LONG, b=LONG | {"seed": 2})
     place = place_of(hosts)
-    words = ["jobs.yaml", *meeting(2, "--max-restarts=1"), "--run-dir", str(place)]
+    words = ["jobs.yaml", *meeting(2, "--max-restarts=1"), "--house", house, "--run-dir", str(place)]
     first, second = (start(hosts, name, *words) for name in ("h0", "h1"))
     wait_until(saved(place), first, second)
     hosts.crash("h1")
@@ -93,10 +99,13 @@ def test_a_host_is_rebooted_and_repeats_its_command(hosts: Hosts, gangs: Callabl
     assert [found["a"]["result"], found["b"]["result"]] == [alone(gangs, 2, LONG), alone(gangs, 2, LONG, seed=2)]
 
 
-def test_the_leading_host_is_rebooted_and_both_repeat_their_command(hosts: Hosts, gangs: Callable[[int], Gang]) -> None:
-    jobs(hosts, a=LONG, b=LONG | {"seed": 2})
+@pytest.mark.parametrize("house", list(HOUSED))
+def test_the_leading_host_is_rebooted_and_both_repeat_their_command(
+    hosts: Hosts, gangs: Callable[[int], Gang], house: str
+) -> None:
+    jobs(hosts, house, a=LONG, b=LONG | {"seed": 2})
     place = place_of(hosts)
-    words = ["jobs.yaml", *meeting(), "--run-dir", str(place)]
+    words = ["jobs.yaml", *meeting(), "--house", house, "--run-dir", str(place)]
     first, second = (start(hosts, name, *words) for name in ("h0", "h1"))
     wait_until(saved(place), first, second)
     hosts.crash("h0")
@@ -144,11 +153,50 @@ def test_hosts_that_share_no_disk(hosts: Hosts, gangs: Callable[[int], Gang]) ->
     assert "goes on without being saved" not in answers[0][2] + answers[1][2]
     assert not list(own["h1"].glob("checkpoints/*/*")), "worker 0's host keeps them all"
     assert [out.count("report: ") for _, out, _ in answers] == [1, 0]
+    assert "the logs of this host's workers are in /srv/run/jobs" in answers[1][2]
     shutil.rmtree(own["h1"])  # a new host in its place
     answers = [ended(process) for process in [start(hosts, name, *words) for name in ("h0", "h1")]]
     assert [status for status, _, _ in answers] == [0, 0], answers
     for name, seed in {"a": 1, "b": 2}.items():
         assert results(own["h0"])[name]["result"] == alone(gangs, 2, LONG, seed=seed)
+
+
+RUNS = """
+import functools
+import motet
+from tests.distributed.jobs_faulty import loop
+
+results = motet.run({"a": functools.partial(loop, steps=12, every=5)}, run_dir="/srv/tasks", resume=True)
+print("weights", results["a"].result["weights"])
+"""
+
+
+def test_a_program_on_hosts_that_share_no_disk(hosts: Hosts, gangs: Callable[[int], Gang]) -> None:
+    (hosts.shared / "runs.py").write_text(RUNS)
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "h0", "MASTER_PORT": str(port[0])}
+    both = [
+        hosts.start(f"h{rank}", sys.executable, "runs.py", variables={**common, "RANK": str(rank)}) for rank in (0, 1)
+    ]
+    answers = [ended(process) for process in both]
+    assert [status for status, _, _ in answers] == [0, 0], answers
+    assert f"weights {alone(gangs, 2, SHORT)['weights']}" in answers[0][1]
+    assert "goes on without being saved" not in answers[0][2]
+    own = {name: hosts.disk(name) / "tasks" / "checkpoints" for name in ("h0", "h1")}
+    assert (own["h0"] / "a" / "turn-00000012" / "worker-1.pt").exists()
+    assert not list(own["h1"].glob("*/*")), "worker 0's host keeps them all"
+
+
+@pytest.mark.in_ci
+def test_what_is_charged_on_another_hosts_disk_counts(hosts: Hosts, gangs: Callable[[int], Gang]) -> None:
+    jobs(hosts, a=SHORT | {"what": "raise-alone", "at": 7, "worker": 1}, b=SHORT | {"seed": 2})
+    words = ["jobs.yaml", *meeting(2, "--max-restarts=3", "--max-job-failures=1"), "--run-dir", "/srv/charged"]
+    answers = [ended(process) for process in [start(hosts, name, *words) for name in ("h0", "h1")]]
+    assert [status for status, _, _ in answers] == [1, 1], answers
+    own = {name: hosts.disk(name) / "charged" for name in ("h0", "h1")}
+    found = results(own["h0"])
+    assert "left out: it failed on one worker alone in 2 starts of the run, last on worker 1" in found["a"]["error"]
+    assert found["b"]["result"] == alone(gangs, 2, SHORT, seed=2)
+    assert not list(own["h1"].glob("jobs/*/attempts/*")), "counted once"
 
 
 def test_three_hosts_and_a_cable_that_is_pulled(hosts: Hosts) -> None:

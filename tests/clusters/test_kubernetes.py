@@ -98,6 +98,7 @@ def alone(gangs: Callable[[int], Gang], loop: dict[str, Any], **changed: Any) ->
     return gangs(2).run(FAULTY, **{**loop, "pause": 0.0, **changed})[0]
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
     ("manifest", "variables"),
     [

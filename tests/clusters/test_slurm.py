@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.clusters.slurm import Slurm
-from tests.distributed.command import FAULTY
+from tests.distributed.command import FAULTY, HOUSED
 
 from motet.testing import Gang
 
@@ -26,8 +26,8 @@ exit $status
 """
 
 
-def jobs(cluster: Slurm, **loops: dict[str, Any]) -> None:
-    content = {"jobs": {name: {"call": FAULTY, "with": arguments} for name, arguments in loops.items()}}
+def jobs(cluster: Slurm, house: str = "together", /, **loops: dict[str, Any]) -> None:
+    content = {"jobs": {name: {"call": HOUSED[house], "with": arguments} for name, arguments in loops.items()}}
     (cluster.hosts.shared / "jobs.yaml").write_text(json.dumps(content))
 
 
@@ -40,11 +40,12 @@ def alone(gangs: Callable[[int], Gang], num_workers: int, loop: dict[str, Any] =
     return gangs(num_workers).run(FAULTY, **{**loop, "pause": 0.0, **changed})[0]
 
 
+@pytest.mark.parametrize("house", [pytest.param("together", marks=pytest.mark.in_ci), "process"])
 def test_requeued_three_times_the_same_script_ends_with_the_same_weights(
-    cluster: Slurm, gangs: Callable[[int], Gang]
+    cluster: Slurm, gangs: Callable[[int], Gang], house: str
 ) -> None:
-    jobs(cluster, a=LONG, b=LONG | {"seed": 2})
-    job = cluster.submit(SCRIPT)
+    jobs(cluster, house, a=LONG, b=LONG | {"seed": 2})
+    job = cluster.submit(SCRIPT.replace("jobs.yaml", f"--house={house} jobs.yaml"))
     for number in range(1, 4):
         cluster.wait_for_text(job, "[b] begins after", number)
         cluster.command("scontrol", "requeue", str(job))
@@ -94,10 +95,11 @@ echo "srun ended with $?"
 """
 
 
-def test_one_task_a_worker(cluster: Slurm, gangs: Callable[[int], Gang]) -> None:
+@pytest.mark.parametrize("house", list(HOUSED))
+def test_one_task_a_worker(cluster: Slurm, gangs: Callable[[int], Gang], house: str) -> None:
     loop = LONG | {"steps": 20, "pause": 0.0}
-    jobs(cluster, a=loop, b=loop | {"seed": 2})
-    job = cluster.submit(TASKS.replace("MORE", ""))
+    jobs(cluster, house, a=loop, b=loop | {"seed": 2})
+    job = cluster.submit(TASKS.replace("MORE", f"--house={house}"))
     printed = cluster.wait_until(job, "COMPLETED", "FAILED")
     assert "srun ended with 0" in printed, printed
     assert json.loads((cluster.hosts.shared / f"runs/{job}/results.json").read_text())["num_workers"] == 4

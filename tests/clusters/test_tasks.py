@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.distributed.command import FAULTY, Place
+from tests.distributed.command import FAULTY, HOUSED, Place
 
 from motet.testing import Gang
 
@@ -40,9 +40,12 @@ def start(place: Place, *words: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=place.path, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
+@pytest.mark.in_ci
 @needs_mpirun
-def test_mpirun_starts_the_workers(place: Place, gangs: Callable[[int], Gang]) -> None:
-    words = [*MPIRUN, sys.executable, "-m", "motet", "run", "jobs.yaml", "--run-dir=out"]
+@pytest.mark.parametrize("house", list(HOUSED))
+def test_mpirun_starts_the_workers(place: Place, gangs: Callable[[int], Gang], house: str) -> None:
+    place.jobs(house, a=LOOP, b=LOOP | {"seed": 2})
+    words = [*MPIRUN, sys.executable, "-m", "motet", "run", "jobs.yaml", "--house", house, "--run-dir=out"]
     status, out, err = place.ended(start(place, *words))
     assert status == 0, (out, err)
     assert place.results()["num_workers"] == 2
@@ -102,12 +105,15 @@ def test_programs(place: Place, gangs: Callable[[int], Gang]) -> None:
     )
 
 
-def test_a_pytorchjobs_variables(place: Place, gangs: Callable[[int], Gang]) -> None:
+@pytest.mark.in_ci
+@pytest.mark.parametrize("house", list(HOUSED))
+def test_a_pytorchjobs_variables(place: Place, gangs: Callable[[int], Gang], house: str) -> None:
+    place.jobs(house, a=LOOP, b=LOOP | {"seed": 2})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = [sys.executable, "-m", "motet", "run", "jobs.yaml", "--run-dir=out"]
+    words = [sys.executable, "-m", "motet", "run", "jobs.yaml", "--house", house, "--run-dir=out"]
     pods = [start(place, *words, RANK=str(rank), **common) for rank in range(2)]
     answers = [(pod.returncode, out, err) for pod in pods for out, err in [pod.communicate(timeout=120)]]
     assert [status for status, _, _ in answers] == [0, 0], answers
@@ -128,6 +134,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.in_ci
 def test_submitit_starts_the_workers(place: Place, gangs: Callable[[int], Gang]) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
     (place.path / "submits.py").write_text(SUBMITS)

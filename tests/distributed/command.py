@@ -16,6 +16,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent.parent
 FAULTY = "tests.distributed.jobs_faulty:loop"
+HOUSED = {"together": FAULTY, "process": "tests.distributed.jobs_faulty:loop_of_a_process"}  # the same loop
 LONGEST_SECONDS = 150.0
 
 
@@ -28,9 +29,9 @@ class Place:
         variables = {"MOTET_TEST_PLACE": str(path), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self.environment = {**os.environ, **variables}
 
-    def jobs(self, **jobs: dict[str, Any]) -> str:
+    def jobs(self, house: str = "together", /, **jobs: dict[str, Any]) -> str:
         """Write a jobs file of faulty loops with these arguments, and return its name."""
-        content = {"jobs": {name: {"call": FAULTY, "with": arguments} for name, arguments in jobs.items()}}
+        content = {"jobs": {name: {"call": HOUSED[house], "with": arguments} for name, arguments in jobs.items()}}
         (self.path / "jobs.yaml").write_text(json.dumps(content))
         return "jobs.yaml"
 

@@ -189,7 +189,8 @@ def everything_on_one_group(names: dict[str, str]) -> dict[str, Any]:
     seed_everything()
     with (
         mock.patch("motet.workers.group.one_communicator", return_value=True),
-        mock.patch.object(Workers, "acquire_lane", lambda self: self.device_lane),
+        mock.patch.object(Workers, "acquire_lane", lambda self, **options: self.device_lane),
+        mock.patch.object(Workers, "new_broadcast_lane", lambda self: self.device_lane),
         mock.patch.object(JobGradients, "_keep", kept),
         mock.patch.object(BufferSync, "_stage", staged),
     ):

@@ -75,6 +75,12 @@ def loop(
     return {"weights": digest(model.module), "random": float(torch.rand(1))}
 
 
+def loop_of_a_process(**arguments: Any) -> dict[str, Any]:
+    """Train as `loop` does, in a process of its own: there is no process group yet."""
+    dist.init_process_group("gloo")
+    return loop(**arguments)
+
+
 def loading(
     seed: int = 1, epochs: int = 4, every: int = 10, pause: float = 0.0, context: str | None = None, workers: int = 1
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,19 @@ def test_a_job_that_fails_is_hydras_failure(tmp_path: Path) -> None:
     assert status != 0
     assert "no such rate" in err, (out, err)
     assert "weights-0.1" in weights(tmp_path), "the other one has trained to its end"
+
+
+@pytest.mark.skipif(
+    find_spec("hydra_plugins.hydra_optuna_sweeper") is None,
+    reason="hydra-optuna-sweeper is not installed: it wants an Optuna older than 3",
+)
+def test_optunas_sweeper_asks_for_several_points_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(PROGRAM)
+    sweeper = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweep.dir=sweep"]
+    words = ["--multirun", "hydra/launcher=motet", *sweeper, "hydra.sweeper.sampler.seed=1", "+lr=interval(0.01,0.1)"]
+    status, out, err = run(tmp_path, *words)
+    assert status == 0, (out, err)
+    assert len(weights(tmp_path)) == 4
+    runs = sorted(path.parent.name for path in (tmp_path / "sweep").glob("motet*/results.json"))
+    assert runs == ["motet", "motet-2"], "two points at a time, together"
+    assert "best_value" in (tmp_path / "sweep" / "optimization_results.yaml").read_text()

@@ -49,7 +49,8 @@ class Coordinator:
 
     ``directory``: where they lie (None: nothing is saved). ``notice(job, text)`` notifies the user of something, once;
     ``lost`` takes note of a `GangError` that is raised inside a job, whose loop may swallow it. ``start``: a name for
-    this start of the gang, of which worker 0's counts.
+    this start of the gang, of which worker 0's counts. ``saved(job, turn)`` is called on worker 0 when a checkpoint is
+    complete.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Coordinator:
         lost: Callable[[GangError], None],
         disks: Disks = ONE_DISK,
         start: str | None = None,
+        saved: Callable[[str, int], None] = lambda job, turn: None,
     ) -> None:
         self.disks = disks
+        self._saved = saved
         self.workers = workers
         self.directory = directory
         self.notice = notice
@@ -219,6 +222,7 @@ class Coordinator:
         if done.job in self._failing:
             self._failing.discard(done.job)
             self.notice(done.job, f"is saved again, from turn {done.turn} on.")
+        self._saved(done.job, done.turn)
 
     def _given_up(self, job: str, turn: int, error: str) -> None:
         del self._open[job, turn]

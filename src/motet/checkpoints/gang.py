@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch._C._distributed_c10d import Store
 
-from motet.errors import GangError
+from motet.errors import GangError, SyncTimeoutError
 from motet.handle import JobHandle
 from motet.workers.deadlock import WaitsFor
+
+PAUSE_SECONDS = 0.005
 
 
 class Watch(Protocol):
@@ -50,6 +53,19 @@ class Gang(Protocol):
 
     def broadcast_from_0(self, make_text: Callable[[], str], *, key: str, job: str | None = None, turn: int = 0) -> str:
         """Return what ``make_text`` returns on worker 0, on all of them."""
+
+
+def wait_for_word(workers: Gang, key: str) -> str:
+    """Return what another worker publishes under ``key``, once it has; for what each of them does soon."""
+    deadline = time.monotonic() + workers.timeout_seconds
+    while (word := workers.lookup(key)) is None:
+        if workers.watch.error is not None:
+            raise workers.watch.error
+        if time.monotonic() > deadline:
+            raise SyncTimeoutError(f"another worker has not told in time of {key}; a longer --timeout waits longer")
+        time.sleep(PAUSE_SECONDS)
+    workers.unpublish(key)
+    return word
 
 
 class SavedJob(Protocol):

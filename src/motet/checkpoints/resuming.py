@@ -165,10 +165,19 @@ class Attempt:
 
 def record_failure(run_dir: RunDir, name: str, start: str, worker: int, turn: int, error: str) -> None:
     """Note that a job has failed on this worker; OSError (a full disk) is the caller's."""
+    keep_attempt(run_dir, name, Attempt(start, worker, turn, error, time.time()))
+
+
+def keep_attempt(run_dir: RunDir, name: str, attempt: Attempt) -> None:
+    """Write down an attempt, here or on another host."""
     folder = _attempts_dir(run_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
-    attempt = Attempt(start, worker, turn, error, time.time())
-    write_whole(folder / f"{start}-{worker}.json", json.dumps(vars(attempt), indent=2) + "\n")
+    write_whole(folder / f"{attempt.start}-{attempt.worker}.json", json.dumps(vars(attempt), indent=2) + "\n")
+
+
+def forget_attempts(run_dir: RunDir, name: str) -> None:
+    """Forget what is charged to a job here: another host counts it."""
+    shutil.rmtree(_attempts_dir(run_dir, name), ignore_errors=True)
 
 
 def withdraw_failure(run_dir: RunDir, name: str, start: str, worker: int) -> None:
@@ -268,7 +277,7 @@ def retry(run_dir: RunDir, names: Sequence[str]) -> list[str]:
         if result is not None or charged.is_dir():
             again.append(name)
             _ended_path(run_dir, name).unlink(missing_ok=True)
-            shutil.rmtree(charged, ignore_errors=True)
+            forget_attempts(run_dir, name)
     return again
 
 

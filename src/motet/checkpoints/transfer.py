@@ -1,4 +1,4 @@
-"""Checkpoints between hosts that share no disk: worker 0's host keeps them, and the network carries the parts.
+"""Hosts that share no disk: worker 0's keeps all checkpoints, and what is charged to jobs; the network carries both.
 
 A worker whose host does not see worker 0's directory writes its part on its own disk, as ever, and sends what it has
 written; when a run goes on, worker 0 sends the checkpoint, file by file, to every such worker. All of it goes through
@@ -8,6 +8,7 @@ the workers' store, in pieces that are removed as soon as everybody has read the
 from __future__ import annotations
 
 import base64
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import Store
 
+from motet.checkpoints import resuming
 from motet.checkpoints.files import Checkpoints
-from motet.checkpoints.gang import Gang
+from motet.checkpoints.gang import Gang, wait_for_word
 from motet.checkpoints.manifest import Part
 from motet.errors import CheckpointError
-from motet.run_dir import opener
+from motet.run_dir import RunDir, opener
 from motet.workers.deadlock import WaitsFor
 
 PIECE_BYTES = 8 << 20
@@ -81,6 +83,28 @@ def hand_out(workers: Gang, checkpoints: Checkpoints, name: str, key: str, *, ow
             _receive(workers, store, file_name, int(pieces), draft / file_name if own_disk else None)
     if own_disk:
         _put_in_place(draft, folder)
+
+
+def hand_in_attempts(workers: Gang, run_dir: RunDir, names: Sequence[str]) -> None:
+    """Bring what is charged to jobs on other hosts' disks to worker 0's, where it counts. Collective."""
+    if not run_dir.separate_disks:
+        return
+    if workers.worker != 0:
+        here = names if run_dir.own_disk else ()
+        charged = {name: [vars(attempt) for attempt in resuming.attempts(run_dir, name)] for name in here}
+        workers.publish(f"attempts/{workers.worker}", json.dumps(charged))
+
+    def take() -> str:
+        for worker in range(1, workers.num_workers):
+            for name, attempts in json.loads(wait_for_word(workers, f"attempts/{worker}")).items():
+                for attempt in attempts:
+                    resuming.keep_attempt(run_dir, name, resuming.Attempt(**attempt))
+        return ""
+
+    workers.broadcast_from_0(take, key="attempts")
+    if run_dir.own_disk:
+        for name in names:
+            resuming.forget_attempts(run_dir, name)
 
 
 def _send(workers: Gang, store: Store, files: Sequence[Path]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from motet import entry
 from motet.cli.start import report, run_workers, say
 from motet.config import RunConfig
 from motet.launcher.outcome import conclude, exit_status, what_workers_reported
-from motet.run_dir import RunDir, shown_path, write_whole
+from motet.run_dir import RunDir, shown_path
 
 if TYPE_CHECKING:
     from motet.launcher.hosts import Hosts
@@ -65,14 +64,11 @@ def run_on_several(
 
 def _word(begun: Begun) -> dict[str, Any]:
     """Return what the leading host sends to the others, and a file by which they see whether they share its disk."""
-    probe = begun.run_dir.state_dir / "same-disk"
-    text = secrets.token_hex(16)
-    write_whole(probe, text)
     return {
         "path": str(begun.run_dir.path),
         "description": dict(begun.run_dir.description),
         "config": None if begun.config is None else begun.config.to_json(),
-        "probe": {"path": str(probe), "text": text},
+        "probe": {"path": str(begun.run_dir.probe_path), "text": begun.run_dir.probe()},
         "status": begun.status,
     }
 
@@ -103,6 +99,8 @@ def _run(options: argparse.Namespace, hosts: Hosts, run_dir: RunDir) -> int:
     refused = entry.REFUSED in outcome.exits.values()
     writes = hosts.leads or not hosts.shares_disk
     results, error = conclude(outcome, run_dir, writes=writes)
+    if not hosts.shares_disk:
+        say(options, f"the logs of this host's workers are in {run_dir.path / 'jobs'}, on its own disk")
     if hosts.leads:
         return report(run_dir, results, error, refused=refused)
     if refused:

@@ -75,7 +75,7 @@ class BufferSync:
     def __init__(self, workers: Workers, *, blocking: bool = False) -> None:
         self._workers = workers
         self._blocking = blocking or workers.num_workers == 1
-        self._group = None if self._blocking else workers.acquire_lane()
+        self._group = None if self._blocking else workers.new_broadcast_lane()
         self._states: dict[str, dict[DeferredDDP, BufferState]] = {}
 
     def attach(self, job: RunningJob, model: DeferredDDP, ddp: DistributedDataParallel) -> None:

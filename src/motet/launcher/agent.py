@@ -65,7 +65,7 @@ class LoopbackRendezvous(RendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.bind((LOOPBACK, 0))
-        listener.listen()
+        listener.listen(1024)
         port = listener.getsockname()[1]
         # The store owns the descriptor from here on. Left to itself it would listen on all interfaces.
         self._store = TCPStore(

@@ -105,7 +105,8 @@ class Pipeline:
         self._finite = Watch(self._observe, self._notify)
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notify, self._finite)
         self._files = SameFiles(workers, config.on_same_file, self._safety.run_dir, self._notify)
-        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, waits.lost, self._safety.disks)
+        disks, saved = self._safety.disks, self._requests.saved
+        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, waits.lost, disks, saved=saved)
         self._slot = 0
         self._begin = time.perf_counter()
 
@@ -235,7 +236,7 @@ class Pipeline:
             handle.set_parameters(**parameters)
 
     def _gradients_of(self, spec: Job) -> JobGradients:
-        recorder, lane = self._recorder, self._workers.acquire_lane()
+        recorder, lane = self._recorder, self._workers.acquire_lane(meshed=self._aggregation is not None)
         return JobGradients(
             spec.name,
             recorder.stopwatch,

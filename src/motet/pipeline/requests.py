@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from motet.coroutines import RunningJob, Turns
-from motet.events import Event, JobStarted, MetricsLogged, ParametersSet
+from motet.events import Event, JobSaved, JobStarted, MetricsLogged, ParametersSet
 from motet.gradients.nonfinite import Watch
 from motet.handle import JobHandle
 
@@ -58,6 +58,10 @@ class JobRequests:
     def _describe(self, name: str, values: Mapping[str, object]) -> None:
         if self._running(name) is not None:
             self._observe(ParametersSet(time=time.perf_counter(), job=name, values=values))
+
+    def saved(self, name: str, turn: int) -> None:
+        """Tell that a checkpoint of the job is complete; the job may have ended meanwhile."""
+        self._observe(JobSaved(time=time.perf_counter(), job=name, turn=turn))
 
     def _running(self, name: str) -> RunningJob | None:
         job = self._live.get(name)

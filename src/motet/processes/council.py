@@ -2,7 +2,7 @@
 
 A stop, or a checkpoint that a clock asks for, has to come in the same turn on every worker. Worker 0's process decides,
 now and then, in a turn that all know beforehand; with each decision it says in which turn the next one is made, so that
-one comes about every `CONSULT_EVERY_SECONDS`. Whoever comes to that turn first waits for the decision, without the
+one comes about every `consult_every_seconds`. Whoever comes to that turn first waits for the decision, without the
 job's turn on its worker.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from motet.errors import SyncTimeoutError
 from motet.processes.peers import Peers
+from motet.workers.sockets import consult_every_seconds
 
-CONSULT_EVERY_SECONDS = 0.5
 OFF = "nothing is decided together any more"
 LONGEST_CONSULT_SECONDS = 30.0
 """So long may worker 0's process be late at such a turn: then it is not coming, and the two do not count alike."""
@@ -57,7 +57,7 @@ class Council:
             last, since = self._since
             self._since = (turn, now)
             each = (now - since) / max(turn - last, 1)
-            ahead = 1 if each <= 0 else int(CONSULT_EVERY_SECONDS / each)
+            ahead = 1 if each <= 0 else int(consult_every_seconds(self._peers.num_workers) / each)
             ahead = max(1, min(ahead, 2 * (turn - last) + 1))  # the first turns say little about the later ones
             return json.dumps([self._wish(), now, turn + ahead])
 

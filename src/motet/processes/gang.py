@@ -15,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from motet.processes.exchange import Exchange
 from motet.processes.peers import Peers
+from motet.workers.sockets import VARIABLE, jobs_connect_lazily
 
 JOIN_SECONDS, LEAVE_SECONDS = 600.0, 10.0
 LOOPBACK = "127.0.0.1"
@@ -37,13 +38,22 @@ class Gang:
         """Join the other workers of this run. Blocks until worker 0 serves the store."""
         global _num_runs
         _num_runs += 1
-        worker, num_workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        worker, num_workers = int(os.environ.get("RANK", "0")), cls.size()
         prefix = f"motet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_num_runs}"
         shared, environment = _shared_store()
         store = PrefixStore(prefix, shared)
         peers = Peers(PrefixStore("run", store), worker, num_workers, timeout_seconds)
+        # Alike everywhere: a mesh and what connects when it is used do not find each other.
+        lazily = peers.broadcast_from_0(lambda: "1" if jobs_connect_lazily(1, num_workers) else "0", key="connects")
+        if lazily == "1" or VARIABLE in os.environ:
+            environment[VARIABLE] = lazily
         exchange = Exchange(PrefixStore("exchange", store), worker, num_workers)
         return cls(worker, num_workers, prefix, environment, peers, exchange)
+
+    @staticmethod
+    def size() -> int:
+        """Return how many workers there are, before they have joined."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
 
     def leave(self) -> None:
         """Keep the store's host until all workers have read their last message."""

@@ -45,6 +45,7 @@ from motet.processes.messages import (
     NoticeReport,
     ParametersReport,
     ResumeReport,
+    SaveReport,
     Start,
 )
 from motet.processes.peers import Peers
@@ -134,8 +135,10 @@ class JobProcess:
         peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
         self._council = Council(peers, lambda: self._seat.wish, lambda: self._notice(self.name, UNEVEN))
         disks = Disks(start.separate_disks, start.own_disk)
-        attempt = f"{start.start}_{start.attempt}"
-        self._saving = Coordinator(peers, _path(start.checkpoints), self._notice, lambda error: None, disks, attempt)
+        attempt, notice = f"{start.start}_{start.attempt}", self._notice
+        self._saving = Coordinator(
+            peers, _path(start.checkpoints), notice, lambda error: None, disks, attempt, self._report_saved
+        )
         self._saving.attach(self)
         handle.set_current(self.handle)
         files = self._files = SameFiles(
@@ -271,6 +274,9 @@ class JobProcess:
 
     def _describe(self, values: Any) -> None:
         self._channel.send(ParametersReport({name: _plain(value) for name, value in values.items()}))
+
+    def _report_saved(self, job: str, turn: int) -> None:
+        self._channel.send(SaveReport(turn))
 
     def _notice(self, job: str, text: str) -> None:
         self._channel.send(NoticeReport(text))

@@ -120,6 +120,13 @@ class DivergenceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveReport:
+    """A checkpoint of the job is complete, of what it did up to this turn; worker 0's process says so."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResumeReport:
     """The job has gone on from a checkpoint, after so many synchronized turns."""
 
@@ -265,6 +272,7 @@ FromJob = (
     | NoticeReport
     | FileReport
     | DivergenceReport
+    | SaveReport
     | ResumeReport
     | EndReport
 )

@@ -10,8 +10,9 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from motet.errors import GangError, SyncTimeoutError, WorkerLostError, pack_error, unpack_error
 from motet.workers.deadlock import WaitsFor
+from motet.workers.sockets import longest_pause_seconds
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004
+FIRST_PAUSE_SECONDS = 0.0001
 
 
 class NoWatch:
@@ -77,7 +78,7 @@ class Peers:
                 if time.monotonic() > deadline:
                     raise SyncTimeoutError(f"worker 0 has not come to the same place within {within_seconds:.0f} s")
                 _sleep(pause)
-                pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+                pause = min(1.5 * pause, longest_pause_seconds(self.num_workers))
             answer: str = self._store.get(place).decode()
             if self._store.add(f"{place}/read", 1) == self.num_workers - 1:
                 self._store.delete_key(place)

@@ -9,6 +9,7 @@ from motet.config import OnSameFile
 from motet.divergence import GRADIENTS
 from motet.events import (
     JobEnded,
+    JobSaved,
     JobStarted,
     MetricsLogged,
     Observer,
@@ -34,6 +35,7 @@ from motet.processes.messages import (
     NoticeReport,
     ParametersReport,
     ProgressReport,
+    SaveReport,
 )
 from motet.processes.process_job import ProcessJob
 from motet.processes.shared_files import SharedFiles
@@ -136,6 +138,8 @@ class Record:
                 self.notify(job, text)
             case FileReport():
                 self._files.receive(job, report)
+            case SaveReport(turn):
+                self._observe(JobSaved(time=now, job=job, turn=turn))
             case DivergenceReport(turn, value):
                 self._finite.note(job, GRADIENTS, turn, value)
 

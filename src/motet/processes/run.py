@@ -37,6 +37,7 @@ from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 from motet.schedule.order import Order
 from motet.workers.interruption import Interruption
+from motet.workers.sockets import jobs_connect_lazily, make_room
 
 
 def run_in_processes(
@@ -63,6 +64,7 @@ def run_in_processes(
     import_module("torch._dynamo")  # what every job would otherwise import by itself
     import_module("motet.processes.job")
     import_ahead(jobs)
+    make_room(1, Gang.size(), lazily=jobs_connect_lazily(1, Gang.size()))  # which jobs' processes find as it is here
     parent = WarmParent.fork({job.name: job.call for job in jobs if job.call is not None})
     hold = contextlib.ExitStack()
     try:

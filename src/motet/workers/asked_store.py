@@ -1,4 +1,4 @@
-"""The store as the main thread asks it: whether it waits for an answer is known to whoever asks `AskedStore.waits`."""
+"""The store as the run's thread asks it: whether it waits for an answer is known to whoever asks `AskedStore.waits`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch._C._distributed_c10d import Store
 
 
 class AskedStore:
-    """A store of which every answer that the main thread waits for is known to be waited for.
+    """A store of which every answer that the thread that made this waits for is known to be waited for.
 
     It is asked in no other way: an answer that never comes, from a host that the network has left, would hold up the
     worker for ever, and `Watch` would take it for a worker that computes.
@@ -18,20 +18,21 @@ class AskedStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._thread = threading.get_ident()
         self._waits = False
 
     def waits(self) -> bool:
-        """Whether the main thread has asked, and has no answer yet."""
+        """Whether the run's thread has asked, and has no answer yet."""
         return self._waits
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        on_main = threading.current_thread() is threading.main_thread()
-        self._waits = self._waits or on_main
+        of_run = threading.get_ident() == self._thread
+        self._waits = self._waits or of_run
         try:
             yield
         finally:
-            self._waits = self._waits and not on_main
+            self._waits = self._waits and not of_run
 
     def set(self, key: str, value: str) -> None:
         """Set ``key``."""

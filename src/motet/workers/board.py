@@ -1,6 +1,10 @@
-"""What workers publish about themselves in the store: where each stands, and why one has failed or left.
+"""What workers publish in the store: where each stands, why one has failed or left, and worker 0's verdict.
 
-Never asked for in vain for long: a store that is gone with its host, or does not answer, is as good as an empty one.
+While something stands still, every worker publishes where it stands and looks for one verdict; worker 0 alone reads
+where all stand, at once. So a look costs the store a few messages a worker, however many workers there are.
+
+Of the rest nothing is asked for in vain for long: a store that is gone with its host, or does not answer, is as good as
+an empty one.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
+from motet.errors import GangError, pack_error, unpack_error
 from motet.workers.deadlock import Position
 
 T = TypeVar("T")
 _KEY = "motet/watch"
+MOST_READ = 8  # failures, or exits: the latest
 # What the store is given to answer where something is wrong already: a network that is down never answers.
 STORE_SECONDS = 2.0
 
@@ -29,6 +35,7 @@ class Board:
         self._worker = worker
         self._num_workers = num_workers
         self._store = store
+        self._failures: list[int] = []  # the numbers of those that this worker has published
 
     def own_connection(self) -> None:
         """From now on ask the store over a connection of its own."""
@@ -37,15 +44,22 @@ class Board:
 
     def publish_failure(self, text: str) -> None:
         """Publish an error of this worker, so that every other can name it."""
-        self._ask(lambda store: store.set(f"{_KEY}/failed/{self._worker}", text), None)
+        if number := self._ask(lambda store: self._publish(store, "failed", text), 0):
+            self._failures.append(number)
 
     def publish_exit(self, text: str) -> None:
         """Publish that this worker has left the run, though its process may live on: nobody need wait for it."""
-        self._ask(lambda store: store.set(f"{_KEY}/left/{self._worker}", text), None)
+        self._ask(lambda store: self._publish(store, "left", text), 0)
 
     def withdraw_failure(self) -> None:
         """Withdraw what `publish_failure` published: all workers met it alike, so it ended its job only."""
-        self._ask(lambda store: store.delete_key(f"{_KEY}/failed/{self._worker}"), False)
+        numbers, self._failures = self._failures, []
+
+        def withdraw(store: Store) -> None:
+            for number in numbers:
+                store.set(f"{_KEY}/failed/{number}", json.dumps([self._worker, None]))
+
+        self._ask(withdraw, None)
 
     def failures(self, within_seconds: float = 0.0) -> dict[int, str]:
         """Return what other workers published with `publish_failure`, waiting a little for it if asked."""
@@ -55,41 +69,79 @@ class Board:
         """Return what other workers published with `publish_exit`."""
         return self._published("left")
 
-    def swap(self, mine: Position) -> dict[int, Position]:
-        """Publish where this worker stands, and return where all do that have published it.
+    # Where workers stand. These block for as long as the store takes, and raise what it raises.
 
-        Blocks for as long as the store takes, and raises what it raises.
-        """
-        store = self._store
-        assert store is not None
-        store.set(f"{_KEY}/position/{self._worker}", json.dumps(mine.to_json()))
-        positions = {self._worker: mine}
-        for other in range(self._num_workers):
-            key = f"{_KEY}/position/{other}"
-            if other != self._worker and store.check([key]):
-                positions[other] = Position.from_json(json.loads(store.get(key)))
-        return positions
+    def join(self, mine: Position) -> None:
+        """Publish that this worker is there; called once."""
+        self.publish_position(mine)
+        self._open().add(f"{_KEY}/here", 1)
+
+    def publish_position(self, mine: Position) -> None:
+        """Publish where this worker stands."""
+        self._open().set(_place(self._worker), json.dumps(mine.to_json()))
+
+    def positions(self) -> dict[int, Position]:
+        """Return where those workers stand that have stood still by now; none before all workers are there."""
+        store = self._open()
+        if store.add(f"{_KEY}/here", 0) < self._num_workers:
+            return {}
+        published = store.multi_get([_place(worker) for worker in range(self._num_workers)])
+        positions = (Position.from_json(json.loads(text)) for text in published)
+        return {position.worker: position for position in positions if position.beat}
+
+    def last_positions(self) -> dict[int, Position]:
+        """Return what `positions` does, and nothing where the store does not answer soon."""
+        return self._ask(lambda store: self.positions(), {})
+
+    def publish_verdict(self, error: GangError, *, for_all: bool) -> None:
+        """Publish what ends the run: for all workers, or for those that wait for others."""
+        self._open().set(f"{_KEY}/verdict", json.dumps([pack_error(error), for_all]))
+
+    def verdict(self, *, waits: bool) -> GangError | None:
+        """Return what ends the run for a worker that ``waits`` for others, or does not; None if nothing does."""
+        store = self._open()
+        if not store.check([f"{_KEY}/verdict"]):
+            return None
+        packed, for_all = json.loads(store.get(f"{_KEY}/verdict"))
+        if not (waits or for_all):
+            return None
+        error = unpack_error(packed)
+        assert isinstance(error, GangError)
+        error.from_worker_0 = False  # which may be in its own code still, and never tell
+        return error
 
     def close(self) -> None:
         """Let go of the store."""
         self._store = None
 
+    def _open(self) -> Store:
+        assert self._store is not None
+        return self._store
+
+    def _publish(self, store: Store, kind: str, text: str) -> int:
+        number = int(store.add(f"{_KEY}/{kind}", 1))
+        store.set(f"{_KEY}/{kind}/{number}", json.dumps([self._worker, text]))
+        return number
+
     def _published(self, kind: str, within_seconds: float = 0.0) -> dict[int, str]:
         deadline = time.monotonic() + within_seconds
 
         def look(store: Store) -> dict[int, str]:
-            found: dict[int, str] = {}
-            while not found:
-                for other in range(self._num_workers):
-                    key = f"{_KEY}/{kind}/{other}"
-                    if other != self._worker and store.check([key]):
-                        found[other] = store.get(key).decode()
-                if time.monotonic() >= deadline:
-                    break
+            while not (found := self._latest(store, kind)) and time.monotonic() < deadline:
                 time.sleep(0.05)
             return found
 
         return self._ask(look, {}, within_seconds)
+
+    def _latest(self, store: Store, kind: str) -> dict[int, str]:
+        last = int(store.add(f"{_KEY}/{kind}", 0))
+        found: dict[int, str] = {}
+        for number in range(max(1, last - MOST_READ + 1), last + 1):
+            if store.check([f"{_KEY}/{kind}/{number}"]):
+                worker, text = json.loads(store.get(f"{_KEY}/{kind}/{number}"))
+                if text is not None and worker != self._worker:
+                    found[worker] = text
+        return found
 
     def _ask(self, call: Callable[[Store], T], otherwise: T, within_seconds: float = 0.0) -> T:
         """Ask the store something, and return ``otherwise`` if it is gone with its host or does not answer in time."""
@@ -105,3 +157,7 @@ class Board:
         thread.start()
         thread.join(within_seconds + STORE_SECONDS)
         return answers[-1]
+
+
+def _place(worker: int) -> str:
+    return f"{_KEY}/position/{worker}"

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["gradients", "agreement", "collective", "decision"]
+from motet.errors import DivergenceError, GangError, WorkerFailedError
+
+Kind = Literal["gradients", "agreement", "collective", "decision", "connections"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class WaitsFor:
     """What a worker waits for.
 
     ``gradients``: those of turn ``number`` of ``job``; ``agreement``: the ``number``-th of the run; ``collective``: one
-    that the loop of ``job`` called by itself in turn ``number``; ``decision``: what worker 0 decides there. ``after``:
-    where an agreement began.
+    that the loop of ``job`` called by itself in turn ``number``; ``decision``: what worker 0 decides there;
+    ``connections``: those of the ``number``-th group that the run has made. ``after``: where an agreement began.
     """
 
     kind: Kind
@@ -37,6 +39,8 @@ class WaitsFor:
             return "the other workers' agreement" + (f" that job '{self.job}' ended" if self.job else after)
         if self.kind == "decision":
             return "worker 0's decision" + (f" about job '{self.job}', turn {self.number}" if self.job else "")
+        if self.kind == "connections":
+            return "the other workers' connections"
         return f"a collective that job '{self.job}' called in turn {self.number}"
 
 
@@ -137,7 +141,7 @@ def find_divergence(positions: Mapping[int, Position]) -> list[int]:
 
 
 def _met(item: WaitsFor, other: Position, certain: bool) -> bool:
-    if item.kind in ("collective", "decision") and not certain and other.item != item:
+    if item.kind in ("collective", "decision", "connections") and not certain and other.item != item:
         return False
     return other.has_launched(item)
 
@@ -145,3 +149,26 @@ def _met(item: WaitsFor, other: Position, certain: bool) -> bool:
 def describe(positions: Mapping[int, Position]) -> str:
     """Return the positions side by side, a line each."""
     return "\n".join(f"  {positions[worker]}" for worker in sorted(positions))
+
+
+def verdict(positions: Mapping[int, Position], cycle: Sequence[int], failures: Mapping[int, str]) -> GangError:
+    """Return the error that ends a run whose workers wait for each other; ``failures``: what they published."""
+    failed = {w: how for w, p in positions.items() for how in p.ended.values() if how.startswith("failed")}
+    table = describe(positions)
+    if failed and len(failed) < len(positions):
+        names = ", ".join(str(worker) for worker in sorted(failed))
+        return WorkerFailedError(
+            f"Worker {names} met an error that the other workers did not meet, so the job cannot go on:\n"
+            + "\n".join([table, *failures.values()])
+        )
+    return DivergenceError(
+        f"The workers took different ways and wait for each other (workers {list(cycle)}):\n{table}\n"
+        "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank "
+        "around backward() or a collective, or buffers written on some workers only (--buffers blocking)."
+    )
+
+
+def failed_elsewhere(failures: Mapping[int, str]) -> WorkerFailedError:
+    """Return the error that names a worker which has published one of its own."""
+    worker, text = sorted(failures.items())[0]
+    return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,11 +32,12 @@ from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerL
 from motet.workers.asked_store import AskedStore
 from motet.workers.deadlock import WaitsFor
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
-from motet.workers.meeting import enter_tasks, meet
+from motet.workers.meeting import enter_tasks, is_task, meet
+from motet.workers.sockets import clients_of_store, connecting, jobs_connect_lazily, longest_pause_seconds, make_room
 from motet.workers.watch import Watch
 
 SLICE_SECONDS = 0.25
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.0001, 0.004  # between two looks for a decision of worker 0's
+FIRST_PAUSE_SECONDS = 0.0001  # between two looks for a decision of worker 0's
 _num_runs = 0
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 # A group's own timeout is destructive and knows nothing of who waits for whom: ours comes first.
@@ -73,8 +75,11 @@ class Workers:
         # Kept here: inside a job, torch returns the job's own.
         self._everybody = dist.group.WORLD
         self._shared = one_communicator(config)
-        self._control: dist.ProcessGroup | None = _new_group("gloo" if has_device_backend(config) else None)
+        self.connects_jobs_lazily = False  # the groups that jobs make
+        self._num_groups = 0
         self._num_agreements = 0
+        self._control: dist.ProcessGroup | None = self._new_group("gloo" if has_device_backend(config) else None)
+        self.finish_agreement(self.start_agreement([0.0]))  # connects it
 
     @classmethod
     def join(cls, *, timeout_seconds: float = 1800.0) -> Workers:
@@ -158,7 +163,7 @@ class Workers:
                 while not self._store.check(place):
                     self._raise_if_hopeless(item, time.monotonic() - begin)
                     time.sleep(pause)
-                    pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+                    pause = min(1.5 * pause, longest_pause_seconds(self.num_workers))
                 message = self._store.get(place)
                 if not keep and self._store.add(f"{place}/read", 1) == self.num_workers - 1:
                     self._store.delete_key(place)
@@ -187,13 +192,48 @@ class Workers:
         """Free the store of a word that everybody who wants it has read."""
         self._store.delete_key(f"motet/published/{key}")
 
-    def acquire_lane(self) -> dist.ProcessGroup:
-        """Return a process group for one job's gradients. Collective: all workers at the same place."""
+    def acquire_lane(self, *, meshed: bool = False) -> dist.ProcessGroup:
+        """Return a process group for one job's gradients. Collective: all workers at the same place.
+
+        ``meshed``: any worker sends to any other on it, and not only around the ring.
+        """
         if self._free_lanes:
             return self._free_lanes.pop()
-        lane = _new_group("gloo" if self._shared else None)
+        lane = self._new_group("gloo" if self._shared else None, lazily=not meshed)
         self._lanes.append(lane)
+        self._connect(lane.allreduce([torch.zeros(1, device="cpu")], _asynchronous(dist.AllreduceOptions())))
         return lane
+
+    def new_broadcast_lane(self) -> dist.ProcessGroup:
+        """Return a process group for what worker 0 sends to all. Collective: all workers at the same place."""
+        lane = self._new_group("gloo" if self._shared else None)
+        self._lanes.append(lane)
+        self._connect(lane.broadcast([torch.zeros(1, device="cpu")], _asynchronous(dist.BroadcastOptions())))
+        return lane
+
+    def _new_group(self, backend: str | None, *, lazily: bool = True) -> dist.ProcessGroup:
+        self._num_groups += 1
+        with connecting(lazily=lazily):
+            group = dist.new_group(timeout=GROUP_TIMEOUT, backend=backend)
+        assert isinstance(group, dist.ProcessGroup)
+        return group
+
+    def _connect(self, work: dist.Work) -> None:
+        """Block for a group's first collective, for which the workers connect.
+
+        A worker that is inside the store's client, waiting for others, holds up whoever wants to connect: nobody may
+        wait for that later on.
+        """
+        done = threading.Event()
+        work.get_future().add_done_callback(lambda _: done.set())
+        self.wait(WaitsFor("connections", None, self._num_groups), done, work.wait)
+
+    def make_room(self, num_jobs: int) -> None:
+        """Have files left for the sockets of so many jobs at once; `UsageError` where there cannot be as many."""
+        served = clients_of_store(num_jobs, self.num_workers) if self.worker == 0 and is_task() else 0
+        word = self.broadcast_from_0(lambda: "lazily" if jobs_connect_lazily(num_jobs, self.num_workers) else "")
+        self.connects_jobs_lazily = bool(word)
+        make_room(num_jobs, self.num_workers, lazily=self.connects_jobs_lazily, num_clients=served)
 
     @property
     def device_lane(self) -> dist.ProcessGroup | None:
@@ -288,10 +328,15 @@ class Workers:
         return WorkerLostError(text.rstrip())
 
 
-def _new_group(backend: str | None) -> dist.ProcessGroup:
-    group = dist.new_group(timeout=GROUP_TIMEOUT, backend=backend)
-    assert isinstance(group, dist.ProcessGroup)
-    return group
+def store_of_program(what: str) -> Store:
+    """Return a part of the store of the program's process group, with a connection of its own."""
+    clone: Store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    return PrefixStore(what, clone)
+
+
+def _asynchronous(options: Any) -> Any:
+    options.asyncOp = True
+    return options
 
 
 def _initialize() -> None:
@@ -310,4 +355,5 @@ def _initialize() -> None:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, world_size = meet()
     store = PrefixStore(f"motet/attempt/{attempt}/run/{_num_runs}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)
+    with connecting(lazily=True):
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)

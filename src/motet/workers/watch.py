@@ -1,7 +1,7 @@
 """Where this worker stands, published for whoever needs to know; and a thread that notices when nobody can go on.
 
 `Watch` costs next to nothing while all is well: a few attributes, and one line in a small memory-mapped file that
-the launcher reads if this process is killed. Only when the main thread has stood still for some seconds does the
+the launcher reads if this process is killed. Only when the run's thread has stood still for some seconds does the
 thread publish its position in the store, read the others', and look for a cycle (`motet.workers.deadlock`).
 Where nobody has moved for the whole timeout, nobody is going to, whatever each says it does: that ends the run, too.
 A wait of ours is sliced and raises what the thread found; a blocking collective of a user's cannot be sliced, so
@@ -25,10 +25,18 @@ from types import FrameType
 
 from torch._C._distributed_c10d import Store
 
-from motet.errors import DivergenceError, GangError, SyncTimeoutError, WorkerFailedError
+from motet.errors import GangError, SyncTimeoutError
 from motet.run_dir import opener
 from motet.workers.board import STORE_SECONDS, Board
-from motet.workers.deadlock import Position, WaitsFor, describe, find_cycle, find_divergence
+from motet.workers.deadlock import (
+    Position,
+    WaitsFor,
+    describe,
+    failed_elsewhere,
+    find_cycle,
+    find_divergence,
+    verdict,
+)
 from motet.workers.sockets import seconds_between_looks
 from motet.workers.stack import position_text
 
@@ -45,9 +53,9 @@ LONGEST_BEGIN_SECONDS = 60.0
 class Watch:
     """One worker's position, and the thread that compares it with the others'.
 
-    ``suspicion_seconds``: how long the main thread may stand still before anything is published.
+    ``suspicion_seconds``: how long the run's thread may stand still before anything is published.
     ``certainty_seconds``: how long before a collective that others have passed counts as never met.
-    ``asks``: whether the main thread waits for an answer of the store.
+    ``asks``: whether the run's thread waits for an answer of the store.
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class Watch:
         self.launched: dict[str, int] = {}
         self._ended: dict[str, str] = {}
         self._num_agreements = 0
-        self.blocking = False  # the main thread is inside a synchronization that cannot be sliced
+        self.blocking = False  # the run's thread is inside a synchronization that cannot be sliced
         self._asks = asks
         self._job: str | None = None
         self._turn = 0
@@ -84,7 +92,7 @@ class Watch:
         self._timeout_seconds = timeout_seconds
         self._suspicion_seconds = suspicion_seconds
         self._certainty_seconds = certainty_seconds
-        self._main = threading.main_thread().ident
+        self._thread = threading.get_ident()  # the run's: the main one, or whichever calls motet.run
         self._closing = threading.Event()
         self._between_looks = 0.9 * seconds_between_looks(num_workers)
         self._gave_up = (0.0, 0)  # when, and in which epoch
@@ -97,7 +105,7 @@ class Watch:
         self._num_asked = 0
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
-            self.board.own_connection()  # the main thread may block inside the other client
+            self.board.own_connection()  # the run's thread may block inside the other client
             # Two: where the network is down, the one that asks the store may not come back for minutes.
             self._threads = [
                 threading.Thread(target=run, name="motet-watch", daemon=True) for run in (self._run, self._listen)
@@ -122,11 +130,11 @@ class Watch:
         self._ask_num_asked = num_asked
 
     def block(self, blocking: bool) -> None:
-        """Note that the main thread enters a synchronization that cannot be sliced, or has left it."""
+        """Note that the run's thread enters a synchronization that cannot be sliced, or has left it."""
         self.blocking = blocking
 
     def agrees(self, number: int) -> None:
-        """Note that the main thread has come to the ``number``-th agreement."""
+        """Note that the run's thread has come to the ``number``-th agreement."""
         self._num_agreements = number
 
     def job_ended(self, job: str, how: str) -> None:
@@ -134,12 +142,12 @@ class Watch:
         self._ended[job] = how
 
     def at(self, phase: str, job: str | None = None, turn: int = 0) -> None:
-        """Note what the main thread does from now on."""
+        """Note what the run's thread does from now on."""
         self._job, self._turn, self._phase, self._item = job, turn, phase, None
         self._moved()
 
     def whereabouts(self) -> str:
-        """Say what the main thread does: ``in turn 9 of job 'a' (computing)``."""
+        """Say what the run's thread does: ``in turn 9 of job 'a' (computing)``."""
         if self._job is not None:
             return f"in turn {self._turn} of job '{self._job}' ({self._phase})"
         last = f"after turn {self._last[-1][1]} of job '{self._last[-1][0]}', " if self._last else ""
@@ -147,7 +155,7 @@ class Watch:
 
     @contextlib.contextmanager
     def waiting_for(self, item: WaitsFor) -> Iterator[None]:
-        """Note what the main thread waits for inside the block."""
+        """Note what the run's thread waits for inside the block."""
         self._item = item
         self._moved()
         try:
@@ -191,23 +199,24 @@ class Watch:
             last_turns=[f"{job} {turn}" for job, turn in self._last],
             history=dict(self._history),
             still_seconds=self._still_seconds,
-            where="" if item is not None and item.kind != "collective" else position_text(self._main_frame()),
+            where="" if item is not None and item.kind != "collective" else position_text(self._frame()),
             stops=self._stops(),
         )
 
     def others_stand(self) -> str:
-        """Return a line for each worker of which it is known where it stood last; nothing is asked for."""
+        """Return a line for each worker of which it is known where it stood last; the store is asked for it once."""
+        self._known = {**self._known, **self.board.last_positions(), self.worker: self.position()}
         return describe(self._known) if len(self._known) > 1 else ""
 
-    def _main_frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._main or 0)
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._thread)
 
     def others_stop(self) -> bool:
         """Whether another worker is known to have been asked to stop; nothing is asked for."""
         return any(position.stops for position in self._known.values())
 
     def _in_collective(self) -> bool:
-        frame = self._main_frame()
+        frame = self._frame()
         for _ in range(3):
             if frame is None:
                 return False
@@ -218,6 +227,8 @@ class Watch:
         return False
 
     def _run(self) -> None:
+        with contextlib.suppress(Exception):  # met again when this worker stands still
+            self.board.join(self.position())
         epoch, looked, compared = self._epoch, time.monotonic(), 0.0
         while not self._closing.wait(1.0):
             moves, now = self._num_moves(), time.monotonic()
@@ -239,13 +250,13 @@ class Watch:
                 self._give_up(GangError(f"Worker {self.worker} lost the store that all workers share: {error}"))
 
     def _num_moves(self) -> int:
-        """Return what changes whenever the main thread moves; a loop that makes collectives of its own moves, too."""
+        """Return what changes whenever the run's thread moves; a loop that makes collectives of its own moves, too."""
         if (asked := self._ask_num_asked()) != self._num_asked:
             self._num_asked, self._since = asked, time.monotonic()
         return self._epoch + asked
 
     def _listen(self) -> None:
-        """What is done without the store: look for signals, and end a main thread that nothing else can."""
+        """What is done without the store: look for signals, and end a thread that nothing else can."""
         while not self._closing.wait(1.0):
             self._num_moves()
             now, epoch = time.monotonic(), self._epoch
@@ -269,35 +280,47 @@ class Watch:
                     )
 
     def _is_blocked(self) -> bool:
-        """Whether the main thread waits for other workers or for the store, and not in code of its own."""
+        """Whether the run's thread waits for other workers or for the store, and not in code of its own."""
         return self._asks() or self._item is not None or self.blocking or self._in_collective()
 
     def _compare(self, still: float) -> None:
-        """Publish, read, and judge. A verdict counts only workers that renewed their position and have not moved."""
+        """Publish where this worker stands, and see whether that ends the run: worker 0 judges, the others read it."""
         self._beat += 1
         mine = self.position()
-        positions = self.board.swap(mine)
+        self.board.publish_position(mine)
+        if self.worker == 0:
+            self._judge(mine, still)
+        elif (error := self.board.verdict(waits=mine.item is not None)) is not None:
+            self._give_up(error)
+        if self.error is not None:
+            return
+        # In its own code for so long, it will not come back, either.
+        if (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self.board.exits()):
+            self._give_up(failed_elsewhere(self.board.failures() or left))
+        elif mine.item is not None and still > self._longest([mine]) + 2.0:  # a sliced wait has its own, sooner
+            self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{self.others_stand()}"))
+
+    def _judge(self, mine: Position, still: float) -> None:
+        """Read where all stand. A verdict counts only workers that renewed their position and have not moved."""
+        positions = {**self.board.positions(), self.worker: mine}
         self._known = positions
         stable = {worker: position for worker, position in positions.items() if self._stands(position)}
         cycle = find_cycle(stable, certain=still < self._certainty_seconds) or find_divergence(positions)
-        if cycle and mine.item is not None:
-            self._give_up(self._verdict({w: positions[w] for w in sorted(positions)}, cycle))
-        elif (mine.item is not None or still > self._timeout_seconds + 2.0) and (left := self.board.exits()):
-            self._give_up(_failed(self.board.failures() or left))  # in its own code for so long, it will not come back
-        elif (
-            mine.item is not None and still > self._longest(positions.values()) + 2.0
-        ):  # a sliced wait has its own, sooner
-            self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{describe(positions)}"))
+        if cycle and any(position.item is not None for position in positions.values()):
+            error = verdict(positions, cycle, self.board.failures())
+            self.board.publish_verdict(error, for_all=False)
+            if mine.item is not None:
+                self._give_up(error)
         elif len(stable) == self.num_workers and (shortest := self._all_still(positions)) is not None:
-            self._give_up(
-                SyncTimeoutError(
-                    f"No worker has moved for {shortest:.0f} s, and none waits for another; the timeout is "
-                    f"{self._timeout_seconds:.0f} s. The loops wait for something that never comes (a thread, a lock, "
-                    f"what a thread wants to receive from other workers), or a turn takes longer than that:\n"
-                    f"{describe(positions)}\nWhere a turn may take so long, give a longer --timeout, or call "
-                    "motet.current_job().yield_turn() in between, on all workers alike."
-                )
+            standstill = SyncTimeoutError(
+                f"No worker has moved for {shortest:.0f} s, and none waits for another; the timeout is "
+                f"{self._timeout_seconds:.0f} s. The loops wait for something that never comes (a thread, a lock, "
+                f"what a thread wants to receive from other workers), or a turn takes longer than that:\n"
+                f"{describe(positions)}\nWhere a turn may take so long, give a longer --timeout, or call "
+                "motet.current_job().yield_turn() in between, on all workers alike."
             )
+            self.board.publish_verdict(standstill, for_all=True)
+            self._give_up(standstill)
 
     def _all_still(self, positions: Mapping[int, Position]) -> float | None:
         """Return for how long no worker at all has moved, if that is longer than the timeout."""
@@ -317,29 +340,13 @@ class Watch:
             return False
         return position.beat > beat
 
-    def _verdict(self, positions: dict[int, Position], cycle: list[int]) -> GangError:
-        failed = {w: how for w, p in positions.items() for how in p.ended.values() if how.startswith("failed")}
-        table = describe(positions)
-        if failed and len(failed) < self.num_workers:
-            names = ", ".join(str(w) for w in sorted(failed))
-            text = "\n".join(self.board.failures().values())
-            return WorkerFailedError(
-                f"Worker {names} met an error that the other workers did not meet, so the job cannot go on:\n{table}"
-                + (f"\n{text}" if text else "")
-            )
-        return DivergenceError(
-            f"The workers took different ways and wait for each other (workers {cycle}):\n{table}\n"
-            "Every worker must take the same turns: look for uneven numbers of batches, or an `if` on the rank "
-            "around backward() or a collective, or buffers written on some workers only (--buffers blocking)."
-        )
-
     def _give_up(self, error: GangError) -> None:
         self._gave_up, self.error = (time.monotonic(), self._epoch), error
-        if self._item is None:  # otherwise the main thread waits in slices: it raises the error itself
+        if self._item is None:  # otherwise the run's thread waits in slices: it raises the error itself
             self._end(error)
 
     def _end(self, error: GangError) -> None:
-        """End this process: its main thread is inside a call that never returns, and cannot be interrupted there."""
+        """End this process: the run's thread is inside a call that never returns, and cannot be interrupted there."""
         self.before_exit(error)
         print(f"motet: worker {self.worker}: {error}", file=sys.__stderr__, flush=True)
         if "MOTET_DEBUG" in os.environ:
@@ -358,8 +365,3 @@ class Watch:
         if self._state is not None:
             self._state.close()
             self._state = None
-
-
-def _failed(failed: dict[int, str]) -> WorkerFailedError:
-    worker, text = sorted(failed.items())[0]
-    return WorkerFailedError(f"Worker {worker} met an error that the other workers did not meet:\n{text}")
