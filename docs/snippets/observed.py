@@ -13,17 +13,17 @@ class Hidden:
 
     def __init__(self) -> None:
         self.worker = 0
-        self.travelled = 0.0
+        self.in_flight = 0.0
         self.hidden = 0.0
 
     def observe(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self.worker = event.worker
         elif isinstance(event, SyncEnded):
-            self.travelled += event.completed - event.launched
+            self.in_flight += event.completed - event.launched
             self.hidden += event.hidden_seconds
         elif isinstance(event, RunEnded) and self.worker == 0:
-            print(f"{self.hidden:.2f} of {self.travelled:.2f} s were hidden")
+            print(f"{self.hidden:.2f} of {self.in_flight:.2f} s were hidden")
 
 
 jobs = {f"width{width}": functools.partial(train, width) for width in (64, 512)}
