@@ -23,7 +23,7 @@ help:
 	@echo "make test-clusters  run some of those on several hosts, under SLURM, mpirun and Ray, for some minutes"
 	@echo "make test TORCH=2.11.0  with another torch; PYTHON=/path/to/python3.12 with another Python"
 	@echo "make test-torch-versions  run them with the oldest and newest torch, and write docs/reference/tested-with.md"
-	@echo "make chaos   strike runs at random moments, 120 times; each must end as if nothing had happened"
+	@echo "make chaos   strike runs at random moments, 160 times; each must end as if nothing had happened"
 	@echo "make check   run the linters, the type checker and the test of the layers; build the docs"
 	@echo "make wheel   build the package, install it into an empty environment, and run it there"
 	@echo "make docs    build the docs into site/, with every warning an error"

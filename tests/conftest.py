@@ -20,6 +20,7 @@ _SLOW = (
     "clusters/test_tasks.py",
     "distributed/test_aggregation.py",
     "distributed/test_bit_identity_compiled.py",
+    "distributed/test_both_houses.py",
     "distributed/test_checkpoints.py",
     "distributed/test_failures.py",
     "distributed/test_failures_cli.py",

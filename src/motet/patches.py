@@ -139,6 +139,8 @@ IN_A_JOBS_PROCESS = (
         "next_batch",
         "a DataLoader waits for its workers",
     ),
+    Patch(f"{_LOADERS}._error_if_any_worker_fails", "loader_worker_failed", "never in code that hands over the turn"),
+    Patch(f"{_LOADERS}._set_worker_signal_handlers", "begin_loader_worker", "it outlives a stop of the run"),
     Patch("concurrent.futures:Future.result", "future_result", "a program waits for what it has started"),
     Patch("threading:Thread.join", "join_thread", "the same"),
     Patch("subprocess:Popen.wait", "wait_child", "the same"),

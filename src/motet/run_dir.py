@@ -14,6 +14,7 @@ Files are data: reading a run directory runs no code. They are written whole or 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -23,13 +24,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from motet.errors import CheckpointError, UsageError
 from motet.results import Results
 
 FORMAT = 1
 LONGEST_JSON_BYTES = 64 * 1024 * 1024
+RUNS = "running jobs"  # what a worker does whose jobs live in processes of their own, each of which it watches
 _locks: set[int] = set()  # open files by which this process holds runs
 
 
@@ -69,7 +71,7 @@ class RunDir:
         place = _default_path() if path is None else Path(os.path.expanduser(path))
         content = {"format": FORMAT, "id": uuid.uuid4().hex, **description}
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            make_folder(place)
             _write_new(place / "run.json", json.dumps(content, indent=2) + "\n")
         except FileExistsError:
             kind = "holds another run" if place.is_dir() else "is a file"
@@ -117,10 +119,10 @@ class RunDir:
         if _is_path(name):
             raise UsageError(f"{name!r} cannot be a job's name: it would be a path; use letters, digits, '-', '_'")
         place = self.path / "jobs" / name
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         return place
 
-    def write_results(self, results: Results, save: Callable[[object, Path], None] | None = None) -> None:
+    def write_results(self, results: Results, save: Callable[[object, IO[bytes]], None] | None = None) -> None:
         """Write ``results.json``, whole or not at all.
 
         A result that is not JSON stands there as ``{"repr": ..., "file": "jobs/<name>/result.pt"}``. ``save`` writes
@@ -131,7 +133,7 @@ class RunDir:
             job["result"] = self.plain(name, job["result"], save)
         write_whole(self.path / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def plain(self, name: str, result: object, save: Callable[[object, Path], None] | None) -> object:
+    def plain(self, name: str, result: object, save: Callable[[object, IO[bytes]], None] | None) -> object:
         """Return a job's result as it stands in files; see `write_results`."""
         try:
             return json.loads(json.dumps(result, allow_nan=False))
@@ -141,7 +143,8 @@ class RunDir:
         if save is not None:
             place = self.job_dir(name) / "result.pt"
             try:
-                save(result, place)
+                with open(place, "wb", opener=opener) as opened:
+                    save(result, opened)
                 file = place.relative_to(self.path).as_posix()
             except Exception:  # whatever a user's object raises when it is saved: its repr is kept all the same
                 place.unlink(missing_ok=True)
@@ -190,7 +193,7 @@ class RunDir:
     def state_dir(self) -> Path:
         """Where workers say what they are doing: a directory, made if need be."""
         place = self.path / "state"
-        place.mkdir(exist_ok=True)
+        make_folder(place)
         return place
 
     def state_path(self, worker: int) -> Path:
@@ -285,6 +288,16 @@ def shown_path(path: Path) -> str:
 def opener(path: str | Path, flags: int, mode: int = 0o644) -> int:
     """Open a file for `open`; whatever the umask, others than its owner cannot write to it."""
     return os.open(path, flags, mode)
+
+
+def make_folder(place: Path) -> None:
+    """Make a folder, and those above it, unless they are there; whatever the umask, not everybody can write to it."""
+    for folder in (*reversed(place.parents), place):
+        if not folder.is_dir():
+            with contextlib.suppress(FileExistsError):  # somebody else was first, or it is a file
+                folder.mkdir(0o775)
+    if not place.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:

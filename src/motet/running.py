@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO, Unpack
+from typing import IO, TextIO, Unpack
 
 from motet.checkpoints import resuming
 from motet.checkpoints.gang import Gang, wait_for_word
@@ -278,11 +278,11 @@ def _safety(
     )
 
 
-def save_result(value: object, path: Path) -> None:
+def save_result(value: object, file: IO[bytes]) -> None:
     """Write a job's result that is not JSON to a file."""
     import torch
 
-    torch.save(value, path)
+    torch.save(value, file)
 
 
 def _on_stderr(text: str) -> None:

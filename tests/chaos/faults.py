@@ -53,6 +53,7 @@ class Counts:
 
 class Chaos:
     """Harms one run after the other. ``disk``: a small file system to fill; ``links``: a network to cut; or None.
+    ``house``: where the jobs live.
 
     ``only``: the kinds of faults there are, all if it is empty. A link goes down for less than the timeout, or for good
     (``link gone``: until the workers have ended).
@@ -66,8 +67,9 @@ class Chaos:
         links: ShapedLinks | None = None,
         only: Sequence[str] = (),
         pause: float = 0.004,
+        house: str = "together",
     ) -> None:
-        self.place, self.disk, self.links, self.pause = place, disk, links, pause
+        self.place, self.disk, self.links, self.pause, self.house = place, disk, links, pause, house
         self.draw = random.Random(seed)
         self.counts = Counts()
         self._num_begins: dict[tuple[Path, str], int] = {}
@@ -114,7 +116,7 @@ class Chaos:
 
     def _attempt(self, gang: Gang, folder: str) -> list[Outcome]:
         try:
-            outcomes = gang.attempt(TOGETHER, folder, self.pause, TIMEOUT_SECONDS)
+            outcomes = gang.attempt(TOGETHER, folder, self.pause, TIMEOUT_SECONDS, self.house)
         except GangCallError as error:
             self._wrong(f"hung: {error}")
             return [Outcome(error=str(error))]

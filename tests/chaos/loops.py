@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -121,9 +121,11 @@ def alone(name: str) -> str:
     return str(run_alone(LOOPS[name]))
 
 
-def together(place: str, pause: float, timeout_seconds: float) -> dict[str, tuple[str, Any]]:
+def together(
+    place: str, pause: float, timeout_seconds: float, house: Literal["together", "process"]
+) -> dict[str, tuple[str, Any]]:
     """Begin the run of all loops in a directory, or go on with it; return each job's status and result."""
     seed_everything()
     jobs = {name: lambda loop=loop: loop(pause=pause) for name, loop in LOOPS.items()}  # type: ignore[misc]
-    results = run(jobs, run_dir=place, resume=True, timeout_seconds=timeout_seconds)
+    results = run(jobs, run_dir=place, resume=True, timeout_seconds=timeout_seconds, house=house)
     return {name: (job.status, job.result) for name, job in results.jobs.items()}

@@ -39,6 +39,8 @@ def loop(
 
     With ``after`` it happens at the first step that finds such a path, however many that takes.
     """
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")  # in a process of its own
     torch.manual_seed(seed + dist.get_rank())
     if what == "wider-alone" and dist.get_rank() == worker:
         width += 1
@@ -85,6 +87,8 @@ def loading(
     seed: int = 1, epochs: int = 4, every: int = 10, pause: float = 0.0, context: str | None = None, workers: int = 1
 ) -> dict[str, Any]:
     """Train on what DataLoader workers load; write down how many steps are done."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")  # in a process of its own
     torch.manual_seed(seed)
     data = TensorDataset(torch.randn(640, 16), torch.randn(640, 1))
     sampler: Any = DistributedSampler(data, seed=seed)

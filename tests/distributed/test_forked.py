@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = '''
 import json, multiprocessing, os, pathlib, signal, sys, threading
 import torch.distributed as dist
@@ -97,9 +99,11 @@ EXPECTED = {
 }
 
 
-def test_a_forked_process_is_a_plain_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("house", ["together", pytest.param("process", marks=pytest.mark.slow)])
+def test_a_forked_process_is_a_plain_one(tmp_path: Path, house: str) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "motet", "run", "--nproc-per-node=1", "train.py", "--each=a", "--each=b"]
+    command.append(f"--house={house}")
     ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
     for name in ("a", "b"):

@@ -169,20 +169,24 @@ def test_a_signal_before_anything_was_started(place: Place, what: signal.Signals
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("context", [None, "spawn"])
-def test_sigterm_to_every_process_is_a_stop(place: Place, gangs: Callable[[int], Gang], context: str | None) -> None:
+@pytest.mark.parametrize(("house", "context"), [("together", None), ("together", "spawn"), ("process", None)])
+def test_sigterm_to_every_process_is_a_stop(
+    place: Place, gangs: Callable[[int], Gang], house: str, context: str | None
+) -> None:
+    """Six times in a row, and the same command goes on each time."""
     jobs = {
         name: {"call": LOADING, "with": {"seed": seed, "pause": 0.01, "context": context}}
         for name, seed in {"a": 1, "b": 2}.items()
     }
     (place.path / "jobs.yaml").write_text(json.dumps({"jobs": jobs}))
-    command = ["run", TWO, "jobs.yaml", "--run-dir=out", "--max-job-failures=0"]
+    command = ["run", TWO, f"--house={house}", "jobs.yaml", "--run-dir=out", "--max-job-failures=0"]
+    whole = {"together": 7, "process": 14}[house]
     for number in range(6 if context is None else 2):
         before = {name: steps_of(place, name) for name in jobs}
         process = place.start(*command)
         deadline = time.monotonic() + 100
         # With all their loaders: these end and begin with every epoch.
-        while len(list(place.processes())) < 7 or any(
+        while len(list(place.processes())) < whole or any(
             steps_of(place, name) < before[name] + 4 + number for name in jobs
         ):
             assert process.poll() is None, process.communicate()
@@ -200,7 +204,6 @@ def test_sigterm_to_every_process_is_a_stop(place: Place, gangs: Callable[[int],
             turns = place.jobs_of(field="turns")
             for name in jobs:
                 assert place.checkpoints(name)[-1] == f"turn-{turns[name]:08d}", "each is saved where it stopped"
-        command = ["resume", "out"]
     status, out, err = place.motet(*command)
     assert status == 0, (out, err)
     alone = {name: gangs(2).run(LOADING, seed=seed)[0] for name, seed in {"a": 1, "b": 2}.items()}

@@ -44,6 +44,15 @@ class Thing:
 def train():
     return Thing()
 """
+FORKS = """
+import os
+
+def train():
+    child = os.fork()
+    if child == 0:
+        return "the child's"
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
 BEGINS_A_RUN = """
 import contextlib, io, os, tempfile
 import motet
@@ -72,13 +81,16 @@ def test_what_is_a_jobs_own(tmp_path: Path) -> None:
         for name, text in scripts.items():
             (tmp_path / f"{name}.py").write_text(text)
         (tmp_path / "own_class.py").write_text(RETURNS_ITS_OWN)
+        (tmp_path / "forks.py").write_text(FORKS)
         jobs: dict[str, dict[str, object]] = {name: {"script": f"{name}.py"} for name in scripts}
         jobs["secret"]["env"] = {"API_KEY": "k3y"}
         jobs["tcp-too"] = {"script": "tcp.py"}
         jobs["returns"] = {"call": "own_class:train"}
+        jobs["forks"] = {"call": "forks:train"}
         jobs_in(place, jobs)
         status, out, err = place.motet("run", "--nproc-per-node=2", HOUSE, "jobs.yaml", "--run-dir=out")
         assert status == 0, (out, err)
+        assert place.jobs_of(field="result")["forks"] == 0, "what it forks ends by itself, and is no second worker"
         logs = {name: (tmp_path / "out" / "jobs" / name / "log.txt").read_text() for name in jobs}
         assert (tmp_path / "left.txt").read_text() == "written at the end"
         assert logs["secret"] == "False k3y\n"

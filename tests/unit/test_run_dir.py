@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -94,8 +95,8 @@ def test_json_results_are_read_back(tmp_path: Path) -> None:
 def test_other_results_go_to_a_file_named_there(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run", {})
 
-    def save(value: object, path: Path) -> None:
-        path.write_text(repr(value))
+    def save(value: object, file: IO[bytes]) -> None:
+        file.write(repr(value).encode())
 
     run_dir.write_results(results_of(a={1, 2}, b=float("nan")), save)
     result = run_dir.read_results()["a"].result
@@ -108,8 +109,8 @@ def test_other_results_go_to_a_file_named_there(tmp_path: Path) -> None:
 def test_a_result_that_cannot_be_saved_keeps_its_repr(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run", {})
 
-    def save(value: object, path: Path) -> None:
-        path.write_text("half")
+    def save(value: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise TypeError("cannot be pickled")
 
     run_dir.write_results(results_of(a={1}), save)
@@ -157,16 +158,19 @@ def test_what_a_worker_was_doing(tmp_path: Path, content: bytes, expected: Worke
     assert run_dir.read_state(1) == expected
 
 
-def test_files_follow_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0o027)
+@pytest.mark.parametrize(("umask", "forbidden"), [(0o027, 0o027), (0, stat.S_IWOTH)])
+def test_files_follow_the_umask_and_never_let_everybody_write(tmp_path: Path, umask: int, forbidden: int) -> None:
+    before = os.umask(umask)
     try:
-        run_dir = RunDir.create(tmp_path / "run", {})
-        run_dir.write_results(results_of(a=1))
-        run_dir.job_dir("a")
+        run_dir = RunDir.create(tmp_path / "above" / "run", {})
+        run_dir.write_results(results_of(a={1}), lambda value, file: None)
+        run_dir.write_state(0, "joining")
     finally:
         os.umask(before)
-    for path in [run_dir.path, *run_dir.path.rglob("*")]:
-        assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0, path
+    found = [run_dir.path.parent, *run_dir.path.parent.rglob("*")]
+    assert len(found) >= 8
+    for path in found:
+        assert stat.S_IMODE(path.stat().st_mode) & forbidden == 0, path
 
 
 def test_a_job_has_come_as_far_as_its_last_checkpoint(tmp_path: Path) -> None:

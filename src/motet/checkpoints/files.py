@@ -28,7 +28,7 @@ from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, par
 from motet.checkpoints.payload import check_plain
 from motet.checkpoints.stream import BLOCK, SummedFile, xxh3_128_of
 from motet.errors import CheckpointError, UsageError
-from motet.run_dir import opener
+from motet.run_dir import make_folder, opener
 from motet.torch_versions import CONFIG_PER_CONTEXT
 
 MANIFEST = "manifest.json"
@@ -224,9 +224,9 @@ class Checkpoints:
 
     def _make_folders(self, folder: Path) -> None:
         if not self.directory.is_dir():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.directory)
             _sync(self.directory.parent)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
 
     def _give_up(self, turn: int, what: str, error: Exception) -> NoReturn:
         try:

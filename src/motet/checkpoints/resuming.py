@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
 from motet.config import RunConfig
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec
 from motet.results import JobResult, Status
-from motet.run_dir import RunDir, write_whole
+from motet.run_dir import RunDir, make_folder, write_whole
 from motet.suggest import did_you_mean
 
 FORMAT = 1
@@ -101,7 +101,7 @@ def keep_or_notify(
     run_dir: RunDir,
     name: str,
     result: JobResult,
-    save: Callable[[object, Path], None],
+    save: Callable[[object, IO[bytes]], None],
     notify_user: Callable[[str], None],
 ) -> None:
     """Keep what came of a job for a later start of the run, unless it goes on then; a full disk is reported."""
@@ -113,7 +113,9 @@ def keep_or_notify(
         notify_user(f"job '{name}' has ended, but that could not be kept for a later start of the run: {error}")
 
 
-def keep_result(run_dir: RunDir, name: str, result: JobResult, save: Callable[[object, Path], None] | None) -> None:
+def keep_result(
+    run_dir: RunDir, name: str, result: JobResult, save: Callable[[object, IO[bytes]], None] | None
+) -> None:
     """Keep what came of a job. ``save`` writes a result that is not JSON to a file, as in `RunDir.write_results`."""
     fields = {**vars(result), "result": run_dir.plain(name, result.result, save)}
     content = {"format": FORMAT, "job": name, **fields}
@@ -171,7 +173,7 @@ def record_failure(run_dir: RunDir, name: str, start: str, worker: int, turn: in
 def keep_attempt(run_dir: RunDir, name: str, attempt: Attempt) -> None:
     """Write down an attempt, here or on another host."""
     folder = _attempts_dir(run_dir, name)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_whole(folder / f"{attempt.start}-{attempt.worker}.json", json.dumps(vars(attempt), indent=2) + "\n")
 
 

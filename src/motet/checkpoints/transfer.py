@@ -21,7 +21,7 @@ from motet.checkpoints.files import Checkpoints
 from motet.checkpoints.gang import Gang, wait_for_word
 from motet.checkpoints.manifest import Part
 from motet.errors import CheckpointError
-from motet.run_dir import RunDir, opener
+from motet.run_dir import RunDir, make_folder, opener
 from motet.workers.deadlock import WaitsFor
 
 PIECE_BYTES = 8 << 20
@@ -78,7 +78,7 @@ def hand_out(workers: Gang, checkpoints: Checkpoints, name: str, key: str, *, ow
         listed = [line.rsplit(" ", 1) for line in store.get("files").decode().split("\n")]
         draft = checkpoints.directory / f".writing-{name}-{workers.worker}"
         if own_disk:
-            draft.mkdir(parents=True, exist_ok=True)
+            make_folder(draft)
         for file_name, pieces in listed:
             _receive(workers, store, file_name, int(pieces), draft / file_name if own_disk else None)
     if own_disk:
@@ -163,6 +163,6 @@ def _raise_if_over(workers: Gang, begin: float) -> None:
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Give what was received its name; another worker of this host may have been first with the same content."""
     for path in draft.iterdir():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         os.replace(path, folder / path.name)
     draft.rmdir()

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from motet.errors import CheckpointError, MotetError, UnsupportedError, UsageError
@@ -30,7 +30,7 @@ COMMANDS = {
 }
 WITHOUT_TORCH = {"report", "completion"}
 REFUSED, STOPPED, BROKEN = 2, 3, 4
-_taken: set[int] = set()
+_taken: dict[int, Callable[[int, object], None]] = {}
 
 
 class Stopped(KeyboardInterrupt):
@@ -90,11 +90,11 @@ def _stopped_before_the_start() -> Iterator[None]:
         raise Stopped(signal.Signals(number).name)
 
     here = threading.current_thread() is threading.main_thread() and not torchrun(os.environ)
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if here else ()
+    numbers = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2) if here else ()
     taken = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in taken:
         signal.signal(number, stop)
-    _taken.update(taken)
+    _taken.update(dict.fromkeys(taken, stop))
     try:
         yield
     finally:
@@ -104,7 +104,9 @@ def _stopped_before_the_start() -> Iterator[None]:
 def leave_signals() -> None:
     """Let signals do to this process what they do by default, before a worker takes them in its own way."""
     while _taken:
-        signal.signal(_taken.pop(), signal.SIG_DFL)
+        number, handler = _taken.popitem()
+        if signal.getsignal(number) is handler:  # nobody has taken it over
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _main(words: Sequence[str]) -> int:

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     _say(options, f"profiling {names} in throw-away workers; what jobs write outside of {{job_dir}} remains")
     with tempfile.TemporaryDirectory(prefix="motet-plan-") as scratch:
         run_dir = RunDir.create(Path(scratch, "run"), description)
-        outcome = run_workers(options, [str(run_dir.path)], run_dir=run_dir)
+        outcome = run_workers(options, [str(run_dir.path)], run_dir=run_dir, last=False)
         results, error = conclude(outcome, run_dir)
         if error is not None:
             sys.stderr.write(f"motet: {error}\n")

@@ -22,10 +22,10 @@ from motet.run_dir import RunDir, shown_path
 
 
 def run_workers(*arguments: Any, **options: Any) -> Outcome:
-    """Do what `motet.launcher.workers.run_workers` does, and import torch elastic no sooner."""
+    """Do what `motet.launcher.workers.run_workers` does, as this command's last act; import torch elastic no sooner."""
     from motet.launcher import workers
 
-    return workers.run_workers(*arguments, **options)
+    return workers.run_workers(*arguments, **{"last": True, **options})
 
 
 def report(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from motet.integrations.trackers import Tracker, plain
+from motet.run_dir import make_folder, opener
 
 
 class CsvFiles(Tracker):
@@ -46,8 +47,8 @@ class CsvFiles(Tracker):
 
 
 def _open(path: Path, header: str) -> TextIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a", newline="", encoding="utf-8")
+    make_folder(path.parent)
+    file = open(path, "a", newline="", encoding="utf-8", opener=opener)  # noqa: SIM115  # the caller's
     if file.tell() == 0:
         file.write(f"{header}\r\n")
     return file

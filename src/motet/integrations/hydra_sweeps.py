@@ -16,6 +16,7 @@ import motet
 from motet import isolation
 from motet.integrations.extras import missing
 from motet.results import JobResult
+from motet.run_dir import make_folder
 
 try:
     import cloudpickle
@@ -42,7 +43,7 @@ class Sweep:
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         packed = cloudpickle.dumps((self.context, self.config, self.task, Singleton.get_state()))
         jobs, configs = {}, {}
         for index, words in enumerate(overrides, first):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motet.integrations.trackers import Tracker, group_name, plain
+from motet.run_dir import make_folder
 
 try:
     import wandb
@@ -51,7 +52,7 @@ class WandB(Tracker):
 
     def _run(self, name: str, kind: str) -> Any:
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         mode: Any = self._mode
         return wandb.init(
             project=self._project,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from pathlib import Path
 
 import numpy
 import torch
 
 from motet.errors import UsageError
 from motet.jobs import Job
+from motet.run_dir import make_folder
 
 
 class JobSurroundings:
@@ -29,7 +31,7 @@ class JobSurroundings:
             os.environ.update(job.env)
         if job.cwd is not None:
             try:
-                os.makedirs(job.cwd, exist_ok=True)
+                make_folder(Path(job.cwd))
                 os.chdir(job.cwd)
             except OSError as error:
                 raise UsageError(

@@ -105,6 +105,7 @@ class Agent(LocalElasticAgent):
         before_restart: Callable[[Agent], None],
         guardian: Guardian,
         ends: Ends | None,
+        say: Callable[[str], None],
     ) -> None:
         assert config.logs_specs is not None
         super().__init__(
@@ -121,20 +122,36 @@ class Agent(LocalElasticAgent):
         self.attempt = 0
         self.overdue = ""
         self._before_restart = before_restart
-        self._guardian, self._ends = guardian, ends
+        self._guardian, self._ends, self._say = guardian, ends, say
         self._starting = self._ends_now = False
         self._asked_to_stop_at: float | None = None
         self._first_failure_at: float | None = None
 
     def on_signal(self, number: int, frame: object) -> None:
-        """Note a request to stop; Ctrl-C after another one ends everything. Without workers nothing is waited for.
+        """Note a request to stop; Ctrl-C after another one, or SIGQUIT, ends everything at once.
 
-        What batch systems send comes more than once: by the step's daemon, and by whoever started the step.
+        Without workers nothing is waited for. What batch systems send comes more than once: by the step's daemon, and
+        by whoever started the step.
         """
-        self._ends_now |= bool(self.stop_signals) and number == signal.SIGINT
+        self._ends_now |= number == signal.SIGQUIT or (bool(self.stop_signals) and number == signal.SIGINT)
         self.stop_signals.append(signal.Signals(number))
         if not self._starting and not any(process.poll() is None for process in self._processes().values()):
             raise SignalException(f"signal {number} before any worker ran", signal.Signals(number))
+
+    def on_pause(self, number: int, frame: object) -> None:
+        """Stop everything that the workers run, then this process, as the terminal asks; let all go on together.
+
+        The workers are not in the terminal's foreground: they would go on, and wait in vain for this process's store.
+        """
+        begun, own = time.monotonic(), signal.getsignal(number)
+        self._signal_groups(signal.SIGSTOP)
+        signal.signal(number, signal.SIG_DFL)
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(number, own)
+        self._signal_groups(signal.SIGCONT)
+        self._say(f"was stopped ({signal.Signals(number).name}) for {time.monotonic() - begun:.0f} s; the run goes on")
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.exits, self.killed, self.overdue = {}, set(), ""
@@ -172,7 +189,7 @@ class Agent(LocalElasticAgent):
             return RunResult(state=WorkerState.HEALTHY)  # the others may still say what they saw
         result: RunResult = super()._monitor_workers(worker_group)
         self._note_exits(worker_group)
-        if result.state is WorkerState.FAILED and -signal.SIGTERM in self.exits.values():
+        if result.state is WorkerState.FAILED and {-signal.SIGTERM, -signal.SIGQUIT} & {*self.exits.values()}:
             self._wait_for_a_stop()
         if self.stop_signals and result.state is WorkerState.FAILED:
             raise SignalException("stopped", self.stop_signals[0])  # in particular: start nothing again
@@ -220,10 +237,14 @@ class Agent(LocalElasticAgent):
         self._kill_groups()  # what the workers themselves had started, where they could not end it
 
     def _kill_groups(self) -> None:
-        """End all processes of all workers; each worker leads a process group of its own."""
+        """End all processes of all workers."""
+        self._signal_groups(signal.SIGKILL)
+
+    def _signal_groups(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of all workers; each worker leads a process group of its own."""
         for process in self._processes().values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, number)
 
     def _processes(self) -> dict[int, Popen[bytes]]:
         """Return the processes of the current attempt by local rank."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from motet.run_dir import RunDir, WorkerState
+from motet.run_dir import RUNS, RunDir, WorkerState
+from motet.timing.clocks import LONGEST_LOOK_SECONDS
 
 IMPORTS, JOINS, WRITES, ENDS = "importing", "joining the others", "writing results", "ending"
 # Imports take long where a cluster's file system is cold: a short timeout does not mean these.
 LONGEST_BEGIN_SECONDS = 60.0
 LOOK_EVERY_SECONDS = 0.5
-# Of one look at most so much counts: a launcher that was stopped for an hour saw nothing stand still.
-LONGEST_LOOK_SECONDS = 2.0
 SILENT_SECONDS = 1.5  # 2 s, with a look
 _EARLY = {phase.replace(" ", "-") for phase in (IMPORTS, JOINS)}
 _LATE = {phase.replace(" ", "-") for phase in (WRITES, ENDS, "done")}
@@ -51,6 +50,7 @@ class Ends:
         now = time.monotonic()
         if not workers or now - self._looked < LOOK_EVERY_SECONDS:
             return None
+        # A launcher that was stopped for an hour saw nothing stand still.
         passed, self._looked = min(now - self._looked, LONGEST_LOOK_SECONDS), now
         before, self._seen = self._seen, {}
         for worker in workers:
@@ -96,7 +96,7 @@ class Ends:
         self._reported_seconds = still
         longest = max(self._seen, key=lambda worker: self._seen[worker][1])
         state, seconds = self._seen[longest]
-        if self._rows and state is not None and state.job is not None:
+        if state is not None and (state.phase == RUNS.replace(" ", "-") or (self._rows and state.job is not None)):
             return
         self._say(f"worker {longest}: {_doing(state)}, for {seconds:.0f} s now")
 

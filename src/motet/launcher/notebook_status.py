@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from motet.events import Event, JobEnded, JobStarted, MetricsLogged, RunEnded, RunStarted, SyncEnded
+from motet.run_dir import make_folder, opener
 
 EVERY_SECONDS = 0.5
 
@@ -48,9 +49,10 @@ class StatusFile:
             self._write(event.time - self._began)
 
     def _write(self, seconds: float) -> None:
-        self._path.parent.mkdir(exist_ok=True)
+        make_folder(self._path.parent)
         draft = self._path.with_suffix(".draft")
-        draft.write_text(json.dumps({"seconds": seconds, "jobs": self._jobs}), encoding="utf-8")
+        with open(draft, "w", encoding="utf-8", opener=opener) as file:
+            file.write(json.dumps({"seconds": seconds, "jobs": self._jobs}))
         os.replace(draft, self._path)  # never seen half written; no fsync, as it is for the moment only
 
 

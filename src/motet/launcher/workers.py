@@ -29,7 +29,7 @@ from motet.run_dir import RunDir
 from motet.workers.sockets import make_room_for_store
 
 # The last two are what batch systems are asked to send before the end: SLURM's --signal=USR1@60, submitit's USR2.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_workers(
@@ -42,14 +42,16 @@ def run_workers(
     run_dir: RunDir | None = None,
     timeout_seconds: float = 1800.0,
     rendezvous: RendezvousHandler | None = None,
+    last: bool = False,
 ) -> Outcome:
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
-    Ctrl-C, or 25 seconds, ends them. When this returns or raises, none of their processes is left. ``say`` is given
-    about restarts, with what ``explain`` knows of the reason, and about what takes long. Where workers write in
-    ``run_dir`` what they do, ``timeout_seconds`` holds for the two ends of the run. ``rendezvous``: how this host
-    meets the others, where there are several.
+    Ctrl-C, SIGQUIT, or 25 seconds, ends them. Ctrl-Z stops them, too, until this program goes on. When this returns or
+    raises, none of their processes is left. ``say`` is given the restarts, with what ``explain`` knows of the reason,
+    and about what takes long. Where workers write in ``run_dir`` what they do, ``timeout_seconds`` holds for the two
+    ends of the run. ``rendezvous``: how this host meets the others, where there are several. ``last``: afterwards this
+    program only tells what came of it, and what asks it to stop comes too late; a second Ctrl-C, or SIGQUIT, ends it.
     """
     check_torchrun_options(options)
     begun = time.monotonic()
@@ -68,10 +70,10 @@ def run_workers(
             say(f"{how or 'machines joined or left'}; all workers start again" + (f" ({why})" if why else ""))
 
         ends = None if run_dir is None else Ends(run_dir, timeout_seconds, say, rows=sys.stderr.isatty())
-        agent = Agent(spec, config, before_restart, guardian, ends)
+        agent = Agent(spec, config, before_restart, guardian, ends, say)
         lost = None
         try:
-            with _handling_signals(agent.on_signal):
+            with _handling_signals(agent.on_signal, agent.on_pause, last=last):
                 agent.run()
         except SignalException:
             pass  # the agent has ended the workers, and `stop_signals` shows it
@@ -95,8 +97,7 @@ def _environment(options: argparse.Namespace) -> Iterator[None]:
     """Set what workers inherit and torch elastic reads, and put this process's environment back afterwards."""
     before = dict(os.environ)
     os.environ[PARENT] = str(os.getpid())
-    # torch elastic is to leave SIGINT and SIGTERM to the agent; of the others only these are left to it.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = options.signals_to_handle = "SIGQUIT"
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = options.signals_to_handle = "none"  # the agent does
     if determine_local_world_size(options.nproc_per_node) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
     if on_one_machine(options):
@@ -110,20 +111,34 @@ def _environment(options: argparse.Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have ``handler`` take the signals that stop a run; other threads than the main one cannot."""
+def _handling_signals(
+    handler: Callable[[int, FrameType | None], None], pause: Callable[[int, FrameType | None], None], *, last: bool
+) -> Iterator[None]:
+    """Have ``handler`` take the signals that stop a run, and ``pause`` Ctrl-Z; only a main thread can.
+
+    After the block what stops a run does nothing any more if it was the ``last`` one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGQUIT)}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGTSTP)}
     try:
         for number in STOP_SIGNALS:
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, handler)
+        if before[signal.SIGTSTP] is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, pause)
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old if old is not None else signal.SIG_DFL)
+            if last and number in STOP_SIGNALS and number != signal.SIGQUIT and old is not signal.SIG_IGN:
+                signal.signal(number, _comes_too_late)
+
+
+def _comes_too_late(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT:  # once more means it
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

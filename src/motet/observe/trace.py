@@ -28,7 +28,7 @@ from motet.events import (
     TurnEnded,
 )
 from motet.observe.account import Account
-from motet.run_dir import opener
+from motet.run_dir import make_folder, opener
 
 FORMAT_VERSION = 1
 BLOCK_TURNS = 64
@@ -94,7 +94,7 @@ class TraceRecorder:
         while (path := part_path(self._run_dir, event.worker, attempt)).exists():
             used += path.stat().st_size
             attempt += 1
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         budget = self._all_budget_bytes // max(1, event.num_workers)
         budget = max(0, budget - used) * 3 // 4  # leave some for attempts to come
         self._part = _Part(path, event, budget)

@@ -7,6 +7,7 @@ that no other job uses. Added is what gives the turn away (`motet.processes.wait
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import pickle
@@ -31,6 +32,7 @@ from motet.checkpoints.policy import Disks
 from motet.events import Diverged, Event
 from motet.gradients.nonfinite import Watch, error_for
 from motet.handle import JobHandle, JobPruned
+from motet.intercept.forked import end_forked
 from motet.jobs import Job, JobExit, JobSpec, Script
 from motet.jobs.outcome import JobStopped
 from motet.jobs.surroundings import JobSurroundings
@@ -196,12 +198,15 @@ class JobProcess:
             call = self._call
         if isinstance(call, Script):
             call.leave_sys()
+        process, result = os.getpid(), None
         try:
-            return call()
-        except SystemExit as error:
-            if error.code not in (None, 0):
+            result = call()
+        except BaseException as error:
+            end_forked(process, error, atexit._run_exitfuncs)
+            if not isinstance(error, SystemExit) or error.code not in (None, 0):
                 raise
-            return None
+        end_forked(process, None, atexit._run_exitfuncs)
+        return result
 
     def _keep(self, result: object) -> str | None:
         """Leave what a loop returned in a file; what cannot be pickled is left out, with a notice."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import pickle
 import select
@@ -21,6 +20,7 @@ from motet.processes.lines import JobLines
 from motet.processes.messages import EndReport, FromJob, ResumeReport, Start
 from motet.processes.turn_table import RING, Stretch, Table
 from motet.processes.warm_parent import WarmParent
+from motet.timing.clocks import Waited
 from motet.workers.messages import STOP_NOW
 
 SECONDS_TO_END = 5.0
@@ -29,7 +29,7 @@ SECONDS_TO_END = 5.0
 
 @dataclass
 class LocalJob:
-    """One job's process on this worker. ``offset``: turns of before a resume; ``moved_at``: when it last moved."""
+    """One job's process on this worker. ``offset``: turns of before a resume; ``still``: since it last moved."""
 
     start: Start
     pid: int
@@ -39,7 +39,8 @@ class LocalJob:
     ended: EndReport | None = None
     exit_status: int = 0
     read: int = 0
-    moved_at: float = field(default_factory=time.monotonic)
+    still: Waited = field(default_factory=Waited)
+    stalls: bool = False
     processor_seconds: float = 0.0
     asked_to_end_at: float | None = None
 
@@ -135,7 +136,8 @@ class LocalJobs:
         for job in self.live.values():
             read, stretches = self.table.stretches(job.start.seat, job.read)
             if read != job.read:
-                job.read, job.moved_at = read, time.monotonic()
+                job.read = read
+                job.still.begin_again()
             found += [(job.name, stretch) for stretch in stretches]
         return found
 
@@ -183,17 +185,17 @@ class LocalJobs:
 
     def stalled(self, within_seconds: float) -> LocalJob | None:
         """Return a job that has neither come by nor computed for so long; the same one only once."""
-        now = time.monotonic()
         for job in self.live.values():
-            if now - job.moved_at < within_seconds:
+            if job.still.seconds < within_seconds or job.stalls:
                 continue
             seconds = 0.0
             with contextlib.suppress(OSError):
                 seconds = _processor_seconds(job.pid)
             if seconds - job.processor_seconds > 0.01 * within_seconds:
-                job.moved_at, job.processor_seconds = now, seconds
+                job.processor_seconds = seconds
+                job.still.begin_again()
             else:
-                job.moved_at = math.inf
+                job.stalls = True
                 return job
         return None
 

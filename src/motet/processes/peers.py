@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from motet.errors import GangError, SyncTimeoutError, WorkerLostError, pack_error, unpack_error
+from motet.timing.clocks import Waited
 from motet.workers.deadlock import WaitsFor
 from motet.workers.sockets import longest_pause_seconds
 
@@ -72,10 +73,10 @@ class Peers:
         return answer[1:]
 
     def _wait(self, place: str, within_seconds: float) -> str:
-        deadline, pause = time.monotonic() + within_seconds, FIRST_PAUSE_SECONDS
+        waited, pause = Waited(), FIRST_PAUSE_SECONDS
         try:
             while not self._store.check([place]):
-                if time.monotonic() > deadline:
+                if waited.seconds > within_seconds:
                     raise SyncTimeoutError(f"worker 0 has not come to the same place within {within_seconds:.0f} s")
                 _sleep(pause)
                 pause = min(1.5 * pause, longest_pause_seconds(self.num_workers))

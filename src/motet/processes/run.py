@@ -34,7 +34,7 @@ from motet.processes.record import Record
 from motet.processes.turn_table import MAX_SEATS, Table
 from motet.processes.warm_parent import WarmParent
 from motet.results import JobResult, Results
-from motet.run_dir import RunDir
+from motet.run_dir import RUNS, RunDir
 from motet.schedule.order import Order
 from motet.workers.interruption import Interruption
 from motet.workers.sockets import jobs_connect_lazily, make_room
@@ -100,7 +100,7 @@ def run_in_processes(
             config.timeout_seconds,
         )
         if run_dir is not None:
-            run_dir.write_state(gang.worker, "running jobs")
+            run_dir.write_state(gang.worker, RUNS)
         results = loop.run()
         gang.leave()
         merged = {**before.ended, **results.jobs}

@@ -20,6 +20,7 @@ import torch
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.intercept import loader_workers
 from motet.patches import IN_A_JOBS_PROCESS
 from motet.patching import Call, replace_names
 from motet.processes.turns import JobTurns
@@ -101,6 +102,10 @@ class Waits:
             return found
         with self._turns.away():
             return original(loader, *args, **kwargs)
+
+    # The worker that calls it is found on the stack: nothing may stand in between.
+    begin_loader_worker = staticmethod(loader_workers.begin)
+    loader_worker_failed = staticmethod(loader_workers.leave_to_loaders)
 
     def take_from_queue(self, original: Call, items: queue.Queue[Any], /, *args: Any, **kwargs: Any) -> Any:
         """Wait for what a thread of the program puts into a queue."""

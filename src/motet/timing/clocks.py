@@ -1,9 +1,14 @@
-"""What this worker's time went to: waiting for the network, and the network's own time shared out among the jobs."""
+"""What this worker's time went to: waiting for the network, and the network's own time shared out among the jobs.
+
+And how long something is waited for by whoever may be stopped meanwhile (`Waited`).
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+
+LONGEST_LOOK_SECONDS = 2.0
 
 
 class Stopwatch:
@@ -31,6 +36,28 @@ class Stopwatch:
         """Return the seconds waited up to ``now`` (a `time.perf_counter` value), open wait included."""
         seconds, since = self._waited
         return seconds + (max(0.0, now - since) if since is not None else 0.0)
+
+
+class Waited:
+    """How long something has been waited for, by whoever asks again and again.
+
+    Of the time between two questions at most `LONGEST_LOOK_SECONDS` count: a process that was stopped meanwhile
+    (Ctrl-Z, SIGSTOP, a machine that slept) has waited for nobody.
+    """
+
+    def __init__(self) -> None:
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Wait for something else from now on."""
+        self._seconds, self._asked = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds up to now."""
+        now = time.monotonic()
+        self._seconds, self._asked = self._seconds + min(now - self._asked, LONGEST_LOOK_SECONDS), now
+        return self._seconds
 
 
 class Link:

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
+from motet.timing.clocks import Waited
 from motet.workers.asked_store import AskedStore
 from motet.workers.deadlock import WaitsFor
 from motet.workers.devices import chosen_here, has_device_backend, one_communicator, order_launches
@@ -156,12 +157,12 @@ class Workers:
         return message[1:]
 
     def _wait_for_decision(self, place: str, item: WaitsFor, keep: bool) -> str:
-        begin, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        waited, pause = Waited(), FIRST_PAUSE_SECONDS
         try:
             with self.watch.waiting_for(item):
                 # Not store.wait in slices: each slice that passes would put two warnings of torch's on stderr.
                 while not self._store.check(place):
-                    self._raise_if_hopeless(item, time.monotonic() - begin)
+                    self._raise_if_hopeless(item, waited.seconds)
                     time.sleep(pause)
                     pause = min(1.5 * pause, longest_pause_seconds(self.num_workers))
                 message = self._store.get(place)
@@ -258,10 +259,10 @@ class Workers:
 
     def wait_arrived(self, item: WaitsFor, arrived: Callable[[], bool]) -> None:
         """Block, in slices, until a device has come by. Raises as `wait` does."""
-        begin, pause = time.monotonic(), 0.00002
+        waited, pause = Waited(), 0.00002
         with self.watch.waiting_for(item):
             while not arrived():
-                self._raise_if_hopeless(item, time.monotonic() - begin)
+                self._raise_if_hopeless(item, waited.seconds)
                 time.sleep(pause)
                 pause = min(1.5 * pause, 0.001)
 
@@ -296,9 +297,9 @@ class Workers:
         """
         if not done.is_set():
             with self.watch.waiting_for(item):
-                begin = time.monotonic()
+                waited = Waited()
                 while not done.wait(SLICE_SECONDS):
-                    self._raise_if_hopeless(item, time.monotonic() - begin)
+                    self._raise_if_hopeless(item, waited.seconds)
         try:
             finish()
         except RuntimeError as error:

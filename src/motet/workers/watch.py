@@ -26,7 +26,8 @@ from types import FrameType
 from torch._C._distributed_c10d import Store
 
 from motet.errors import GangError, SyncTimeoutError
-from motet.run_dir import opener
+from motet.run_dir import make_folder, opener
+from motet.timing.clocks import Waited
 from motet.workers.board import STORE_SECONDS, Board
 from motet.workers.deadlock import (
     Position,
@@ -44,8 +45,6 @@ STATE_BYTES = 256
 EXIT_STATUS = 4
 # How long after the timeout a worker that cannot ask the store ends, and how long after its error one that ignores it.
 LAST_SECONDS = 5.0
-# Of one look at most so much counts as standing still: workers that were stopped meanwhile (SIGSTOP) stood by no fault.
-LONGEST_LOOK_SECONDS = 2.0
 # A run, and a job, begins with imports and data: a short timeout does not mean these.
 LONGEST_BEGIN_SECONDS = 60.0
 
@@ -87,8 +86,7 @@ class Watch:
         self._last: deque[tuple[str, int]] = deque(maxlen=6)
         self._num_sent, self._sent = 0, 0  # turns, and what they sent, one after the other
         self._history: deque[tuple[int, int]] = deque(maxlen=64)
-        self._since = time.monotonic()
-        self._still_seconds = 0.0  # that were watched
+        self._still_seconds = 0.0  # that were watched: a worker that was stopped meanwhile stood by no fault
         self._timeout_seconds = timeout_seconds
         self._suspicion_seconds = suspicion_seconds
         self._certainty_seconds = certainty_seconds
@@ -102,7 +100,6 @@ class Watch:
         self._check_signals: Callable[[], GangError | None] = lambda: None  # why this run is to be given up, if it is
         self._stops: Callable[[], bool] = lambda: False  # whether this worker was asked to stop
         self._ask_num_asked: Callable[[], int] = lambda: 0  # how often loops have asked for torch's process groups
-        self._num_asked = 0
         self.before_exit: Callable[[GangError], None] = lambda error: None
         if num_workers > 1 and store is not None:
             self.board.own_connection()  # the run's thread may block inside the other client
@@ -115,7 +112,7 @@ class Watch:
 
     def write_down_in(self, path: Path) -> None:
         """From now on keep the position in a small file, which the launcher reads if this process is killed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(path, "wb", opener=opener) as empty:
             empty.write(b"\n" * STATE_BYTES)
         with path.open("r+b") as file:
@@ -175,7 +172,6 @@ class Watch:
     def _moved(self) -> None:
         self._epoch += 1
         self.blocking = False
-        self._since = time.monotonic()
         if self._state is not None:
             line = f"{self._job or '-'} {self._turn} {self._phase.replace(' ', '-')}"
             self._state[:STATE_BYTES] = line.encode()[: STATE_BYTES - 1].ljust(STATE_BYTES, b"\n")
@@ -229,12 +225,13 @@ class Watch:
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # met again when this worker stands still
             self.board.join(self.position())
-        epoch, looked, compared = self._epoch, time.monotonic(), 0.0
+        epoch, stood, compared = self._num_moves(), Waited(), 0.0
         while not self._closing.wait(1.0):
             moves, now = self._num_moves(), time.monotonic()
-            stood = self._still_seconds + min(now - looked, LONGEST_LOOK_SECONDS)
-            self._still_seconds = stood if epoch == moves else 0.0
-            epoch, looked, still = moves, now, now - self._since
+            if moves != epoch:
+                stood.begin_again()
+            epoch, still = moves, stood.seconds
+            self._still_seconds = still
             if still < self._suspicion_seconds or self.error is not None:
                 self._seen.clear()
                 compared = 0.0
@@ -251,21 +248,21 @@ class Watch:
 
     def _num_moves(self) -> int:
         """Return what changes whenever the run's thread moves; a loop that makes collectives of its own moves, too."""
-        if (asked := self._ask_num_asked()) != self._num_asked:
-            self._num_asked, self._since = asked, time.monotonic()
-        return self._epoch + asked
+        return self._epoch + self._ask_num_asked()
 
     def _listen(self) -> None:
         """What is done without the store: look for signals, and end a thread that nothing else can."""
+        moves, stood = self._num_moves(), Waited()
         while not self._closing.wait(1.0):
-            self._num_moves()
-            now, epoch = time.monotonic(), self._epoch
-            still = now - self._since
+            before, moves, epoch = moves, self._num_moves(), self._epoch
+            if moves != before:
+                stood.begin_again()
+            still = stood.seconds
             if still < self._suspicion_seconds:
                 continue
             if self.error is not None:
                 gave_up, then = self._gave_up
-                if epoch == then and now - gave_up > LAST_SECONDS:
+                if epoch == then and time.monotonic() - gave_up > LAST_SECONDS:
                     self._end(self.error)  # it waits in slices, but is inside the store's client
             elif self._is_blocked():
                 if (error := self._check_signals()) is not None:

@@ -47,11 +47,12 @@ dist.destroy_process_group()
 @pytest.mark.parametrize(("quantum", "fewest", "most"), [(0.0, 12, 12), (3600.0, 0, 2)])
 def test_a_turn_is_kept_for_a_quantum_and_counts(quantum: float, fewest: int, most: int) -> None:
     command = [sys.executable, "-c", PROGRAM, str(quantum)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert fewest <= found["handovers"] <= most  # away and back, each time; once where the first turn began long ago
     assert found["ended"] == found["synchronized"] == [1, 2, 3, 4, 5, 6]
     assert found["held"] >= 6
     assert found["holder"] == 0
-

@@ -279,3 +279,24 @@ def test_a_table_has_no_more_seats_than_an_order_names() -> None:
     for num in (0, MAX_SEATS + 1):
         with pytest.raises(ValueError, match="seats"):
             Table(num)
+
+
+def test_who_waits_for_the_turn_handles_signals_meanwhile() -> None:
+    came: list[int] = []
+
+    def tick(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) == 3:
+            made.gives(1)
+
+    with bench(2) as made:
+        made.takes(1)
+        before = signal.signal(signal.SIGALRM, tick)
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        try:
+            made.seats[0].acquire()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, before)
+        assert len(came) >= 3
+        assert made.holder == 0

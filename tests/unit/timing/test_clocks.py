@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motet.timing import clocks
-from motet.timing.clocks import Link, Stopwatch
+from motet.timing.clocks import LONGEST_LOOK_SECONDS, Link, Stopwatch, Waited
 
 
 class Time:
@@ -17,6 +17,9 @@ class Time:
         self.now = 100.0
 
     def perf_counter(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
         return self.now
 
 
@@ -103,3 +106,14 @@ def test_the_shares_add_up_to_the_time_during_which_anything_was_in_flight(fligh
     busy = {moment for begin, length in flights for moment in range(begin, begin + length)}
     assert charged == pytest.approx(len(busy))
     assert link.busy_seconds(2000.0) == pytest.approx(len(busy))
+
+
+def test_a_process_that_was_stopped_has_waited_for_nobody(time: Time) -> None:
+    waited, told = Waited(), []
+    for seconds in (0.5, 0.5, 4000.0, 0.5):
+        time.now += seconds
+        told.append(waited.seconds)
+    assert told == [0.5, 1.0, 1.0 + LONGEST_LOOK_SECONDS, 1.5 + LONGEST_LOOK_SECONDS]
+    waited.begin_again()
+    time.now += 0.5
+    assert waited.seconds == 0.5

@@ -1,0 +1,73 @@
+"""What reaches a whole run from outside, wherever its jobs live: Ctrl-Z, SIGQUIT, an open umask."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.distributed.command import LONGEST_SECONDS, Place
+
+ENDLESS = {"steps": 10**6, "pause": 0.01, "tell": "ready"}
+pytestmark = pytest.mark.parametrize("house", ["together", "process"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.close()
+
+
+def words(jobs: str, house: str, *more: str) -> list[str]:
+    return ["run", "--nproc-per-node=2", f"--house={house}", jobs, "--run-dir=out", "--max-job-failures=0", *more]
+
+
+def charges(place: Place) -> list[Path]:
+    return list((place.path / "out").glob("jobs/*/attempts/*"))
+
+
+def test_ctrl_z_stops_all_and_counts_for_no_timeout(place: Place, house: str) -> None:
+    jobs = place.jobs(a={"steps": 300, "pause": 0.01, "tell": "ready"})
+    process = place.start(*words(jobs, house, "--timeout=3s"))
+    place.wait_until("ready", process)
+    process.send_signal(signal.SIGTSTP)
+    launcher, deadline = psutil.Process(process.pid), time.monotonic() + LONGEST_SECONDS
+    while any(each.status() != psutil.STATUS_STOPPED for each in (launcher, *place.workers())):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(8)  # for longer than the timeout
+    process.send_signal(signal.SIGCONT)
+    status, out, err = place.ended(process)
+    assert status == 0, (out, err)
+    assert "was stopped (SIGTSTP) for" in err
+    assert not charges(place)
+
+
+@pytest.mark.parametrize("whom", ["launcher", "all"])
+def test_sigquit_ends_at_once_and_charges_nobody(place: Place, house: str, whom: str) -> None:
+    process = place.start(*words(place.jobs(a=ENDLESS), house))
+    place.wait_until("ready", process)
+    for victim in [psutil.Process(process.pid)] if whom == "launcher" else list(place.processes()):
+        with contextlib.suppress(psutil.Error):
+            victim.send_signal(signal.SIGQUIT)
+    status, out, err = place.ended(process)
+    assert status == 3, (out, err)
+    assert "Traceback" not in err
+    assert place.jobs_of() == {"a": "stopped"}
+    assert not charges(place)
+
+
+def test_nothing_is_writable_by_everybody(place: Place, house: str) -> None:
+    open_to_all = ("sh", "-c", 'umask 0; exec "$@"', "sh")
+    process = place.start(*words(place.jobs(a={}), house), prefix=open_to_all)
+    status, out, err = place.ended(process)
+    assert status == 0, (out, err)
+    found = [place.path / "out", *(place.path / "out").rglob("*")]
+    assert len(found) > 10
+    assert [path for path in found if path.stat().st_mode & stat.S_IWOTH] == []
