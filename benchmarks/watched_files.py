@@ -1,94 +1,126 @@
-"""What it costs to watch the files of jobs: of a run on one worker whose two jobs save 25 MB a second.
+"""What it costs to watch the files of jobs: two jobs on one worker, each of which saves 25 MB about once a second.
 
-    python benchmarks/watched_files.py [SECONDS]
+    python benchmarks/watched_files.py [--seconds 80] [--house process]
 
-Prints the share of the process's processor time that was spent in what is called for each event, at each turn, and in
-the events of Python that nobody asked for (their number times what one costs, measured here). Nothing is subtracted
-from anything: on a machine with other work, two runs differ by more than what is looked for.
+Within one run, watching is on for one checkpoint and off for the next, in alternation. A stretch is the same work each
+time: so many turns, and a checkpoint. Told is the median, with the quartiles, of the ratios of neighbouring stretches,
+for the time that passes and for the processor's. What cannot be switched off is counted: Python's audit events call the
+hook also when nobody listens, so their number is multiplied by what one costs.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from alternate import spread
 from torch.nn.parallel import DistributedDataParallel
 
 import motet
-from motet.same_files import SameFiles, hook
+from motet.same_files import hook, watch
 
 MEGABYTES = 25
-spent: dict[str, float] = {}
-counts: dict[str, int] = {}
+STRETCH_SECONDS = 1.0
+Stretches = list[tuple[float, float, int]]
 
 
-def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that adds up how much processor time each call took."""
+class Watching:
+    """Switches watching off and on again, in the process of a job that runs."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        begin = time.thread_time()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            spent[name] = spent.get(name, 0.0) + time.thread_time() - begin
-            counts[name] = counts.get(name, 0) + 1
+    def __init__(self) -> None:
+        assert watch._active is not None
+        self._files = watch._active
+        self._handlers = dict(hook._handlers)
 
-    return call
+    def switch(self, on: bool) -> None:
+        """Have files watched from now on, or not."""
+        hook._handlers.clear()
+        hook._handlers.update(self._handlers if on else {})
+        watch._active = self._files if on else None
+        for name in ("turn_begins", "turn_ended"):
+            if on:
+                vars(self._files).pop(name, None)
+            else:
+                setattr(self._files, name, lambda job: None)
 
 
-def job(folder: Path, seconds: float) -> None:
-    """Train a small transformer, and save 25 MB a second."""
+def train(folder: Path, num_stretches: int) -> Stretches:
+    """Train a small transformer, save 25 MB in each stretch; return seconds, processor seconds and events of each."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
     model = DistributedDataParallel(torch.nn.TransformerEncoder(layer, 4))
     optimizer = torch.optim.AdamW(model.parameters())
     kept = torch.zeros(MEGABYTES * 250_000)
-    due = begin = time.monotonic()
-    while time.monotonic() - begin < seconds:
-        optimizer.zero_grad()
-        model(torch.randn(8, 32, 64)).square().mean().backward()
-        optimizer.step()
-        if time.monotonic() >= due:
-            due += 1.0
-            torch.save({"kept": kept, "model": model.state_dict()}, folder / "checkpoint.pt")
-
-
-def main() -> None:
-    """Run, and print."""
-    torch.set_num_threads(1)
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
-    for name in ("writes", "may_write", "removes", "renames", "appends", "makes", "turn_begins", "turn_ended"):
-        setattr(SameFiles, name, timed(name, getattr(SameFiles, name)))
     events = 0
 
     def count(event: str, args: Any) -> None:
         nonlocal events
         events += 1
 
+    def stretch(num_turns: int) -> tuple[float, float, int]:
+        begin, processor, before = time.monotonic(), time.process_time(), events
+        for _ in range(num_turns):
+            optimizer.zero_grad()
+            model(torch.randn(8, 32, 64)).square().mean().backward()
+            optimizer.step()
+        torch.save({"kept": kept, "model": model.state_dict()}, folder / "checkpoint.pt")
+        return time.monotonic() - begin, time.process_time() - processor, events - before
+
+    stretch(20)
+    num_turns = max(1, round(STRETCH_SECONDS / (stretch(20)[0] / 20)))
+    watching, found = Watching(), []
+    gc.collect()
+    gc.disable()
+    for number in range(num_stretches):
+        # On, off, off, on, ...: what gets slower by and by hits both alike.
+        watching.switch(number % 4 in (0, 3))
+        found.append(stretch(num_turns))
+    watching.switch(True)
+    sys.addaudithook(count)
+    found.append(stretch(num_turns))
+    gc.enable()
+    return found
+
+
+def main() -> None:
+    """Run, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=80.0)
+    parser.add_argument("--house", default="together")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    num_stretches = max(4, int(options.seconds / STRETCH_SECONDS) // 4 * 4)
     with tempfile.TemporaryDirectory() as place:
         folders = [Path(place, name) for name in ("a", "b")]
         for folder in folders:
             folder.mkdir()
-        begin = time.process_time()
-        results = motet.run({folder.name: partial(job, folder, seconds) for folder in folders})
-        took_all = time.process_time() - begin
-        sys.addaudithook(count)  # from now on: a few turns, to know how many events a turn has
-        short = motet.run({"a": partial(job, folders[0], 2.0)})
-    num_turns = sum(each.turns for each in results.jobs.values())
-    per_turn = events / sum(each.turns for each in short.jobs.values())
+        jobs = {folder.name: partial(train, folder, num_stretches) for folder in folders}
+        order = {"order": "a,b"} if options.house == "together" else {}
+        results = motet.run(jobs, house=options.house, **order)  # type: ignore[arg-type]
+    of_a = results["a"].result
+    assert isinstance(of_a, list), results["a"].error
+    *stretches, (seconds, processor, events) = of_a
+    print(f"{len(stretches)} stretches of {seconds:.2f} s, --house {options.house}")
+    for name, column in (("time", 0), ("processor time", 1)):
+        ratios = []
+        for first in range(0, len(stretches), 2):
+            one, other = stretches[first][column], stretches[first + 1][column]
+            ratios.append(one / other if first % 4 == 0 else other / one)
+        print(f"{name:15} watched / not watched: {spread(ratios)}")
     each_seconds = min(timeit.repeat(lambda: hook._hook("builtins.id", ()), number=10_000)) / 10_000
-    spent["events"], counts["events"] = per_turn * num_turns * each_seconds, round(per_turn * num_turns)
-    for name, took in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"{name:12} {counts[name]:9} calls {took:8.4f} s {took / took_all:9.4%}")
-    share = sum(spent.values()) / took_all
-    print(f"{'all':12} {num_turns:9} turns {sum(spent.values()):8.4f} s {share:9.4%} of {took_all:.1f} s")
+    share = events * each_seconds / processor
+    print(f"{'audit events':15} {events / seconds:.0f} a second: {share:.4%} of the processor time")
 
 
 if __name__ == "__main__":

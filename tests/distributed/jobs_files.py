@@ -204,6 +204,42 @@ def in_a_data_loader(place: Path, job: str) -> None:
     assert len(list(loader)) == 4
 
 
+def with_a_child_from_elsewhere(place: Path, job: str) -> None:
+    (place / job).mkdir()
+    (place / job / "best.txt").write_text(job * len(job))
+    (place / "kept").mkdir(exist_ok=True)
+    subprocess.run(["cp", f"{job}/best.txt", "kept"], check=True, cwd=place)
+
+
+def with_a_child_of_the_shell(place: Path, job: str) -> None:
+    subprocess.run(f"cd {place}&&echo {job * len(job)}>best.txt", shell=True, check=True)
+
+
+def linked(place: Path, job: str) -> None:
+    (place / f"{job}.txt").write_text(job)
+    (place / "best.txt").unlink(missing_ok=True)
+    os.link(place / f"{job}.txt", place / "best.txt")
+
+
+def with_tokenizers(place: Path, job: str) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"word": 0}, unk_token="word")).save(str(place / "tokenizer.json"))
+
+
+def with_parquet(place: Path, job: str) -> None:
+    import pandas
+
+    pandas.DataFrame({"job": [job]}).to_parquet(place / "best.parquet")
+
+
+def by_a_name_of_its_own(place: Path, job: str) -> None:
+    """A library written in C, imported a moment before by the name of its function."""
+    from soundfile import write
+
+    write(str(place / "best.wav"), numpy.zeros(8), 8000)
+
+
 def with_the_shell(place: Path, job: str) -> None:
     os.system(f"echo {job} > {place}/best.txt")
 
@@ -250,12 +286,16 @@ CLASHES: dict[str, Write] = {
         *(folder_replaced, folder_copied, with_torch, with_torch_in_a_thread, with_torch_relative, with_old_torch),
         *(with_torchscript, with_dcp, with_safetensors, with_tensorboard, with_numpy, with_numpy_archive, with_memmap),
         *(with_pandas, with_hdf5, with_sqlite, with_sqlite_ahead, with_tar, with_zip, with_a_child, with_the_shell),
-        *(in_a_forked_process, in_a_data_loader),
+        *(in_a_forked_process, in_a_data_loader, with_a_child_from_elsewhere, with_a_child_of_the_shell, linked),
+        *(with_tokenizers, with_parquet, by_a_name_of_its_own),
         *(truncated, removed, folder_removed, line_lost, through_a_link),
     )
 }
 NEEDED = {"with_pandas": "pandas", "with_hdf5": "h5py", "with_tensorboard": "tensorboard"} | {
-    "with_safetensors": "safetensors"
+    "with_safetensors": "safetensors",
+    "with_tokenizers": "tokenizers",
+    "with_parquet": "pyarrow",
+    "by_a_name_of_its_own": "soundfile",
 }
 
 
@@ -310,6 +350,11 @@ def latest_link(place: Path, job: str) -> None:
     (place / "latest").symlink_to(place / job)
 
 
+def latest_link_replaced(place: Path, job: str) -> None:
+    (place / f"{job}-link").symlink_to(place / "common.txt")
+    os.replace(place / f"{job}-link", place / "latest")
+
+
 def own_folder(place: Path, job: str) -> None:
     path = motet.current_job().job_dir / "best.txt"
     path.write_text(job)
@@ -324,7 +369,7 @@ SHARED: dict[str, Write] = {
     write.__name__: write
     for write in (
         *(appended, locked, cached, to_nowhere, in_temporary_files, one_draft_then_own_name, read_by_both),
-        *(latest_link, own_folder, logged),
+        *(latest_link, latest_link_replaced, own_folder, logged),
     )
 }
 
@@ -339,13 +384,30 @@ class WritesDown:
         self._path.write_text(type(event).__name__)
 
 
-def run_both(kind: str, place: str, on_same_file: str = "warn") -> dict[str, Any]:
-    """Run two jobs that do the same, one after the other; return what was told, and of which status they are."""
-    folder = Path(place)
+def _prepare(folder: Path) -> None:
     os.environ["HF_HOME"] = str(folder / "hugging-face")
     (folder / "common.txt").write_text("read me")
     with closing(sqlite3.connect(folder / "common.db")) as database, database:
         database.execute("create table known (word text)")
+
+
+def run_all(kinds: list[str], place: str) -> tuple[list[str], dict[str, str]]:
+    """Run the two jobs of each kind one after the other, each in a process of its own; return what was told."""
+    jobs: dict[str, Callable[[], object]] = {}
+    for kind in kinds:
+        folder = Path(place, kind)
+        folder.mkdir()
+        _prepare(folder)
+        jobs |= {f"{kind}.{name}": partial({**CLASHES, **SHARED}[kind], folder, name) for name in ("first", "second")}
+    results = motet.run(jobs, run_dir=Path(place, "run"), house="process", at_once=1)
+    told = [text for text in results.notices if "built no" not in text]
+    return told, {name: job.error or job.status for name, job in results.jobs.items()}
+
+
+def run_both(kind: str, place: str, on_same_file: str = "warn") -> dict[str, Any]:
+    """Run two jobs that do the same, one after the other; return what was told, and of which status they are."""
+    folder = Path(place)
+    _prepare(folder)
     write = {**CLASHES, **SHARED}[kind]
     jobs = {name: partial(write, folder, name) for name in ("first", "second")}
     results = motet.run(
@@ -365,7 +427,7 @@ def _train(steps: int, each: Callable[[int], object]) -> None:
         each(step)
 
 
-def train_both(place: str, on_same_file: str, writer: int, steps: int = 200) -> dict[str, Any]:
+def train_both(place: str, on_same_file: str, writer: int, steps: int = 200, house: str = "together") -> dict[str, Any]:
     """Train two jobs of which worker ``writer`` saves one file; return what came of it here."""
     folder, caught = Path(place), []
 

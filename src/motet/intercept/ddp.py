@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from motet.gradients.reducer_group import ReducerGroup
 from motet.intercept.buffers import BufferSync
 from motet.intercept.groups import WorldSeams
 from motet.patching import Call
-from motet.same_files import about_to_write
+from motet.same_files import tell_and_write
 from motet.torch_versions import RECOMPILES_ISOLATED
 from motet.trainers.length import turns_expected
 from motet.workers import Workers
@@ -118,12 +117,8 @@ class JobSeams(WorldSeams):
         )
 
     def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
-        """Write a file from C++: no audit event reports it."""
-        for path in (*args, *kwargs.values()):
-            if isinstance(path, str | os.PathLike):
-                about_to_write(path)
-                break
-        return original(*args, **kwargs)
+        """Write a file from C++: nothing that Python does tells of it."""
+        return tell_and_write(original, *args, **kwargs)
 
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Build a DDP model whose gradients are deferred."""

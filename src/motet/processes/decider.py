@@ -22,7 +22,7 @@ from motet.processes.messages import (
     StartJob,
     Stop,
     StopRequest,
-    ToWorker0,
+    ToDecider,
 )
 from motet.schedule.order import Order
 from motet.tracebacks import short_form
@@ -86,7 +86,7 @@ class Decider:
         self._admit()
         self._broadcast_order()
 
-    def receive(self, worker: int, message: ToWorker0) -> None:
+    def receive(self, worker: int, message: ToDecider) -> None:
         """Act on what a worker reports."""
         match message:
             case ExitReport():

@@ -21,6 +21,7 @@ from motet.processes.exchange import Exchange
 from motet.processes.local import LocalJob, LocalJobs
 from motet.processes.messages import (
     Abandon,
+    ClashReport,
     Command,
     Conclude,
     EndJob,
@@ -35,7 +36,7 @@ from motet.processes.messages import (
     StartJob,
     Stop,
     StopRequest,
-    ToWorker0,
+    ToDecider,
 )
 from motet.processes.process_job import ProcessJob
 from motet.processes.record import Record
@@ -120,8 +121,10 @@ class WorkerLoop:
             self._decider.look()
 
     def _take_reports(self, *, last: bool = False) -> None:
+        asked_at = time.monotonic_ns()
         for job, report in self._local.reports():
             self._record.receive(job.name, report)
+        self._record.settle_files(asked_at)
         now = time.monotonic()
         if last or now - self._stretches_at >= STRETCHES_SECONDS or self._local.stretches_fill_up:
             self._stretches_at = now
@@ -130,7 +133,9 @@ class WorkerLoop:
     # What worker 0 asks for
 
     def _receive(self, worker: int, message: Message) -> None:
-        if isinstance(message, ToWorker0):
+        if isinstance(message, ClashReport):
+            self._record.receive_clash(message)
+        elif isinstance(message, ToDecider):
             assert self._decider is not None
             self._decider.receive(worker, message)
         else:

@@ -103,12 +103,19 @@ class NoticeReport:
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """The job has done something to a file. ``event``: writes, appends, removes or renames (to ``target``)."""
+    """The job has done something to a file. ``event``: writes, makes, appends, removes or renames (to ``target``).
+
+    ``changed``: it, or somebody else, has changed the file between ``since`` and ``at``; ``now``: what it is since.
+    Moments are the host's monotonic nanoseconds.
+    """
 
     event: str
     path: str
+    at: int
     verb: str = ""
     target: str = ""
+    since: int = 0
+    now: Sequence[Sequence[int] | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +194,16 @@ class FailRequest:
     name: str
     why: str
     stops_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClashReport:
+    """On the worker, ``job`` has done to a file what ``verb`` says, and ``others`` have written it."""
+
+    job: str
+    verb: str
+    path: str
+    others: Sequence[str]
 
 
 # From worker 0 to every worker
@@ -276,7 +293,8 @@ FromJob = (
     | ResumeReport
     | EndReport
 )
-ToWorker0 = ExitReport | ProgressReport | StopRequest | FailRequest
+ToDecider = ExitReport | ProgressReport | StopRequest | FailRequest
+ToWorker0 = ToDecider | ClashReport
 Command = StartJob | FollowOrder | EndJob | Notify | Conclude | Skip | Stop | Finish | Abandon
 Message = Start | FromParent | FromJob | ToWorker0 | Command
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from motet.errors import UsageError
+from motet.jobs import Job, JobSpec
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,13 @@ class ProcessJob:
     turns: int | None = None
     cwd: str | None = None
     env: Mapping[str, str] | None = None
+
+    def described(self) -> Job | JobSpec:
+        """Return what tells of its arguments; nothing is imported for that."""
+        if self.call is not None:
+            return Job(self.name, self.call, self.turns, None, self.cwd, self.env)
+        assert self.spec is not None
+        return JobSpec.from_json(self.spec)
 
 
 def refuse_compressed(name: str, compress: str | None) -> None:

@@ -25,6 +25,7 @@ from motet.pipeline.ledger import RunLedger
 from motet.pipeline.observers import Observers
 from motet.processes.local import result_of
 from motet.processes.messages import (
+    ClashReport,
     Conclude,
     DivergenceReport,
     EndReport,
@@ -55,7 +56,7 @@ class Record:
     """What is known of ``jobs``. ``notify_user``: how Motet itself says something; ``keep`` keeps a job's result.
 
     ``starting_again``: the jobs that an earlier start of the run has begun. ``fail(job, why)`` ends a job, or the run,
-    as ``on_same_file`` asks.
+    as ``on_same_file`` asks; ``pass_on`` reports a clash of files to worker 0 (None: this is worker 0).
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Record:
         starting_again: Collection[str],
         on_same_file: OnSameFile,
         fail: Callable[[str, str], None],
+        pass_on: Callable[[ClashReport], None] | None,
     ) -> None:
         self._jobs = {job.name: job for job in jobs}
         self._notify_user = notify_user
@@ -76,7 +78,7 @@ class Record:
         self._observe, self.notify = self._observers.observe, self._observers.notify
         self._ledger = RunLedger()
         self._timeline = Timeline(self._ledger, self._observe)
-        self._files = SharedFiles(on_same_file, self.notify, fail)
+        self._files = SharedFiles(on_same_file, self.notify, fail, pass_on)
         self._finite = Watch(self._observe, self.notify)
         self._expected: dict[str, int | None] = {job.name: job.turns for job in jobs}
         self._results: dict[str, object] = {}
@@ -99,6 +101,7 @@ class Record:
                 order=names,
             )
         )
+        self._files.begin(self._jobs.values())
 
     def order_changed(self, names: Sequence[str], reason: str) -> None:
         """Take note that the jobs take turns in another order."""
@@ -106,6 +109,7 @@ class Record:
 
     def run_ended(self, num_workers: int) -> Results:
         """Take note that the run has ended; return what came of it."""
+        self._files.finish()
         end = time.perf_counter()
         wall_seconds = end - self._begin
         self._observe(RunEnded(time=end, wall_seconds=wall_seconds))
@@ -142,6 +146,14 @@ class Record:
                 self._observe(JobSaved(time=now, job=job, turn=turn))
             case DivergenceReport(turn, value):
                 self._finite.note(job, GRADIENTS, turn, value)
+
+    def settle_files(self, until: float) -> None:
+        """Act on what happened to files before ``until``: all of that has been reported."""
+        self._files.settle(until)
+
+    def receive_clash(self, report: ClashReport) -> None:
+        """Take note of a file that two jobs have written on another worker."""
+        self._files.passed_on(report)
 
     def computed(self, stretches: Iterable[tuple[str, Stretch]], offsets: Callable[[str], int]) -> None:
         """Take note of what jobs computed and synchronized. ``offsets(job)``: its turns of before a resume."""

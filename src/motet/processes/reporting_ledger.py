@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 from motet.processes.messages import FileReport
-from motet.same_files.ledger import Clash, Ledger
-
-MOST_REMEMBERED = 10_000
+from motet.same_files.ledger import Clash, Ledger, Signature
 
 
 class ReportingLedger(Ledger):
-    """Stands for the ledger in a job's process: reports each path once to the worker, and finds no clash itself."""
+    """Stands for the ledger in a job's process: reports to the worker, with the moment, and finds no clash itself."""
 
     def __init__(self, send: Callable[[FileReport], None]) -> None:
         super().__init__()
         self._send = send
-        self._reported: dict[str, str] = {}
 
     def writes(self, job: str, path: str, verb: str = "writes") -> Clash | None:
         """Report a file that is written."""
-        self._once(path, "writes", verb)
+        self._report("writes", path, verb=verb)
+        return None
+
+    def makes(self, job: str, path: str) -> None:
+        """Report a file that was not there."""
+        self._report("makes", path)
+
+    def changed(self, job: str, path: str, since: int, now: Signature) -> Clash | None:
+        """Report a file that this job may have written, or another one, and since when."""
+        self._report("changed", path, since=since, now=now)
         return None
 
     def appends(self, job: str, path: str) -> None:
         """Report a file that lines are added to."""
-        if path not in self._reported:
-            self._once(path, "appends")
+        self._report("appends", path)
 
     def removes(self, job: str, path: str, verb: str = "removes") -> Clash | None:
         """Report a file, or a folder, that is gone."""
-        self._reported.pop(path, None)
-        self._send(FileReport("removes", path, verb))
+        self._report("removes", path, verb=verb)
         return None
 
     def renames(self, job: str, source: str, target: str) -> list[Clash]:
         """Report a file, or a folder, that has another name."""
-        self._reported.pop(source, None)
-        self._send(FileReport("renames", source, target=target))
+        self._report("renames", source, target=target)
         return []
 
-    def _once(self, path: str, event: str, verb: str = "") -> None:
-        if self._reported.get(path) != event:
-            if len(self._reported) >= MOST_REMEMBERED:
-                self._reported.clear()
-            self._reported[path] = event
-            self._send(FileReport(event, path, verb))
+    def _report(self, event: str, path: str, **more: Any) -> None:
+        self._send(FileReport(event, path, time.monotonic_ns(), **more))

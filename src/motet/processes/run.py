@@ -95,6 +95,7 @@ def run_in_processes(
                 before.starting_again,
                 config.on_same_file,
                 partial(_fail_for_file, gang.exchange, config.on_same_file),
+                None if gang.worker == 0 else gang.exchange.report,
             ),
             Interruption(config.stop_after_seconds),
             config.timeout_seconds,

@@ -8,7 +8,6 @@ lock, a file system) is not seen here: the worker notices that the job uses no p
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import queue
 import subprocess
 import threading
@@ -24,9 +23,10 @@ from motet.intercept import loader_workers
 from motet.patches import IN_A_JOBS_PROCESS
 from motet.patching import Call, replace_names
 from motet.processes.turns import JobTurns
-from motet.same_files import about_to_write
+from motet.same_files import tell_and_write
 
 SHORTEST_SLEEP_SECONDS = 0.001
+FORWARDS_THAT_LAY_OUT = 4
 
 
 def patch(turns: JobTurns) -> None:
@@ -39,6 +39,7 @@ class Waits:
 
     def __init__(self, turns: JobTurns) -> None:
         self._turns = turns
+        self._num_forwards: dict[int, int] = {}  # by reducer whose buckets may still be laid out anew
 
     def wait(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Wait without the turn."""
@@ -61,6 +62,18 @@ class Waits:
         with self._turns.away():
             original(model, *args, **kwargs)
         self._turns.built(model)
+        self._num_forwards[id(model.reducer)] = 0
+
+    def lay_out_buckets(self, original: Call, reducer: Any, /) -> bool:
+        """In its second forward, or one soon after, DDP agrees on its buckets with all workers."""
+        number = self._num_forwards.get(id(reducer), FORWARDS_THAT_LAY_OUT)
+        if number >= FORWARDS_THAT_LAY_OUT:
+            return bool(original(reducer))
+        self._num_forwards[id(reducer)] = number + 1
+        done = bool(original(reducer) if number == 0 else self.wait(original, reducer))
+        if done:
+            self._num_forwards[id(reducer)] = FORWARDS_THAT_LAY_OUT
+        return done
 
     def prepare(self, original: Call, reducer: Any, /, *args: Any, **kwargs: Any) -> None:
         """Note that the reducer synchronizes what comes of this forward."""
@@ -134,8 +147,6 @@ class Waits:
 
     # Files
 
-    def save(self, original: Call, obj: object, f: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Save to a file."""
-        if isinstance(f, (str, os.PathLike)):
-            about_to_write(f)
-        original(obj, f, *args, **kwargs)
+    def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
+        """Write a file from C++."""
+        return tell_and_write(original, *args, **kwargs)

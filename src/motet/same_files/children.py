@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from motet.same_files.paths import words_of
+
 LOOK_EVERY_SECONDS = 0.1
 _MOST_BYTES = 4096  # so much is written at once, or not at all (PIPE_BUF)
 
@@ -53,6 +55,12 @@ class Children:
         *lines, self._open = (self._open + data).split(b"\n")
         reports = [json.loads(line) for line in lines]
         return [(method, args) for method, args in reports]
+
+    def runs(self, job: str, command: object, folder: object = None) -> None:
+        """In a child: another program is started."""
+        start = os.getcwd() if folder is None else os.fsdecode(folder)  # type: ignore[arg-type]
+        for word in words_of(command, start):
+            self.may_write(job, os.path.join(start, word))
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         """In a child, stand for what takes note of files there: pass everything on."""

@@ -13,8 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from motet.same_files.libraries import MODULES, PACKAGES
-from motet.same_files.paths import path_of_database, words_of
+from motet.same_files.paths import path_of_database
 
 Event = tuple[Any, ...]
 
@@ -43,19 +42,16 @@ class FileEvents:
     """Passes on what happens to files, with the job that does it.
 
     ``running()`` names the job that has its turn; threads that a job starts are its own for as long as they live.
-    ``take`` has the methods `writes`, `appends`, `makes`, `may_write`, `removes`, `renames`, each called with a job and
-    unresolved paths; ``look()`` is called when a library may have arrived. ``in_child`` stands
-    for ``take`` in processes that a job forks.
+    ``take`` has the methods `writes`, `appends`, `makes`, `may_write`, `runs`, `removes`, `renames`, each called with a
+    job and unresolved paths. ``in_child`` stands for ``take`` in processes that a job forks.
     """
 
-    def __init__(self, running: Callable[[], str | None], take: Any, look: Callable[[], None], in_child: Any) -> None:
+    def __init__(self, running: Callable[[], str | None], take: Any, in_child: Any) -> None:
         self._running = running
         self._take = take
-        self._look = look
         self._in_child = in_child
         self._main = threading.get_ident()
         self._threads: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
-        self._due = False
         self._whole: str | None = None
 
     def of_job(self, job: str) -> None:
@@ -75,13 +71,13 @@ class FileEvents:
             {
                 "open": self._open,
                 "os.rename": self._rename,
+                "os.link": self._link,
                 "os.remove": self._remove,
                 "os.truncate": self._truncate,
                 "sqlite3.connect": self._connect,
                 "subprocess.Popen": self._start_child,
                 "os.posix_spawn": self._start_child,
                 "os.system": self._start_shell,
-                "import": self._import,
             }
         )
 
@@ -95,13 +91,7 @@ class FileEvents:
         """After a fork, in the child: pass everything on to the parent, or be quiet where no job forked it."""
         if self.job() is None:
             self.close()
-        self._take, self._look = self._in_child, lambda: None
-
-    def settle(self) -> None:
-        """Look for libraries that have been imported meanwhile; between turns."""
-        if self._due:
-            self._due = False
-            self._look()
+        self._take = self._in_child
 
     def job(self) -> str | None:
         """Return the job whose code runs on this thread, None for anybody else's."""
@@ -123,8 +113,6 @@ class FileEvents:
             self._take.writes(job, path)
 
     def _open(self, args: Event) -> None:
-        if self._due:
-            self._look()
         path, _, flags = args
         if not isinstance(flags, int) or not flags & _WRITING or isinstance(path, int):
             return
@@ -158,17 +146,12 @@ class FileEvents:
 
     def _start_child(self, args: Event) -> None:
         if (job := self.job()) is not None:
-            folder = args[2] if len(args) > 3 and args[2] is not None else -1
-            for word in words_of(args[1]):
-                self._take.may_write(job, word, folder)
+            self._take.runs(job, args[1], args[2] if len(args) > 3 else None)
 
     def _start_shell(self, args: Event) -> None:
         if (job := self.job()) is not None:
-            for word in words_of(os.fsdecode(args[0])):
-                self._take.may_write(job, word)
+            self._take.runs(job, args[0])
 
-    def _import(self, args: Event) -> None:
-        # It is about to be imported: it is there at one of the next events, or at the end of the turn.
-        if self._due or args[0].partition(".")[0] in PACKAGES or args[0] in MODULES:
-            self._look()
-            self._due = True
+    def _link(self, args: Event) -> None:
+        if (job := self.job()) is not None:
+            self._take.makes(job, args[1], args[3])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Of a file, and of what belongs to it: when it was changed, its size, which one it is; None: there is none.
+Signature = Sequence[Sequence[int] | None]
 MOST_PATHS = 100_000  # beyond that the longest known are forgotten
 
 
@@ -34,9 +37,13 @@ class Ledger:
         writers[job] = True
         return Clash(job, verb, path, others) if others else None
 
-    def would_clash(self, job: str, path: str) -> tuple[str, ...]:
-        """Return the other jobs that have written ``path``."""
-        return tuple(other for other in self._writers.get(path, ()) if other != job)
+    def makes(self, job: str, path: str) -> None:
+        """Note that ``job`` makes a file that was not there: nobody loses anything."""
+        self._of(path)[job] = True
+
+    def changed(self, job: str, path: str, since: int, now: Signature) -> Clash | None:
+        """Note that a file that ``job`` may write is another one than at the moment ``since``; a clash, as above."""
+        return self.removes(job, path) if now[0] is None else self.writes(job, path)
 
     def appends(self, job: str, path: str) -> None:
         """Note that ``job`` adds lines to a file, as others may."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from motet.jobs import Job, Script
+from motet.jobs import Job, JobSpec, Script
 from motet.jobs.parameters import parameters_of
+from motet.same_files.telling import REMEDY, several
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
@@ -30,13 +32,9 @@ _READ_OFTEN = _set("ckpt ckpts checkpoint checkpoints snapshot snapshots saved m
 _NO_PATH = re.compile(r"[-+.]*\d[-+.\deE]*|true|false|yes|no|none|null|auto|all|epoch|steps|debug|info|warning|error|")
 
 
-def outputs_of(job: Job) -> Iterator[tuple[str, str]]:
+def outputs_of(job: Job | JobSpec) -> Iterator[tuple[str, str]]:
     """Yield the options of ``job`` that seem to name what it writes, each with the absolute path."""
-    found: dict[str, object] = dict(parameters_of(job.call))
-    if isinstance(job.call, Script):
-        pairs = (word.partition("=") for word in job.call.argv if not word.startswith("-"))
-        found.update((name, value) for name, equals, value in pairs if equals)
-    for name, value in found.items():
+    for name, value in _options_of(job).items():
         if not isinstance(value, str | os.PathLike) or not _names_output(name):
             continue
         text = os.fsdecode(value)
@@ -48,6 +46,26 @@ def outputs_of(job: Job) -> Iterator[tuple[str, str]]:
         yield name, path
 
 
+def _options_of(job: Job | JobSpec) -> dict[str, object]:
+    call = _call_of(job)
+    if call is None:
+        assert isinstance(job, JobSpec)
+        assert isinstance(job.arguments, dict)
+        return job.arguments
+    found = dict(parameters_of(call))
+    if isinstance(call, Script):
+        pairs = (word.partition("=") for word in call.argv if not word.startswith("-"))
+        found.update((name, value) for name, equals, value in pairs if equals)
+    return found
+
+
+def _call_of(job: Job | JobSpec) -> Callable[[], object] | None:
+    """Return what a job calls; None for a function that would have to be imported for that."""
+    if isinstance(job, Job):
+        return job.call
+    return None if job.kind == "call" else job.callable()
+
+
 class GivenOutputs:
     """The outputs of all jobs so far: who shares one."""
 
@@ -55,7 +73,7 @@ class GivenOutputs:
         self._jobs: dict[tuple[str, str], tuple[str, list[str]]] = {}
         self._new: set[tuple[str, str]] = set()
 
-    def note(self, job: Job) -> None:
+    def note(self, job: Job | JobSpec) -> None:
         """Take note of a job that is about to begin."""
         for option, path in outputs_of(job):
             key = (_target(job), path)
@@ -63,12 +81,14 @@ class GivenOutputs:
             if len(self._jobs[key][1]) > 1:
                 self._new.add(key)
 
-    def take(self) -> Mapping[str, tuple[str, list[str]]]:
-        """Return by path the option and the jobs of each that is shared since this was last asked."""
-        if not self._new:
-            return {}
+    def take(self) -> list[str]:
+        """Return what there is to say of the places that are shared since this was last asked."""
         new, self._new = self._new, set()
-        return {key[1]: self._jobs[key] for key in sorted(new)}
+        shared = [(path, *self._jobs[target, path]) for target, path in sorted(new)]
+        return [
+            f"{several(names)} were told to write to the same place, {path} ({option}). {REMEDY}."
+            for path, option, names in shared
+        ]
 
 
 def _names_output(name: str) -> bool:
@@ -82,8 +102,10 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(word.lower() for word in _WORD.findall(name))
 
 
-def _target(job: Job) -> str:
-    call = job.call
+def _target(job: Job | JobSpec) -> str:
+    call: Any = _call_of(job)
     while hasattr(call, "func"):
         call = call.func
-    return str(call.path) if isinstance(call, Script) else getattr(call, "__qualname__", repr(call))
+    if isinstance(call, Script):
+        return str(call.path)
+    return job.target if isinstance(job, JobSpec) else getattr(call, "__qualname__", repr(call))

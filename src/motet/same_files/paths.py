@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import urllib.parse
@@ -21,6 +22,10 @@ _NAMES = re.compile(r"torchinductor_.*|triton|__pycache__|.*\.lock|.*\.lck|.*\.p
 _TRACKERS = frozenset({"mlruns", "mlartifacts", "mlflow.db", "wandb", ".neptune", ".comet"})
 # TensorBoard reads a folder of these as one run, whatever the files are called.
 _EVENTS = re.compile(r"events\.out\.tfevents\..*")
+
+_APART = re.compile(r"""[\s<>;&|=,'"`()\[\]{}]+""")
+_NO_PATH = re.compile(r"[\0\n]")
+MOST_WORDS, MOST_FOLDERS = 32, 3
 
 
 class Places:
@@ -87,14 +92,24 @@ def path_of_database(database: object) -> str | None:
     return urllib.parse.unquote(path) or None
 
 
-def words_of(command: object) -> Iterator[str]:
-    """Yield the words of a command, and what stands behind ``=`` in them, that could name files."""
-    words: Any = command.split() if isinstance(command, str) else command
+def words_of(command: object, folder: str) -> Iterator[str]:
+    """Yield the words of a command that could name files, seen from ``folder``, and what may be written below folders.
+
+    A word may hold a whole program (``sh -c``, ``python -c``), so each is taken apart, too.
+    """
+    given: Any = [command] if isinstance(command, (str, bytes)) else command
     try:
-        texts = [os.fsdecode(word) for word in words]
+        texts = [os.fsdecode(word) for word in given]
     except TypeError:
         return
-    for text in texts:
-        for part in (text, text.partition("=")[2]):
-            if part and len(part) < 1000 and not part.startswith("-") and "\0" not in part and "\n" not in part:
-                yield part.strip("'\"<>;&|")
+    parts = dict.fromkeys(part for text in texts for part in (text, *_APART.split(text)) if _may_be_path(part))
+    words = list(itertools.islice(parts, MOST_WORDS))
+    yield from words
+    folders = [word for word in words if word not in (".", "/") and os.path.isdir(os.path.join(folder, word))]
+    for place, word in itertools.product(folders[:MOST_FOLDERS], words):
+        if word not in folders:
+            yield os.path.join(place, os.path.basename(word))
+
+
+def _may_be_path(word: str) -> bool:
+    return 0 < len(word) < 1000 and not word.startswith("-") and not _NO_PATH.search(word)

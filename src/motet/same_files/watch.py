@@ -12,9 +12,11 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from motet.checkpoints.gang import Gang
 from motet.config import OnSameFile
@@ -24,32 +26,32 @@ from motet.jobs import Job
 from motet.jobs.outcome import JobStopped
 from motet.same_files.children import Children
 from motet.same_files.hook import FileEvents
-from motet.same_files.ledger import Clash, Ledger
+from motet.same_files.ledger import Clash, Ledger, Signature
 from motet.same_files.libraries import Libraries
 from motet.same_files.outputs import GivenOutputs
-from motet.same_files.paths import Places
+from motet.same_files.paths import Places, words_of
+from motet.same_files.telling import REMEDY, Told, in_words, with_remedy
 from motet.workers.agreement import Agreements
 from motet.workers.messages import FilesReport
 
-MOST_LOOKED_AT = 32
-MOST_NAMED = 5
-MOST_REPORTED = 100  # paths of one worker that worker 0 receives
-REMEDY = (
-    "Give each job a folder of its own: --job-cwd '{job_dir}' (cwd: in a jobs file), or {job_dir} in its arguments, "
-    "as in --output_dir {job_dir}"
-)
-LOSS = "what was kept there is lost, and a job that loads it may load another's"
-ALL_TOLD = "have written the same files, so that what is in them may be another job's than you think"
+MOST_LOOKED_AT = 128
 _active: SameFiles | None = None
 _aside = threading.local()
-
-Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 def about_to_write(path: object) -> None:
     """Say that the code that runs is about to write ``path`` in a way that Python does not see."""
     if _active is not None:
         _active.events.about_to_write(path)
+
+
+def tell_and_write(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call what writes the file that is its first argument to be a path."""
+    for path in (*args, *kwargs.values()):
+        if isinstance(path, str | os.PathLike):
+            about_to_write(path)
+            break
+    return original(*args, **kwargs)
 
 
 def about_to_start(thread: threading.Thread) -> None:
@@ -92,12 +94,11 @@ class SameFiles:
         self._ledger = ledger or Ledger()
         self._outputs = GivenOutputs()
         self._children = Children()
-        self.events = FileEvents(_running, self, self._look, self._children)
+        self.events = FileEvents(_running, self, self._children)
         self._libraries: Libraries | None = None
-        self._clashes: list[Clash] = []  # not reported yet
-        self._pairs: set[frozenset[str]] = set()  # that the user knows
-        self._shared: dict[str, dict[str, None]] = {}  # all paths that several jobs have written, and which jobs
-        self._doubtful: dict[str, dict[str, Signature]] = {}  # what a job may write, and how it stands there
+        self._clashes: list[Clash] = []  # not told yet
+        self._told = Told()
+        self._doubtful: dict[str, dict[str, tuple[int, Signature]]] = {}  # what a job may write, how it stood, and when
         self._doomed: dict[str, str] = {}  # jobs to be stopped, and why
         self._num_published = 0
         self._num_read: dict[int, int] = {}
@@ -125,29 +126,27 @@ class SameFiles:
 
     def turn_begins(self, job: str) -> None:
         """A job is about to compute."""
-        for path, (option, names) in self._outputs.take().items():
-            text = f"{_several(names)} were told to write to the same place, {path} ({option}). {REMEDY}."
+        for text in self._outputs.take():
             self._notice(None, text)
         doubtful = self._doubtful.get(job)
         if doubtful:
+            begin = time.monotonic_ns()
             for path in doubtful:
-                doubtful[path] = _signature(path)
+                doubtful[path] = begin, _signature(path)
 
     def turn_ended(self, job: str) -> None:
-        """A job has computed: report what came up. Raises `SameFileError` where that is asked for."""
-        self.events.settle()
+        """A job has computed: tell what came up. Raises `SameFileError` where that is asked for."""
         if self._children.due():
             self._read_children()
         if doubtful := self._doubtful.get(job):
-            for path, before in list(doubtful.items()):
+            for path, (since, before) in list(doubtful.items()):
                 now = _signature(path)
                 if now == before == (None, None):  # a word of a command that named no file
                     del doubtful[path]
                 if now != before:
-                    doubtful[path] = now
+                    doubtful[path] = since, now
                     with self._lock:
-                        gone = now[0] is None
-                        clash = self._ledger.removes(job, path) if gone else self._ledger.writes(job, path)
+                        clash = self._ledger.changed(job, path, since, now)
                     self._found(clash, too_late=True)
         if self._clashes:
             with self._lock:
@@ -162,12 +161,9 @@ class SameFiles:
         self._receive(range(1, self._workers.num_workers))
         for clash in self._clashes:  # of threads that went on
             self._report(clash)
-        by_jobs: dict[tuple[str, ...], list[str]] = {}
-        for path, jobs in self._shared.items():
-            by_jobs.setdefault(tuple(jobs), []).append(path)
-        for names, paths in by_jobs.items() if self._workers.worker == 0 else ():
-            more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
-            self._notice(None, f"{_several(names)} {ALL_TOLD}: {', '.join(paths[:MOST_NAMED])}{more}. {REMEDY}.")
+        if self._workers.worker == 0:
+            for text in self._told.at_the_end():
+                self._notice(None, text)
 
     # What all workers must know
 
@@ -212,11 +208,11 @@ class SameFiles:
                 clash = self._ledger.writes(job, found)
             self._found(clash)
 
-    def makes(self, job: str, path: object) -> None:
+    def makes(self, job: str, path: object, folder: int = -1) -> None:
         """A file is made that was not there."""
-        if (found := self._places.resolve(path)) is not None:
+        if (found := self._places.resolve(path, folder, follow=False)) is not None:
             with self._lock:
-                self._ledger.writes(job, found)
+                self._ledger.makes(job, found)
 
     def appends(self, job: str, path: object) -> None:
         """A file is opened to add to it."""
@@ -233,7 +229,13 @@ class SameFiles:
         if found not in doubtful:
             if len(doubtful) >= MOST_LOOKED_AT:
                 del doubtful[next(iter(doubtful))]
-            doubtful[found] = _signature(found)
+            doubtful[found] = time.monotonic_ns(), _signature(found)
+
+    def runs(self, job: str, command: object, folder: object = None) -> None:
+        """Another program is started, and may write what its arguments name."""
+        start = os.getcwd() if folder is None else os.fsdecode(folder)  # type: ignore[arg-type]
+        for word in words_of(command, start):
+            self.may_write(job, word, start)
 
     def removes(self, job: str, path: object, folder: int = -1) -> None:
         """A file is removed."""
@@ -246,6 +248,8 @@ class SameFiles:
         """A file or a folder gets another name."""
         before = self._places.resolve(source, source_folder, follow=False)
         after = self._places.resolve(target, target_folder, follow=False)
+        if before is not None and os.path.islink(before):  # to whatever came last: the link is nobody's work
+            return
         with self._lock:
             if after is None:
                 clashes = [self._ledger.removes(job, before, "renames")] if before is not None else []
@@ -269,22 +273,14 @@ class SameFiles:
     # What is reported
 
     def _report(self, clash: Clash) -> None:
-        if self._workers.worker != 0 and clash.path not in self._shared and len(self._shared) < MOST_REPORTED:
+        if self._workers.worker != 0 and self._told.is_news(clash):
             self._num_published += 1
             self._workers.publish(f"same-file/{self._workers.worker}/{self._num_published}", json.dumps(asdict(clash)))
-        self._shared.setdefault(clash.path, {}).update(dict.fromkeys((*clash.others, clash.job)))
-        new = {frozenset((clash.job, other)) for other in clash.others} - self._pairs
-        if not new:
+        if (text := self._told.take(clash)) is None:
             return
-        self._pairs |= new
-        text = in_words(replace(clash, others=tuple(other for other in clash.others if {clash.job, other} in new)))
         if self._answer == "stop-job":
             self._doomed.setdefault(clash.job, text)
-        self._notice(clash.job, f"{text}: {LOSS}. {REMEDY}.")
-
-    def _look(self) -> None:
-        if self._libraries is not None:
-            self._libraries.look()
+        self._notice(clash.job, with_remedy(text))
 
 
 def _running() -> str | None:
@@ -302,16 +298,3 @@ def _stat(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def in_words(clash: Clash) -> str:
-    """Say what happened to a file, and who has written it."""
-    others, has = _several(clash.others), "has" if len(clash.others) == 1 else "have"
-    return f"{clash.verb} {clash.path}, which {others} of this run {has} written"
-
-
-def _several(names: Iterable[str]) -> str:
-    quoted = [f"'{name}'" for name in names]
-    if len(quoted) == 1:
-        return f"job {quoted[0]}"
-    return f"jobs {', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from motet.jobs import Job, Script
 from motet.same_files.ledger import MOST_PATHS, Ledger
 from motet.same_files.outputs import GivenOutputs, outputs_of
-from motet.same_files.paths import Places, path_of_database, words_of
+from motet.same_files.paths import MOST_WORDS, Places, path_of_database, words_of
 
 
 def test_one_name_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,10 +68,17 @@ def test_the_file_of_a_database(database: Any, path: str | None) -> None:
     assert path_of_database(database) == path
 
 
-def test_words_of_a_command() -> None:
-    assert list(words_of(["cp", "-v", "a b.pt", b"--to=c.pt", "x" * 2000])) == ["cp", "a b.pt", "c.pt"]
-    assert list(words_of("echo 1 > 'best.txt'")) == ["echo", "1", "", "best.txt"]
-    assert list(words_of(7)) == []
+def test_words_of_a_command(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    words = ["cp", "-v", "a b.pt", b"--to=c.pt", "x" * 2000]
+    assert set(words_of(words, str(tmp_path))) == {"cp", "a b.pt", "a", "b.pt", "c.pt"}
+    assert "best.txt" in set(words_of("echo 1>'best.txt'", str(tmp_path)))
+    assert "best.txt" in set(words_of(["sh", "-c", "sleep 1; echo 1 >best.txt"], str(tmp_path)))
+    assert "best.txt" in set(words_of(["python", "-c", "open('best.txt', 'w').write('1')"], str(tmp_path)))
+    assert "out/best.txt" in set(words_of(["cp", "draft/best.txt", "out"], str(tmp_path)))
+    assert "out/best.txt" in set(words_of("cd out && echo 1 > best.txt", str(tmp_path)))
+    assert list(words_of(7, str(tmp_path))) == []
+    assert len(list(words_of(" ".join(map(str, range(10_000))), str(tmp_path)))) <= MOST_WORDS
 
 
 def test_the_ledger() -> None:
@@ -124,14 +132,12 @@ def script(folder: Path, argv: list[str]) -> Script:
     ],
 )
 def test_the_same_output_is_told(tmp_path: Path, argument: str) -> None:
-    given_outputs = GivenOutputs()
+    told = GivenOutputs()
     for name in ("a", "b", "c"):
-        given_outputs.note(Job(name, script(tmp_path, ["--lr", name, *argument.split()])))
-    [(path, (option, jobs))] = given_outputs.take().items()
-    assert os.path.isabs(path)
-    assert option
-    assert jobs == ["a", "b", "c"]
-    assert given_outputs.take() == {}, "once"
+        told.note(Job(name, script(tmp_path, ["--lr", name, *argument.split()])))
+    [text] = told.take()
+    assert re.match(r"jobs 'a', 'b' and 'c' were told to write to the same place, /\S+ \(\S+\)\. Give", text)
+    assert told.take() == [], "once"
 
 
 @pytest.mark.parametrize(
@@ -146,20 +152,23 @@ def test_the_same_output_is_told(tmp_path: Path, argument: str) -> None:
 def test_what_is_no_output_is_not(tmp_path: Path, argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.pt").touch()
-    given_outputs = GivenOutputs()
+    told = GivenOutputs()
     for name in ("a", "b"):
-        given_outputs.note(Job(name, script(tmp_path, argument.split())))
-    assert given_outputs.take() == {}
+        told.note(Job(name, script(tmp_path, argument.split())))
+    assert told.take() == []
 
 
 def test_outputs_of_functions_and_of_folders_of_their_own(tmp_path: Path) -> None:
-    given_outputs = GivenOutputs()
+    told = GivenOutputs()
     for name in ("a", "b"):
-        given_outputs.note(Job(name, script(tmp_path, ["--output_dir", "out"]), cwd=str(tmp_path / name)))
-    given_outputs.note(Job("other", functools.partial(shutil.copytree, output_dir="out")))
-    assert given_outputs.take() == {}
-    given_outputs.note(Job("another", functools.partial(shutil.copytree, output_dir="out")))
-    assert list(given_outputs.take().values()) == [("output_dir", ["other", "another"])]
+        told.note(Job(name, script(tmp_path, ["--output_dir", "out"]), cwd=str(tmp_path / name)))
+    told.note(Job("other", functools.partial(shutil.copytree, output_dir="out")))
+    assert told.take() == []
+    told.note(Job("another", functools.partial(shutil.copytree, output_dir="out")))
+    [text] = told.take()
+    assert text.startswith(
+        f"jobs 'other' and 'another' were told to write to the same place, {Path.cwd() / 'out'} (output_dir). "
+    )
     assert list(outputs_of(Job("c", functools.partial(shutil.copytree, lr=1, save_to=tmp_path / "x")))) == [
         ("save_to", str(tmp_path / "x"))
     ]
