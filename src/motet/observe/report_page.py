@@ -186,9 +186,8 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
     if job.result and len(job.logged) < 2:
         logged += f'<div><span class="metric">returned</span> <b>{escape(job.result)}</b></div>'
     if job.said and not logged:
-        logged = (
-            f'<div><span class="metric last">printed last</span> <span class="said">{escape(job.said)}</span></div>'
-        )
+        said = f'<span class="said">{escape(job.said)}</span>'
+        logged = f'<div class="printed"><span class="metric last">printed last</span> {said}</div>'
     curve = next((run.curves[one.name].get(job.name) for one in job.logged if one.name in run.curves), None)
     spark = _spark(curve, index) if curve else ""
     error = f'<pre class="error">{escape(job.error.strip()[-MOST_OF_AN_ERROR:])}</pre>' if job.error else ""
@@ -302,7 +301,7 @@ def _bar(name: str, spans: Mapping[str, float], labels: Mapping[str, str], full:
     pieces = "".join(
         f'<span class="piece {key}" style="width:{100 * seconds / full:.3f}%" '
         f'title="{escape(labels[key])}: {escape(seconds_text(seconds))}">'
-        f"{share_text(seconds / full) if seconds / full > 0.06 else ''}</span>"
+        f"{share_text(seconds / full) if seconds / full > 0.07 else ''}</span>"
         for key, seconds in spans.items()
         if seconds > 0
     )

@@ -57,7 +57,7 @@ function secondsText(seconds, step) {
 function numberText(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size < 1e-3 || size >= 1e6 ? value.toExponential(2) : String(+value.toPrecision(4));
+  return size < 1e-3 || size >= 1e6 ? value.toExponential(2).replace(/\.?0+e/, "e") : String(+value.toPrecision(4));
 }
 
 /* Show `lines` at the pointer, the first one bold. A line may be [text, job]: then the job's colour stands before it.

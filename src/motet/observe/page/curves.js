@@ -19,7 +19,7 @@
     return run.curves[Number(metric.value)].series.filter((one) => !dropped.has(one.job)).map((one) => {
       const points = one.points.filter((point) => usable(point[2])).map(([turn, time, y]) => ({ x: axis ? time : turn, y, smooth: y }));
       smoothen(points);
-      return { job: one.job, points };
+      return { job: one.job, points, diverged: one.points.some((point) => point[2] === null) };
     }).filter((one) => one.points.length);
   }
 
@@ -33,13 +33,19 @@
     });
   }
 
-  /* Return the range of y: nearly all of what is drawn, so that one outlier does not flatten the rest. */
-  function yRange(lines, log) {
+  /* Return the range of y: nearly all of what is drawn, so that one outlier does not flatten the rest. A job that
+     diverges leaves the plot at its top. */
+  function yRange(all, log) {
+    const sound = all.filter((line) => !line.diverged), lines = sound.length ? sound : all, leaves = sound.length && sound.length < all.length;
     const values = lines.flatMap((line) => line.points.map((point) => point.y)).sort((a, b) => a - b);
     const at = (share) => values[Math.min(values.length - 1, Math.floor(share * values.length))];
     let low = at(0), high = at(0.995);
     if (values.length < 100) high = values[values.length - 1];
-    if (log) return [Math.log10(low), Math.log10(Math.max(high, low * 1.01))];
+    if (leaves && high > 0) {
+      const first = all.map((line) => line.points[0].y).filter((y) => y > 0);
+      high = Math.max(high, Math.min(1000 * high, Math.max(0, ...first)));
+    }
+    if (log) return [Math.log10(low), Math.log10(Math.max(high, low * 1.01)) + (leaves ? 1 : 0)];
     if (low > 0 && low < 0.35 * high) low = 0;
     const margin = (high - low || Math.abs(high) || 1) * 0.05;
     return [low === 0 ? 0 : low - margin, high + margin];
@@ -82,8 +88,8 @@
   }
 
   function decades(low, high) {
-    const found = [];
-    for (let power = Math.floor(low); power <= high; power++)
+    const found = [], step = Math.ceil((high - low) / 8);
+    for (let power = Math.floor(low / step) * step; power <= high; power += step)
       for (const factor of high - low < 2.5 ? [1, 2, 5] : [1]) {
         const value = factor * Math.pow(10, power);
         if (Math.log10(value) >= low - 1e-9 && Math.log10(value) <= high + 1e-9) found.push(value);
