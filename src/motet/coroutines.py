@@ -12,7 +12,6 @@ import contextvars
 import os
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -27,6 +26,7 @@ from motet.gradients import JobGradients
 from motet.handle import JobHandle, JobPruned
 from motet.jobs import JobExit, Script
 from motet.jobs.outcome import JobStopped, Outcome
+from motet.tracebacks import traceback_text
 from motet.trainers.metrics import Reported
 
 
@@ -122,7 +122,7 @@ class RunningJob:
             # SystemExit, too: a loop that exits with a status other than 0 has failed, and only this job.
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
-            text = _traceback_text(error)
+            text = traceback_text(error, getattr(sys.stderr, "last_line", ""))
             self.outcome = Outcome("failed", kind=type(error).__name__, error=text)
             if not self._belongs_to_stop(text):
                 _print_error(text)
@@ -144,30 +144,12 @@ class RunningJob:
         self.outcome, self.greenlet, self.saved = outcome or Outcome("stopped"), None, None
 
 
-_PACKAGE = os.path.dirname(__file__)
-# What stands between a job's own first line and the pipeline.
-_OURS = tuple(os.path.join(_PACKAGE, part) for part in ("coroutines.py", "jobs", "intercept"))
 _all_turns: weakref.WeakSet[Turns] = weakref.WeakSet()
 _never_resumed: list[greenlet | None] = []
 
 
 def _ended() -> None:
     raise AssertionError("a job runs once")
-
-
-def _traceback_text(error: BaseException) -> str:
-    """Return the traceback from the job's own first line on; our frames above it help nobody."""
-    entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_OURS) and entry.tb_next is not None:
-        entry = entry.tb_next
-    if not isinstance(error, SystemExit):
-        return "".join(traceback.format_exception(type(error), error, entry))
-    status = str(error.code)
-    if isinstance(error.code, int):  # then the reason was printed: argparse and others exit so
-        last_line = getattr(sys.stderr, "last_line", "")
-        status = f"exit status {int(error.code)}" + (f"; last on stderr: {last_line}" if last_line else "")
-    lines = ["Traceback (most recent call last):\n", *traceback.format_tb(entry)]
-    return "".join([*lines, f"SystemExit: {status}\n"])
 
 
 def _print_error(text: str | None) -> None:

@@ -62,12 +62,20 @@ def run(folder: Path, source: str, name: str = "train.py") -> Callable[[], objec
             '  File "other.py", line 9, in f\\nValueError: inner\')',
             "train.py:1: RuntimeError: Caught it in a worker.",
         ),
+        (
+            "raise RuntimeError('Caught KeyError in DataLoader worker process 0.\\nOriginal Traceback (most recent "
+            'call last):\\n  File "/x/site-packages/torch/worker.py", line 7, in f\\n    data = fetch()\\n'
+            '  File "/x/data.py", line 9, in f\\nValueError: no sample\') from None',
+            "data.py:9: ValueError: no sample",
+        ),
+        ("raise ValueError('x' * 5000)", "train.py:1: ValueError: xxx"),
     ],
 )  # fmt: skip
 def test_short_forms(tmp_path: Path, source: str, expected: str) -> None:
     short = short_form(text_of(run(tmp_path, source)))
     assert short.startswith(expected)
     assert "\n" not in short
+    assert len(short) < 400
     assert "job '" not in short
 
 

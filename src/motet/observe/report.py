@@ -29,7 +29,7 @@ def build_report(run_dir: Path, metric: str | None = None, mode: Mode | None = N
     run = digest(run_dir, with_turns=True, metric=metric, mode=mode)
     path = run_dir / "report.html"
     partial = run_dir / "report.html.partial"
-    with open(partial, "w", encoding="utf-8", opener=opener) as file:
+    with open(partial, "w", encoding="utf-8", errors="replace", opener=opener) as file:
         file.write(page(run, embedded_json(page_data(run))))
     os.replace(partial, path)
     return path

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -55,6 +54,7 @@ from motet.processes.reporting_ledger import ReportingLedger
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import QUANTUM_SECONDS, JobTurns
 from motet.same_files import SameFiles
+from motet.tracebacks import traceback_text
 from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
 from motet.workers.messages import GO_ON, STOP_NOW
@@ -175,7 +175,9 @@ class JobProcess:
         except BaseException as error:
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
-            return self._end("failed", type(error).__name__, _text_of(error))
+            return self._end(
+                "failed", type(error).__name__, traceback_text(error, getattr(sys.stderr, "last_line", ""))
+            )
 
     def _end(self, status: str, kind: str = "", error: str | None = None, result: str | None = None) -> EndReport:
         if error is not None:
@@ -367,17 +369,3 @@ def _no_notice(job: str | None, text: str) -> None:
 
 def _nothing() -> None:
     raise AssertionError("never called")
-
-
-_PACKAGE = os.path.dirname(os.path.dirname(__file__))
-
-
-def _text_of(error: BaseException) -> str:
-    """Return the traceback from the job's own first line on, as Python prints it at a program's end."""
-    entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_PACKAGE) and entry.tb_next is not None:
-        entry = entry.tb_next
-    if isinstance(error, SystemExit):
-        how = f"exit status {int(error.code)}" if isinstance(error.code, int) else str(error.code)
-        return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(entry), f"SystemExit: {how}\n"])
-    return "".join(traceback.format_exception(type(error), error, entry))

@@ -15,7 +15,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing import util as multiprocessing_util
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from motet.parent import end_with_parent, flush_open_files
 from motet.processes.messages import Start, pack, unpack
@@ -41,10 +41,6 @@ def become(start: Start, passed: list[int], call: Callable[[], object] | None, h
         os.environ.update(start.environment)
         if start.env and start.spec is not None:
             _start_anew(start)
-        # The parent's may be a notebook's, or a test's.
-        sys.stdout, sys.stderr = (_stream(number) for number in (1, 2))
-        for name, stream in (("__stdout__", sys.stdout), ("__stderr__", sys.stderr)):
-            setattr(sys, name, stream)
         run_and_exit(start, call)
     except BaseException:
         traceback.print_exc()
@@ -63,10 +59,25 @@ def forget_exit_hooks() -> None:
     atexit.register(multiprocessing_util._exit_function)  # type: ignore[attr-defined]
 
 
-def _stream(number: int) -> TextIO:
-    """Return a text stream that writes to an open file, line by line."""
-    raw = io.FileIO(number, "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+class _Stream(io.TextIOWrapper):
+    """A text stream that writes to an open file, line by line. ``last_line``: what was written last."""
+
+    def __init__(self, number: int) -> None:
+        raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+        super().__init__(raw, "utf-8", "backslashreplace", line_buffering=True)
+        self.last_line = ""
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        if stripped := text.strip():
+            self.last_line = stripped.splitlines()[-1]
+        return super().write(text)
+
+
+def _open_streams() -> None:
+    """Give this process streams of its own: its parent's may be a notebook's, or a test's."""
+    sys.stdout = sys.__stdout__ = _Stream(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _Stream(2)  # type: ignore[misc]
 
 
 def _default(number: int) -> Any:
@@ -91,6 +102,7 @@ def run_and_exit(start: Start, call: Callable[[], object] | None) -> NoReturn:
     """Run a job's loop and end this process as Python ends a program: threads, exit hooks, open files, streams."""
     from motet.processes.job import JobProcess
 
+    _open_streams()
     status = 1
     try:
         status = JobProcess(start, call).run()

@@ -37,7 +37,7 @@ RING = 1024
 _HOLDER, _HANDOVERS, _STRICT, _CURSOR, _ORDER_LENGTH, _HELD_SINCE = range(6)
 _HEAD = 16
 # Each seat.
-_STATE, _TURNS, _PER_ROUND, _HAD, _WISH, _WRITTEN, _TAKEN_AWAY, _PLACE = range(8)
+_STATE, _TURNS, _PER_ROUND, _HAD, _WISH, _WRITTEN, _TAKEN_AT, _PLACE = range(8)
 _SEAT = 16
 # Each stretch of a ring: see `Stretch`.
 _STRETCH = 10
@@ -156,8 +156,8 @@ class Table:
                 return False
             at = self._at(seat)
             words[at + _STATE] = COMPUTING
-            words[at + _TAKEN_AWAY] += 1
             self._give(words, chosen)
+            words[at + _TAKEN_AT] = words[_HELD_SINCE]
         os.eventfd_write(wake[chosen], 1)
         return True
 
@@ -294,7 +294,11 @@ class Seat:
         self._begin = time.perf_counter_ns()
 
     def release(self, *, synchronizes: bool = False) -> int:
-        """Give the turn away, if this job has it; return the moment. ``synchronizes``: a turn of the order ends."""
+        """Give the turn away, if this job has it; return since when it has not.
+
+        ``synchronizes``: a turn of the order ends. A turn that was taken away counts until then: whatever the job
+        computed afterwards, it did beside others.
+        """
         table, seat = self._table, self._seat
         now = time.perf_counter_ns()
         with table._locked() as words:
@@ -306,6 +310,9 @@ class Seat:
                 table._give(words, chosen)
                 if chosen != NOBODY:
                     os.eventfd_write(self._wake[chosen], 1)
+            else:
+                taken_at = words[self._at + _TAKEN_AT]
+                now = taken_at if self._begin < taken_at < now else now
         self.waits = True
         return now
 

@@ -145,9 +145,15 @@ def test_who_lost_the_turn_unseen_gives_away_nothing_of_anothers() -> None:
         made.takes(0)
         made.asks(1)
         assert made.table.take_away(0, made.wake)
+        lost_at = made.table.holder()[2]
         made.has_come(1)
-        made.gives(0)
+        assert made.seats[0].release(synchronizes=True) == lost_at, (
+            "what it waited or computed since is no turn of its own"
+        )
         assert made.holder == 1
+        made.gives(1)
+        made.takes(0)
+        assert made.seats[0].release() > lost_at
 
 
 def test_a_turn_that_is_taken_before_its_job_has_woken_comes_again() -> None:
