@@ -45,6 +45,7 @@ EVERY_TYPE: list[Message] = [
     messages.NoticeReport("two\nlines"),
     messages.FileReport("renames", "a.txt", target="b.txt"),
     messages.DivergenceReport(9, "NaN"),
+    messages.SaveReport(9),
     messages.ResumeReport(40),
     messages.EndReport("failed", 3, "ValueError", "ValueError: ä", 1, None),
     messages.ExitReport("a", 0, "", 3, "", None, -9, "last\u2028line"),
