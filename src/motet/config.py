@@ -173,8 +173,6 @@ class RunConfig:
                     f"--{name} {value} goes with --house together: a job in a process of its own synchronizes by "
                     "torch's own DDP"
                 )
-        if self.at_once == "auto":
-            raise UsageError("--at-once auto goes with --house together; give a number with --house process")
 
     @classmethod
     def of(cls, options: Mapping[str, Any], caller: str, base: Self | None = None, *, known: type) -> Self:

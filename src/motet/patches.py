@@ -86,6 +86,7 @@ DURING_A_RUN = (
     Patch(f"{_LEGACY}:_enable_profiler_legacy", "profile_legacy", "the same"),
     Patch(f"{_LEGACY}:_disable_profiler_legacy", "profile_legacy", "the same"),
     Patch("torch.library:Library.__init__", "open_library", "two jobs may define operators of one name"),
+    Patch("torch.library:Library.impl", "implement_operator", "one by its whole name"),
     Patch("torch._library.custom_ops:CustomOpDef.__init__", "define_operator", "by which every custom one is"),
     Patch("torch._library.utils:parse_namespace", "parse_namespace", "and each finds its own"),
     Patch("torch._library.custom_ops:_maybe_get_opdef", "find_operator", "the same"),

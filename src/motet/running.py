@@ -31,6 +31,7 @@ from motet.output.per_job import JobOutput
 from motet.pipeline import Pipeline
 from motet.processes.process_job import ProcessJob, refuse_compressed
 from motet.processes.run import run_in_processes
+from motet.processes.search import Search
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 from motet.schedule.order import Order
@@ -137,9 +138,20 @@ def run_source(
     ``make_source`` is called on every worker alike once the workers are joined; its source names at least the first
     job, if there is one at all. Everything else is as in `run`.
     """
-    if config.house == "process":
-        raise UsageError("a search trains its trials together: leave out house='process'")
     return _run(make_source, config, None, run_dir=run_dir, observers=observers)
+
+
+def run_search(
+    search: Search,
+    config: RunConfig,
+    *,
+    run_dir: RunDir | Path | str | None = None,
+    observers: Sequence[Observer] = (),
+) -> Results:
+    """Do what `run_source` does for jobs that live in processes of their own."""
+    return run_in_processes(
+        search, config, partial(_run_dir_of, run_dir, config, False), observers=observers, notify_user=_on_stderr
+    )
 
 
 def run_planned(

@@ -157,8 +157,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "logging:Manager._fixupChildren",
         "logging:Manager._fixupParents",
         "logging:_handlerList",
+        "logging:_levelToName",
         "logging:_logRecordFactory",
         "logging:_loggerClass",
+        "logging:_nameToLevel",
     ),
     "isolation/operators": ("torch._C:_dispatch_get_all_op_names",),
     "isolation/profiler": (

@@ -61,7 +61,9 @@ file = logging.FileHandler(os.path.join(folder, f"train-{rank}.log"))
 logger.addHandler(file)
 logger.addFilter(lambda record: record.args[1] != seed)  # leaves out one step
 logging.getLogger("torch.nn.parallel").setLevel(10 + seed)
+logging.addLevelName(35, f"LEVEL-{seed}")
 for step in steps():
+    tell(logging.getLevelName(35))
     logger.info("seed %d step %d", seed, step)
     tell(len(logger.handlers), len(logger.filters), logging.getLogger("torch.nn.parallel").level)
 tell(open(file.baseFilename).read())
@@ -147,10 +149,15 @@ def scaled(x: torch.Tensor) -> torch.Tensor:
 def _(x):
     return torch.empty_like(x)
 torch.library.register_autograd("clash_custom::scaled", lambda ctx, grad: grad * seed)
+torch.library.define("clash_defined::shifted", "(Tensor x) -> Tensor")
+@torch.library.impl("clash_defined::shifted", "cpu")
+def shifted(x):
+    return x + seed
 for step in steps():
     x = torch.ones((), requires_grad=True)
     torch.ops.clash_custom.scaled(x).backward()
     tell(torch.ops.clash_operator.scaled(x).item(), scaled(x).item(), x.grad.item())
+    tell(torch.ops.clash_defined.shifted(x.detach()).item())
 end()
 """
 

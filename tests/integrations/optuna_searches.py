@@ -210,11 +210,14 @@ def storage_fails_in_report() -> Any:
 
     def reporting(trial: optuna.Trial) -> float:
         if trial.number == 1 and dist.get_rank() == 0:
+            answer = trial._answer  # type: ignore[attr-defined]
 
-            def fail(*args: Any) -> None:
-                raise optuna.exceptions.StorageInternalError("disk on fire")
+            def fail(path: str, *args: Any, **kwargs: Any) -> Any:
+                if path == "report":
+                    raise optuna.exceptions.StorageInternalError("disk on fire")
+                return answer(path, *args, **kwargs)
 
-            trial._real.report = fail  # type: ignore[attr-defined]
+            trial._answer = fail  # type: ignore[attr-defined]
         return objective(trial)
 
     study = optuna.create_study() if dist.get_rank() == 0 else None

@@ -81,3 +81,36 @@ def test_the_example_notebook_runs_and_shows_progress_and_report(
     said = content.cells[6].outputs[0].text
     assert said.count("finished after 23 turns, accuracy 0.") == 3
     assert len(list((tmp_path / "runs").glob("*/report.html"))) == 1
+
+
+PROGRAM = """
+import torch, motet
+torch.set_num_threads(2)
+numbers = torch.arange(1 << 20, dtype=torch.float32)
+expected = numbers.sin().sum().item()  # on several threads
+
+class Found:
+    def __init__(self, value):
+        self.value = value
+
+def train():
+    print("printed by a job")
+    return Found(numbers.sin().sum().item())
+
+results = motet.run({"a": train, "b": train}, house="process")
+assert all(job.result.value == expected for job in results.values()), results
+print("well")
+"""
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_what_a_notebook_defines_runs_in_processes_of_its_own(tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PROGRAM)])
+    nbclient.NotebookClient(page, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = "".join(output.get("text", "") for output in page.cells[0].outputs)
+    assert "[a] printed by a job" in shown
+    assert "\nwell\n" in shown

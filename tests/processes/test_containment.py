@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from tests.distributed.command import LONGEST_SECONDS, Place
-from tests.processes.command import job_processes, place_in, train_words, trained_alone, weights
+from tests.distributed.command import Place
+from tests.processes.command import place_in, train_words, trained_alone, weights
+from tests.processes.strikes import struck_run
 
 STEPS = 12
 WAYS = {
@@ -95,32 +90,9 @@ def test_a_job_that_fails_on_one_worker_again_and_again_is_left_out(place: Place
     assert weights(place.path / "good") == alone
 
 
-def kill_at_random(launcher: subprocess.Popen[str], num: int, chance: random.Random) -> int:
-    """Kill so many processes of jobs, each at a random moment of its life; return how many there were."""
-    killed, deadline = 0, time.monotonic() + LONGEST_SECONDS
-    while killed < num and launcher.poll() is None and time.monotonic() < deadline:
-        with suppress(subprocess.TimeoutExpired):
-            launcher.wait(timeout=chance.uniform(0.0, 0.5))
-        if found := job_processes(launcher):
-            with suppress(psutil.Error):
-                chance.choice(found).send_signal(chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
-                killed += 1
-    return killed
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_ten_random_moments_in_a_run_leave_all_weights_as_they_are(
-    place: Place, tmp_path_factory: pytest.TempPathFactory, seed: int
-) -> None:
-    """Every job saves, and each is charged what befell it: all of them end, and with the uninterrupted bits."""
-    steps, pause = 40, 0.02
-    expected = trained_alone(tmp_path_factory.mktemp("alone"), steps=steps)
-    jobs = {name: {"steps": steps, "pause": pause, "save": 3} for name in ("one", "two", "three")}
-    process = place.start(*train_words(place, jobs, "--max-job-failures=10"))
-    killed = kill_at_random(process, 10, random.Random(seed))
-    status, out, err = place.ended(process)
-    assert status == 0, (out, err)
-    assert killed == 10
-    for name in jobs:
-        assert weights(place.path / name) == expected, name
+def test_ten_random_moments_in_a_run_leave_all_weights_as_they_are(tmp_path: Path, seed: int) -> None:
+    struck, wrong = struck_run(tmp_path, 10, seed)
+    assert not wrong
+    assert len(struck) == 10

@@ -70,6 +70,25 @@ print("there" if os.path.isdir(folder.name) else "gone")
 """
 
 
+COMPUTES_BEFORE = """
+import motet, torch
+
+torch.set_num_threads(2)
+numbers = torch.arange(1 << 20, dtype=torch.float32)
+
+def train():
+    return numbers.add(1).sin().sum().item(), torch.get_num_threads()
+
+if __name__ == "__main__":
+    expected = train()
+    for _ in range(2):
+        results = motet.run({"a": train, "b": train}, house="process")
+        assert all(job.result == expected for job in results.values()), results
+        assert train() == expected
+    print(expected)
+"""
+
+
 def jobs_in(place: Place, jobs: dict[str, dict[str, object]]) -> None:
     """Write a jobs file."""
     (place.path / "jobs.yaml").write_text(json.dumps({"jobs": jobs}))
@@ -106,6 +125,33 @@ def test_a_program_that_begins_a_run_keeps_what_is_its_own(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "there"
+
+
+def test_a_program_that_has_computed_on_several_threads_can_begin_a_run(tmp_path: Path) -> None:
+    """GNU's OpenMP would wait for ever for threads that are not there after a fork."""
+    (tmp_path / "program.py").write_text(COMPUTES_BEFORE)
+    done = subprocess.run(
+        [sys.executable, "program.py"], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_jobs_join_by_memory_and_what_they_take_is_told(tmp_path: Path) -> None:
+    with place_in(tmp_path) as place:
+        (tmp_path / "one.py").write_text(BACKWARD_OF_ONE)
+        each = ("--each=--a", "--each=--b")
+        status, out, err = place.motet(
+            "run", "--nproc-per-node=2", HOUSE, "--at-once=auto", "one.py", *each, "--run-dir=out", "--tracker=csv"
+        )
+        assert status == 0, (out, err)
+        trace = (tmp_path / "out" / "trace.json").read_text()
+        assert json.loads(trace), "other programs can open it"
+        assert all(f'"{job}' in trace for job in place.jobs_of())
+        assert (tmp_path / "out" / "report.html").exists()
+        assert len((tmp_path / "out" / "trackers" / "csv" / "jobs.csv").read_text().splitlines()) == 3
+        for held in place.jobs_of(field="memory").values():
+            assert held["parameters_bytes"] == 4 * (2 * 2 + 2)
+            assert held["process_bytes"] > 10e6
 
 
 def test_modules_beside_one_script_are_not_imported_for_all(tmp_path: Path) -> None:

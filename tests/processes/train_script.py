@@ -33,19 +33,19 @@ parser.add_argument("--always", action="store_true")
 options = parser.parse_args()
 
 
-def crash() -> None:
-    """End this process in the way that was asked for."""
+def crash(how: str | None) -> None:
+    """End this process in a way that was asked for."""
     sys.stdout.flush()
-    if options.crash == "kill":
+    if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif options.crash == "segfault":
+    elif how == "segfault":
         ctypes.string_at(0)
-    elif options.crash == "exit":
+    elif how == "exit":
         os._exit(7)
-    elif options.crash == "memory":
+    elif how == "memory":
         resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))
         torch.empty(1 << 30)
-    elif options.crash == "hang":
+    elif how == "hang":
         while True:
             time.sleep(3600)
     raise RuntimeError(f"worker {dist.get_rank()} met something\nand says more of it")
@@ -62,6 +62,9 @@ def crashes_now(step: int) -> bool:
     return True
 
 
+# So that it can be struck in these ways from outside, at any moment.
+signal.signal(signal.SIGUSR1, lambda number, frame: crash("exit"))
+signal.signal(signal.SIGUSR2, lambda number, frame: crash("memory"))
 dist.init_process_group("gloo")
 torch.manual_seed(0)
 layers = [
@@ -82,7 +85,7 @@ for step in range(int(start), options.steps):
     optimizer.zero_grad()
     loss.backward()
     if crashes_now(step):
-        crash()
+        crash(options.crash)
     optimizer.step()
     if options.pause:
         time.sleep(options.pause)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Self
 
 from motet import errors
 from motet.errors import DivergenceError
@@ -17,19 +18,36 @@ class Decisions:
 
     Answers travel as JSON through the store that all workers share. An answer costs worker 0 one message; the others
     wait until it is there. What worker 0's answer raises is raised on every worker.
+
+    ``broadcast(make_text, key)`` calls ``make_text`` on worker 0 and returns its text on every worker; ``forget(keys)``
+    frees the store of what was broadcast.
     """
 
-    def __init__(self, workers: Workers, name: str) -> None:
-        self._workers = workers
+    def __init__(
+        self,
+        name: str,
+        worker: int,
+        broadcast: Callable[[Callable[[], str], str], str],
+        forget: Callable[[Iterable[str]], None] = lambda keys: None,
+    ) -> None:
         self._name = name
+        self._worker = worker
+        self._broadcast = broadcast
+        self._forget = forget
         self._num_asked = 0
         self._num_forgotten = 0
         self._held: Exception | None = None
 
-    @property
-    def answers(self) -> bool:
-        """Whether this worker is the one that answers."""
-        return self._workers.worker == 0
+    @classmethod
+    def of_workers(cls, workers: Workers, name: str) -> Self:
+        """Return a series of questions that the workers of a run ask."""
+        broadcast = partial(workers.broadcast_from_0, keep=True)
+        return cls(name, workers.worker, lambda make, key: broadcast(make, key=key), workers.forget_broadcasts)
+
+    @classmethod
+    def of_worker_0(cls, name: str) -> Self:
+        """Return a series of questions that worker 0 asks itself."""
+        return cls(name, 0, lambda make, key: make())
 
     def ask(self, question: str, answer: Callable[[], Any]) -> Any:
         """Return what ``answer`` returns on worker 0, as JSON gives it back; the others do not call it.
@@ -52,12 +70,12 @@ class Decisions:
             return json.dumps({"question": question, "error": [kind.__module__, kind.__name__, str(raised)]})
 
         self._num_asked += 1
-        reply = json.loads(self._workers.broadcast_from_0(decide, key=self._key(self._num_asked), keep=True))
+        reply = json.loads(self._broadcast(decide, self._key(self._num_asked)))
         if raised is not None:
             raise raised
         if reply["question"] != question:
             raise DivergenceError(
-                f"Worker {self._workers.worker} asks '{question}' where worker 0 asks '{reply['question']}': all "
+                f"Worker {self._worker} asks '{question}' where worker 0 asks '{reply['question']}': all "
                 "workers must ask the same in the same order. Look for an `if` on the rank."
             )
         if "error" in reply:
@@ -70,7 +88,7 @@ class Decisions:
 
     def forget(self) -> None:
         """Free the store of what was answered so far; when all workers are known to have read it."""
-        self._workers.forget_broadcasts(map(self._key, range(self._num_forgotten + 1, self._num_asked + 1)))
+        self._forget(map(self._key, range(self._num_forgotten + 1, self._num_asked + 1)))
         self._num_forgotten = self._num_asked
 
     def _key(self, number: int) -> str:

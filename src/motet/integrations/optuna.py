@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ except ImportError as error:
 
     raise missing("optuna", "optuna", error) from None
 
-from motet.config import RunConfig
+from motet.config import House, RunConfig
 from motet.errors import UsageError
 from motet.events import Observer
+from motet.integrations.decisions import Decisions
+from motet.integrations.optuna_processes import search_of, tell_all
 from motet.integrations.optuna_trials import Callback, Limits, Trials
+from motet.processes.peers import Peers
 from motet.results import Results
 from motet.run_dir import RunDir
-from motet.running import run_source
-from motet.workers import Workers
+from motet.running import run_search, run_source
 
 __all__ = ["optimize"]
 
@@ -46,6 +49,7 @@ def optimize(
     total_trials: int | None = None,
     at_once: int = 4,
     shared: bool = False,
+    house: House = "together",
     run_dir: RunDir | Path | str | None = None,
     observers: Sequence[Observer] = (),
     verbose: bool = False,
@@ -61,7 +65,9 @@ def optimize(
 
     A complete trial is never run again. One that was running when a search was killed or stopped is queued once more
     with the same parameters (up to 3 times). ``shared``: searches on other machines work on this study at the same
-    time, so leave their running trials alone.
+    time, so leave their running trials alone. ``house``: ``"process"`` has each trial live in a process of its own on
+    each worker, with torch's own DDP; its calls of ``trial`` are answered by worker 0's own process. Trials ask for
+    suggestions as they come by there, so two searches with one seed may draw them in another order.
 
     Raises what an objective raised on all workers and ``catch`` does not name, once the trials under way have ended;
     `UsageError` for bad arguments; `GangError` if something went wrong between the workers.
@@ -71,14 +77,14 @@ def optimize(
         raise UsageError(f"n_trials and total_trials take a number of trials, not {wrong[0]!r}")
     if not isinstance(at_once, int) or at_once < 1:
         raise UsageError(f"at_once takes a number of trials, at least 1; it was given {at_once!r}")
-    config = RunConfig(at_once=at_once, verbose=verbose)
+    config = RunConfig(at_once=at_once, verbose=verbose, house=house)
     caught = (catch,) if isinstance(catch, type) else tuple(catch)
     trials: list[Trials] = []
 
-    def make_source(workers: Workers) -> Trials:
+    def open_trials(decisions: Callable[[str], Decisions]) -> Trials:
         trials.append(
             Trials(
-                workers,
+                decisions,
                 lambda: _found(study, study_name),
                 objective,
                 Limits(n_trials, total_trials, timeout, caught),
@@ -89,8 +95,20 @@ def optimize(
         )
         return trials[0]
 
+    def ended(peers: Peers) -> None:
+        error = trials[0].error if trials else None
+        tell_all(peers, error)
+
     try:
-        results = run_source(make_source, config, run_dir=run_dir, observers=observers)
+        if house == "process":
+            search = search_of(objective, partial(open_trials, Decisions.of_worker_0), ended)
+            return run_search(search, config, run_dir=run_dir, observers=observers)
+        results = run_source(
+            lambda workers: open_trials(partial(Decisions.of_workers, workers)),
+            config,
+            run_dir=run_dir,
+            observers=observers,
+        )
     finally:
         for source in trials:
             source.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NoReturn, Protocol
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
@@ -19,33 +20,45 @@ class TrialFailed(Exception):
     """An objective returned something that is not its value (not numbers, NaN, too many of them)."""
 
 
+class Answer(Protocol):
+    """Asks the trial that the study knows, wherever it is: for an attribute by its path, or what a method returns."""
+
+    def __call__(self, path: str, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def answer_of(real: Trial, path: str, *args: Any, **kwargs: Any) -> Any:
+    """Return what an attribute of a trial is, or what its method returns."""
+    found = attrgetter(path)(real)
+    return found(*args, **kwargs) if callable(found) else found
+
+
 class SharedTrial(BaseTrial):
     """What an objective gets as its trial: every call is made on all workers, and answered alike.
 
-    Worker 0 has the ``real`` trial; the others have None. A suggestion, `should_prune` and an attribute cost the
-    other workers a wait for worker 0 (a tenth of a millisecond where all are there); what is known already, `report`,
-    and `should_prune` of a study that never prunes cost nothing. Attributes that worker 0 alone cannot answer for all
-    (``study.trials``, ``storage``) are not there.
+    On worker 0 the study's own trial gives each ``answer``; the others have None. A suggestion, `should_prune` and an
+    attribute cost the other workers a wait for worker 0 (a tenth of a millisecond where all are there); what is known
+    already, `report`, and `should_prune` of a study that never prunes cost nothing. Attributes that worker 0 alone
+    cannot answer for all (``study.trials``, ``storage``) are not there.
     """
 
-    def __init__(self, real: Trial | None, begun: dict[str, Any], decisions: Decisions) -> None:
-        self._real = real
+    def __init__(self, answer: Answer | None, begun: Mapping[str, Any], decisions: Decisions) -> None:
+        self._answer = answer
         self._number = int(begun["number"])
         self._start = begun["start"]
         self._prunes = bool(begun["prunes"])
         self._decisions = decisions
         self._asked: dict[str, BaseDistribution] = {}
         self._params: dict[str, Any] = {}
-        self.study = SharedStudy(real, decisions)
+        self.study = SharedStudy(answer, decisions)
 
-    def _ask(self, question: str, answer: Callable[[Trial], Any]) -> Any:
+    def _ask(self, question: str, answer: Callable[[Answer], Any]) -> Any:
         def answer_here() -> Any:
-            assert self._real is not None
-            return answer(self._real)
+            assert self._answer is not None
+            return answer(self._answer)
 
         return self._decisions.ask(question, answer_here)
 
-    def _suggest(self, name: str, distribution: BaseDistribution, suggest: Callable[[Trial], Any]) -> Any:
+    def _suggest(self, name: str, distribution: BaseDistribution, suggest: Callable[[Answer], Any]) -> Any:
         if self._asked.get(name) == distribution:
             return self._params[name]  # a loop that asks at every step
         value = self._ask(f"suggest {name}", suggest)
@@ -62,7 +75,7 @@ class SharedTrial(BaseTrial):
         """Suggest a float, the same on all workers."""
         distribution = FloatDistribution(low, high, log=log, step=step)
         return float(
-            self._suggest(name, distribution, lambda real: real.suggest_float(name, low, high, step=step, log=log))
+            self._suggest(name, distribution, lambda real: real("suggest_float", name, low, high, step=step, log=log))
         )
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
@@ -81,15 +94,15 @@ class SharedTrial(BaseTrial):
         """Suggest an integer, the same on all workers."""
         distribution = IntDistribution(low, high, log=log, step=step)
         return int(
-            self._suggest(name, distribution, lambda real: real.suggest_int(name, low, high, step=step, log=log))
+            self._suggest(name, distribution, lambda real: real("suggest_int", name, low, high, step=step, log=log))
         )
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Suggest one of ``choices``, the same on all workers."""
         distribution = CategoricalDistribution(choices)
 
-        def suggest(real: Trial) -> int:
-            return int(distribution.to_internal_repr(real.suggest_categorical(name, choices)))
+        def suggest(real: Answer) -> int:
+            return int(distribution.to_internal_repr(real("suggest_categorical", name, choices)))
 
         return self._suggest(name, distribution, suggest)
 
@@ -102,24 +115,24 @@ class SharedTrial(BaseTrial):
             value, step = float(value), int(step)
         except (TypeError, ValueError):
             raise TypeError(f"trial.report takes a number and a step, not {value!r} and {step!r}") from None
-        if self._real is not None:
+        if self._answer is not None:
             try:
-                self._real.report(value, step)
+                self._answer("report", value, step)
             except Exception as error:
                 self._decisions.hold(error)
         current_job().log(reported=value)
 
     def should_prune(self) -> bool:
         """Return whether the study's pruner would end this trial here; the same on all workers."""
-        return self._prunes and bool(self._ask("should_prune", lambda real: bool(real.should_prune())))
+        return self._prunes and bool(self._ask("should_prune", lambda real: bool(real("should_prune"))))
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Set an attribute: worker 0's value counts."""
-        self._ask(f"set_user_attr {key}", lambda real: real.set_user_attr(key, value))
+        self._ask(f"set_user_attr {key}", lambda real: real("set_user_attr", key, value))
 
     def set_constraint(self, key: str, value: float) -> None:
         """Set a constraint's value: worker 0's counts."""
-        self._ask(f"set_constraint {key}", lambda real: real.set_constraint(key, value))
+        self._ask(f"set_constraint {key}", lambda real: real("set_constraint", key, value))
 
     @property
     def number(self) -> int:
@@ -139,12 +152,12 @@ class SharedTrial(BaseTrial):
     @property
     def user_attrs(self) -> dict[str, Any]:
         """The trial's attributes, as worker 0 knows them."""
-        return dict(self._ask("user_attrs", lambda real: real.user_attrs))
+        return dict(self._ask("user_attrs", lambda real: real("user_attrs")))
 
     @property
     def constraints(self) -> dict[str, float]:
         """The trial's constraints, as worker 0 knows them."""
-        return dict(self._ask("constraints", lambda real: real.constraints))
+        return dict(self._ask("constraints", lambda real: real("constraints")))
 
     @property
     def datetime_start(self) -> datetime.datetime | None:
@@ -154,11 +167,11 @@ class SharedTrial(BaseTrial):
     @property
     def relative_params(self) -> dict[str, Any]:
         """What the sampler has chosen beforehand."""
-        return dict(self._ask("relative_params", lambda real: real.relative_params))
+        return dict(self._ask("relative_params", lambda real: real("relative_params")))
 
     def settled(self, value: Any) -> float | list[float]:
         """Return the value that the trial ends with, worker 0's; raise `TrialFailed` on all workers if it is none."""
-        told = self._ask("the value", lambda real: _feasible(value, len(real.study.directions)))
+        told = self._ask("the value", lambda real: _feasible(value, len(real("study.directions"))))
         if isinstance(told, str):
             raise TrialFailed(f"trial {self._number} ends without a value: {told}")
         if len(told) == 1:
@@ -170,22 +183,22 @@ class SharedTrial(BaseTrial):
 class SharedStudy:
     """What an objective may ask of ``trial.study``: answered by worker 0, the same on all workers."""
 
-    def __init__(self, real: Trial | None, decisions: Decisions) -> None:
-        self._real = real
+    def __init__(self, answer: Answer | None, decisions: Decisions) -> None:
+        self._answer = answer
         self._decisions = decisions
 
     def _ask(self, name: str) -> Any:
         def answer() -> Any:
-            assert self._real is not None
-            return getattr(self._real.study, name)
+            assert self._answer is not None
+            return self._answer(f"study.{name}")
 
         return self._decisions.ask(f"study.{name}", answer)
 
     def stop(self) -> None:
         """Begin no more trials; those under way go on."""
-        if self._real is not None:
+        if self._answer is not None:
             try:
-                self._real.study.stop()
+                self._answer("study.stop")
             except Exception as error:
                 self._decisions.hold(error)
 

@@ -6,7 +6,7 @@ import copy
 import gc
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,10 +22,9 @@ from motet.errors import UsageError
 from motet.handle import JobPruned
 from motet.integrations.decisions import Decisions
 from motet.integrations.optuna_requeue import MARK, mark, num_spent, requeue, requeue_lost
-from motet.integrations.optuna_trial import SharedTrial, TrialFailed
+from motet.integrations.optuna_trial import SharedTrial, TrialFailed, answer_of
 from motet.jobs import Job
 from motet.results import JobResult
-from motet.workers import Workers
 
 MOST_LOSSES = 3
 Callback = Callable[[Study, FrozenTrial], None]
@@ -49,6 +48,7 @@ class _Running:
 
     trial: SharedTrial
     decisions: Decisions
+    begun: Mapping[str, Any]
     real: Trial | None = None
     heartbeat: BaseHeartbeatThread | None = None
     error: Exception | None = None
@@ -58,11 +58,12 @@ class Trials:
     """The `motet.jobs.source.JobSource` of a search. ``error`` is what ended it early, on all workers alike.
 
     ``find_study`` is called on worker 0 alone, and so is everything that touches the study: ask, tell, callbacks.
+    ``decisions(name)`` makes a series of questions; one that worker 0 asks itself, where no other worker has this.
     """
 
     def __init__(
         self,
-        workers: Workers,
+        decisions: Callable[[str], Decisions],
         find_study: Callable[[], Study],
         objective: Callable[[Any], Any],
         limits: Limits,
@@ -72,12 +73,12 @@ class Trials:
         gc_after_trial: bool,
     ) -> None:
         self.error: Exception | None = None
-        self._workers = workers
+        self._make_decisions = decisions
         self._objective = objective
         self._limits = limits
         self._callbacks = callbacks
         self._gc_after_trial = gc_after_trial
-        self._decisions = Decisions(workers, "search")
+        self._decisions = decisions("search")
         self._names: list[str] = []
         self._running: dict[str, _Running] = {}
         self._num_begun = 0
@@ -136,11 +137,26 @@ class Trials:
             return None
         self._num_begun += 1
         name = f"trial-{begun['number']}"
-        decisions = Decisions(self._workers, f"search/{name}")
-        running = _Running(SharedTrial(real, begun, decisions), decisions, real, heartbeat)
+        decisions = self._make_decisions(f"search/{name}")
+        answer = None if real is None else partial(answer_of, real)
+        running = _Running(SharedTrial(answer, begun, decisions), decisions, begun, real, heartbeat)
         self._running[name] = running
         self._names.append(name)
         return Job(name, partial(_call, self._objective, running))
+
+    def begun(self, name: str) -> Mapping[str, Any]:
+        """Return what a trial under way began with, as JSON can tell it."""
+        return self._running[name].begun
+
+    def answer(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what a trial under way answers (`answer_of`); on worker 0."""
+        real = self._running[name].real
+        assert real is not None
+        return answer_of(real, path, *args, **kwargs)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Take note of what a trial raises, which decides whether the search ends."""
+        self._running[name].error = error
 
     def _is_over(self) -> bool:
         """Whether no more trials are to begin; worker 0 decides."""
@@ -239,11 +255,20 @@ class Trials:
 
 
 def _call(objective: Callable[[Any], Any], running: _Running) -> float | list[float]:
-    """Run one trial, in its job: on all workers."""
+    def failed(error: Exception) -> None:
+        running.error = error
+
+    return run_trial(objective, running.trial, failed)
+
+
+def run_trial(
+    objective: Callable[[Any], Any], trial: SharedTrial, failed: Callable[[Exception], None]
+) -> float | list[float]:
+    """Run one trial, in its job: on all workers. ``failed`` is told what it raises."""
     try:
-        return running.trial.settled(objective(running.trial))
+        return trial.settled(objective(trial))
     except TrialPruned as pruned:
         raise JobPruned(str(pruned)) from None
     except Exception as error:
-        running.error = error
+        failed(error)
         raise

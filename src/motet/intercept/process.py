@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import functools
 import multiprocessing.context
 import multiprocessing.process
 import os
@@ -33,7 +34,7 @@ _THREAD = (
 )
 _MOTET = os.path.join(os.path.dirname(motet.__file__), "")
 _PATCHES = (os.path.join(os.path.dirname(__file__), ""), patching.__file__)
-_TORCH = (os.path.join(os.path.dirname(torch.__file__), ""),)
+_TORCH = (os.path.join(os.path.dirname(torch.__file__), ""), functools.__file__)
 _SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
 _STARTERS = (threading.__file__, concurrent.futures.thread.__file__)
 
@@ -150,10 +151,20 @@ class ProcessSeams:
 
     def find_operator(self, original: Call, /, operator: object) -> Any:
         """Find the definition of a custom operator."""
+        return original(self._own_name(operator))
+
+    def implement_operator(
+        self, original: Call, library: object, /, op_name: object, *args: Any, **kwargs: Any
+    ) -> None:
+        """Implement an operator."""
+        original(library, self._own_name(op_name), *args, **kwargs)
+
+    def _own_name(self, operator: object) -> object:
+        """Return how torch knows an operator, where it is given by its whole name."""
         if isinstance(operator, str) and operator.count("::") == 1:
             namespace, _, name = operator.partition("::")
-            operator = f"{self._namespace(namespace, defines=False)}::{name}"
-        return original(operator)
+            return f"{self._namespace(namespace, defines=False)}::{name}"
+        return operator
 
     def _namespace(self, name: str, *, defines: bool) -> str:
         job = self._turns.running_here()

@@ -39,7 +39,10 @@ _LOGGERS: dict[str, int | None] = {
     "datasets": logging.WARNING,
     "huggingface_hub": logging.WARNING,
 }
-_MODULE = ("_loggerClass", "_logRecordFactory", "_handlers", "lastResort", "raiseExceptions", "_warnings_showwarning")
+_MODULE = (
+    *("_loggerClass", "_logRecordFactory", "_handlers", "lastResort", "raiseExceptions", "_warnings_showwarning"),
+    *("_levelToName", "_nameToLevel"),
+)
 
 _Attributes = dict[str, Any]
 
@@ -117,6 +120,8 @@ def copy_logging(value: Logs) -> Logs:
     known = {name: _copy_placeholder(logger) for name, logger in list(value.manager["loggerDict"].items())}
     module = dict(zip(_MODULE, value.module, strict=True))
     module["_handlers"] = weakref.WeakValueDictionary(module["_handlers"])
+    for names in ("_levelToName", "_nameToLevel"):
+        module[names] = dict(module[names])
     return Logs(
         {**value.manager, "loggerDict": known},
         _copy_attributes(value.root),

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from motet.jobs import Job
 from motet.results import JobResult
+
+
+class Named(Protocol):
+    """A job, wherever it is to live."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+Listed = TypeVar("Listed", bound=Named)
 
 
 class JobSource(Protocol):
@@ -31,10 +42,10 @@ class JobSource(Protocol):
         """The run stops: give no more jobs; return the names of those that were never started."""
 
 
-class ListedJobs:
+class ListedJobs(Generic[Listed]):
     """The jobs of a list, in its order."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Listed]) -> None:
         self._waiting = deque(jobs)
         self._names = tuple(job.name for job in jobs)
 
@@ -48,7 +59,7 @@ class ListedJobs:
         """The names of all jobs."""
         return self._names
 
-    def next_job(self) -> Job | None:
+    def next_job(self) -> Listed | None:
         """Return the next job of the list, or None at its end."""
         return self._waiting.popleft() if self._waiting else None
 

@@ -29,6 +29,8 @@ class Footprint:
 
     ``gradients``: with DDP's buckets of them. ``activations``: what a turn takes beyond everything that was there
     when it began, at its peak; None on a CPU. ``offload``: what of all this ``--offload idle`` moves, on a device.
+    ``process``: what a process of the job's own, and those that it has started, take of main memory (PSS), with all of
+    the above that is there; None where jobs live together.
     """
 
     parameters_bytes: int = 0
@@ -37,6 +39,7 @@ class Footprint:
     activations_bytes: int | None = None
     device: str = "cpu"
     offload_bytes: int = 0
+    process_bytes: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -45,20 +48,23 @@ class Footprint:
 
     def with_peak_of(self, other: Footprint) -> Footprint:
         """Return the larger of each."""
-        mine, theirs = self.activations_bytes, other.activations_bytes
-        peak = None if mine is None and theirs is None else max(mine or 0, theirs or 0)
         return Footprint(
             max(self.parameters_bytes, other.parameters_bytes),
             max(self.gradients_bytes, other.gradients_bytes),
             max(self.optimizer_bytes, other.optimizer_bytes),
-            peak,
+            _larger(self.activations_bytes, other.activations_bytes),
             other.device,
             max(self.offload_bytes, other.offload_bytes),
+            _larger(self.process_bytes, other.process_bytes),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``results.json`` says."""
         return asdict(self)
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else max(one or 0, other or 0)
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
 from typing import cast
 
-from motet.processes.messages import FromJob, pack, unpack
+from motet.processes.messages import Answer, FromJob, Question, pack, unpack
 
 MOST_READS = 16  # at one look: who writes faster than that waits
 
@@ -26,11 +28,27 @@ class Channel:
         """The open file of this end."""
         return self._socket.fileno()
 
-    def send(self, report: FromJob) -> None:
-        """Send a report. A worker that has gone is no error: this process ends with it."""
+    def send(self, report: FromJob | Answer) -> None:
+        """Send a message. A worker that has gone is no error: this process ends with it."""
         line = pack(report).encode()
         with contextlib.suppress(OSError), self._lock:
             self._socket.sendall(b"\n" + line + b"\n")  # a line before that was cut off ends here
+
+    def ask(self, question: Question, wakes: int) -> Answer | None:
+        """Send a question and wake the worker, by an eventfd; return its answer, None if it has gone. Blocks."""
+        self.send(question)
+        os.eventfd_write(wakes, 1)
+        unread = b""
+        while True:
+            select.select([self._socket], [], [])  # a signal's handler may run, and raise, meanwhile
+            data = self._socket.recv(1 << 16)
+            if not data:
+                return None
+            *lines, unread = (unread + data).split(b"\n")
+            for line in filter(None, lines):
+                answer = cast(Answer, unpack(line))
+                if answer.number == question.number:  # not one to a question that was broken off
+                    return answer
 
     def received(self) -> Iterator[FromJob]:
         """Yield the reports that are there by now."""

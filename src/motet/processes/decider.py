@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from motet.processes.costs import Costing
@@ -18,12 +18,18 @@ from motet.processes.messages import (
     FollowOrder,
     Notify,
     ProgressReport,
+    RoomReport,
     Skip,
     StartJob,
     Stop,
     StopRequest,
     ToDecider,
 )
+from motet.processes.process_job import ProcessJob
+from motet.processes.room import full_text, has_room
+from motet.processes.search import Source
+from motet.processes.switches import Switches
+from motet.results import JobResult
 from motet.schedule.order import Order
 from motet.tracebacks import short_form
 from motet.workers.messages import STOP_NOW
@@ -39,7 +45,7 @@ MOST_ORDERING = 0.01
 class _Running:
     """A job that runs: its seat, the number of its processes so far, how they ended, and when the first one did."""
 
-    name: str
+    job: ProcessJob
     seat: int
     attempt: int
     turns: int = 0
@@ -49,35 +55,47 @@ class _Running:
     asked_to_end: bool = False
     failure: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.job.name
+
 
 class Decider:
     """Decides which jobs run, in which order, and what came of them.
 
-    ``names``: the jobs to run. ``tries(name)``: how many more times a job may be tried after it failed on one worker
-    alone; ``charge(name, verdict)`` takes note of that.
+    ``source``: the jobs to run. ``charge(name, attempt, verdict)`` takes note that a job failed on one worker alone,
+    and returns whether it may be tried again. ``by_memory``: a job joins where there is room for it in memory.
+    ``switches``: says when orders begin that are followed to the letter.
     """
 
     def __init__(
         self,
         exchange: Exchange,
-        names: Sequence[str],
+        source: Source,
         order: Order | None,
         at_once: int,
-        tries: Callable[[str], int],
-        charge: Callable[[str, Verdict], None],
-        expected: Mapping[str, int | None],
+        by_memory: bool,
+        charge: Callable[[str, int, Verdict], bool],
+        switches: Switches | None = None,
     ) -> None:
         self._exchange = exchange
-        self._waiting = list(names)
-        self._costing = Costing(order, names[:at_once])
+        self.source = source
+        self._costing = Costing(order, source.names[:at_once])
         self._free = list(range(at_once))[::-1]
         self._running: dict[str, _Running] = {}
-        self._tries = tries
+        self._switches = switches
+        self._followed: list[str] = []
+        self._order_to_send: tuple[str | None] | None = None  # because of what
+        self._by_memory = by_memory
+        self._rooms: dict[int, RoomReport] = {}
+        self._num_changes = 0
+        self._told_full = 0
         self._charge = charge
-        self._expected = dict(expected)
         self._num_ends = 0
         self._begin = time.monotonic()
         self._ordering_seconds = 0.0
+        self._num_concluding = 0  # broadcast as ended, and not heard of by this worker's own loop
         self._stop = 0
         self._over = False
 
@@ -85,6 +103,7 @@ class Decider:
         """Start the first jobs."""
         self._admit()
         self._broadcast_order()
+        self._finish_if_over()
 
     def receive(self, worker: int, message: ToDecider) -> None:
         """Act on what a worker reports."""
@@ -98,6 +117,9 @@ class Decider:
                         job.turns = message.turns.get(name, job.turns)
                         job.expected = message.expected.get(name, job.expected)
                 self._reorder()
+            case RoomReport():
+                self._rooms[worker] = message
+                self._admit()
             case StopRequest(stop):
                 self._begin_stop(stop)
             case FailRequest(name, why, stops_run) if name in self._running:
@@ -111,14 +133,15 @@ class Decider:
             return
         self._stop = stop
         self._exchange.broadcast(Stop(stop))
-        for name in self._waiting:
+        for name in self.source.stop():
             self._exchange.broadcast(Skip(name))
-        self._waiting.clear()
         self._finish_if_over()
 
     def look(self) -> None:
         """Decide what time decides: whether a failed job's other processes are still to be waited for."""
         now = time.monotonic()
+        if self._order_to_send is not None:
+            self._broadcast_order(*self._order_to_send)
         for job in list(self._running.values()):
             if job.ends and not job.asked_to_end and not all(end.well for end in job.ends.values()):
                 killed = any(end.exit_status < 0 or not end.status for end in job.ends.values())
@@ -126,20 +149,40 @@ class Decider:
                     self._end(job.name)
 
     def _admit(self) -> None:
-        while self._free and self._waiting and not self._stop:
-            name = self._waiting.pop(0)
-            self._start(name, 0)
-            if self._costing.joined(name, list(self._running)) is not None:
+        while self._free and not self._stop and self._has_room() and (job := self.source.next_job()) is not None:
+            self._start(job, 0)
+            if self._costing.joined(job.name, list(self._running)) is not None:
                 self._broadcast_order()
 
-    def _start(self, name: str, attempt: int) -> None:
-        job = self._running[name] = _Running(name, self._free.pop(), attempt, expected=self._expected.get(name))
-        self._exchange.broadcast(StartJob(name, job.seat, attempt))
+    def _has_room(self) -> bool:
+        if not self._by_memory or not self._running:
+            return True
+        rooms = [room for room in self._rooms.values() if room.num_changes == self._num_changes]
+        if len(rooms) < self._exchange.num_workers:
+            return False
+        if has_room(rooms):
+            return True
+        if self._told_full != len(self._running):
+            self._told_full = len(self._running)
+            self._exchange.broadcast(Notify(None, full_text(len(self._running), rooms)))
+        return False
+
+    def _start(self, job: ProcessJob, attempt: int) -> None:
+        self._num_changes += 1
+        running = self._running[job.name] = _Running(job, self._free.pop(), attempt, expected=job.turns)
+        self._exchange.broadcast(StartJob(job.name, running.seat, attempt, job.given))
 
     def _broadcast_order(self, reason: str | None = None) -> None:
         live = [name for name in self._costing.order.turns if name in self._running]
         live += [name for name in self._running if name not in live]
-        self._exchange.broadcast(FollowOrder(live, reason))
+        if reason is None and live == [name for name in self._followed if name in self._running]:
+            return  # seats that nobody has are passed over anyway
+        if self._switches is not None and not self._switches.possible:
+            self._order_to_send = (reason,)
+            return
+        self._order_to_send, self._followed = None, live
+        after = 0 if self._switches is None else self._switches.after(len(live))
+        self._exchange.broadcast(FollowOrder(live, reason, after))
 
     def _reorder(self) -> None:
         begin = time.monotonic()
@@ -186,25 +229,30 @@ class Decider:
         verdict = judge(job.ends, stopping=bool(self._stop))
         if job.failure is not None and verdict.status != "finished":
             verdict = Verdict("failed", verdict.turns, job.failure)
-        if verdict.alone:
-            self._charge(job.name, verdict)
-            if job.attempt < self._tries(job.name):
-                why = short_form(verdict.error or "")
-                text = f"failed on worker {verdict.worker} alone, in turn {verdict.turns + 1} ({why}); it starts again."
-                self._exchange.broadcast(Notify(job.name, text))
-                self._start(job.name, job.attempt + 1)
-                self._broadcast_order()
-                return
+        if verdict.alone and self._charge(job.name, job.attempt, verdict):
+            why = short_form(verdict.error or "")
+            text = f"failed on worker {verdict.worker} alone, in turn {verdict.turns + 1} ({why}); it starts again."
+            self._exchange.broadcast(Notify(job.name, text))
+            self._start(job.job, job.attempt + 1)
+            self._broadcast_order()
+            return
         error = verdict.error
         if verdict.alone:
             error = f"on worker {verdict.worker} alone, in turn {verdict.turns + 1}: {error}"
+        self._num_concluding += 1
+        self._num_changes += 1
         self._exchange.broadcast(Conclude(job.name, verdict.status, verdict.turns, error, verdict.alone))
+
+    def concluded(self, name: str, result: JobResult) -> None:
+        """Go on after a job that has ended; ``result``: what this worker has of it."""
+        self._num_concluding -= 1
+        self.source.job_ended(name, result)
         self._admit()
         if self._running:
             self._broadcast_order()
         self._finish_if_over()
 
     def _finish_if_over(self) -> None:
-        if not self._running and not self._waiting and not self._over:
+        if not self._running and not self._num_concluding and not self._over:
             self._over = True
             self._exchange.broadcast(Finish())

@@ -7,6 +7,8 @@ order in which it was sent. Nothing relies on an order between messages of diffe
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -59,6 +61,27 @@ class Exchange:
                     )
         except RuntimeError as error:
             raise _lost(self.worker, error) from error
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Publish that this worker lives while the block runs, which is somebody's code and may take long."""
+        over = threading.Event()
+
+        def beats() -> None:
+            while not over.wait(BEAT_SECONDS):
+                self._beats += 1
+                with contextlib.suppress(RuntimeError):  # the store is gone: the loop will find out
+                    self._store.set(f"beat/{self.worker}", str(self._beats))
+
+        thread = threading.Thread(target=beats, daemon=True, name="motet-beats")
+        if self.num_workers > 1:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if self.num_workers > 1:
+                thread.join()
 
     def report(self, message: ToWorker0) -> None:
         """Send a message to worker 0."""

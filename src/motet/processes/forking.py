@@ -19,8 +19,11 @@ from motet.parent import end_with_parent
 from motet.processes.messages import Exited, Forked, FromParent, Start, pack, unpack
 from motet.processes.start import become
 
+SEARCH = ""
+"""Under this name, which no job has, the warm parent holds what trains the jobs of a search."""
 
-def serve(control: socket.socket, calls: Mapping[str, Callable[[], object]]) -> NoReturn:
+
+def serve(control: socket.socket, calls: Mapping[str, Callable[..., object]]) -> NoReturn:
     """Fork jobs until the worker has gone. In a forked job: run it, and end as a program of its own ends."""
     # Meant for all processes of the run: the worker decides.
     decided = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -56,7 +59,7 @@ def serve(control: socket.socket, calls: Mapping[str, Callable[[], object]]) -> 
                 end_with_parent()
                 start = unpack(line)
                 assert isinstance(start, Start)
-                become(start, passed, calls.get(start.name), handlers)
+                become(start, passed, calls.get(SEARCH if start.given is not None else start.name), handlers)
             _report(control, Forked(pid))
             for file in passed:
                 os.close(file)

@@ -35,6 +35,7 @@ from motet.intercept.forked import end_forked
 from motet.jobs import Job, JobExit, JobSpec, Script
 from motet.jobs.outcome import JobStopped
 from motet.jobs.surroundings import JobSurroundings
+from motet.memory.footprint import is_measured
 from motet.processes import waits
 from motet.processes.channel import Channel
 from motet.processes.council import Council
@@ -51,6 +52,8 @@ from motet.processes.messages import (
 )
 from motet.processes.peers import Peers
 from motet.processes.reporting_ledger import ReportingLedger
+from motet.processes.room import Holdings
+from motet.processes.search import AsksWorker
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import QUANTUM_SECONDS, JobTurns
 from motet.same_files import SameFiles
@@ -73,7 +76,7 @@ UNEVEN = (
 class JobProcess:
     """The job that lives in this process."""
 
-    def __init__(self, start: Start, call: Callable[[], object] | None) -> None:
+    def __init__(self, start: Start, call: Callable[..., object] | None) -> None:
         self._start = start
         self._call = call
         self.name = start.name
@@ -91,6 +94,7 @@ class JobProcess:
             self._describe,
             self._yield_turn,
         )
+        self._holdings = Holdings()
         self._reported = Reported(self._log, lambda: self.handle.logs_itself)
         self._finite = Watch(self._observe, lambda job, text: None)
         self._num_turns = start.turns
@@ -134,7 +138,7 @@ class JobProcess:
         os.register_at_fork(after_in_child=self.turns.leave_to_parent)
         faulthandler.enable()
         store = _own_store(start)
-        peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
+        peers = self._peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
         self._council = Council(peers, lambda: self._seat.wish, lambda: self._notice(self.name, UNEVEN))
         disks = Disks(start.separate_disks, start.own_disk)
         attempt, notice = f"{start.start}_{start.attempt}", self._notice
@@ -156,8 +160,8 @@ class JobProcess:
                 self._over = True  # a stop that comes from now on must not lose the last checkpoint
                 self.turns.end()
                 files.turn_ended(self.name)
+        self._channel.send(ended)  # first: whatever ends this process from now on, the worker knows why the loop ended
         self._close(self._start.timeout_seconds if ended.error is None else FAILED_CLOSE_SECONDS)
-        self._channel.send(ended)
         return 0 if ended.error is None else FAILED_STATUS
 
     def _ended(self) -> EndReport:
@@ -195,9 +199,12 @@ class JobProcess:
             JobSurroundings(start.worker, start.seed).begin(job)
             call = spec.callable()
         else:
-            job = Job(start.name, self._call, start.turns, None, start.cwd, start.env)
-            JobSurroundings(start.worker, start.seed).begin(job)
             call = self._call
+            if start.given is not None:
+                asks = AsksWorker(self._channel, start.asks, self._peers, self.turns)
+                call = partial(call, start.name, start.given, asks)
+            job = Job(start.name, call, start.turns, None, start.cwd, start.env)
+            JobSurroundings(start.worker, start.seed).begin(job)
         if isinstance(call, Script):
             call.leave_sys()
         process, result = os.getpid(), None
@@ -257,6 +264,8 @@ class JobProcess:
         self._files.turn_ended(self.name)
         self._files.turn_begins(self.name)
         self._finite.synced(self.name, self.num_synced, models)
+        if is_measured(turns):
+            self._channel.send(self._holdings.report(turns, self.turns.all_models))
         decision = None if self.turns.uneven else self._council.consult(self.turns.num_even)
         if self._start.on_nan != "ignore":
             error = error_for(self._start.on_nan, self.name, self.num_synced, models)

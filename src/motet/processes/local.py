@@ -16,6 +16,7 @@ from typing import TextIO
 
 from motet.output.streams import Terminal
 from motet.processes.channel import Channel
+from motet.processes.family import processor_seconds
 from motet.processes.lines import JobLines
 from motet.processes.messages import EndReport, FromJob, ResumeReport, Start
 from motet.processes.turn_table import RING, Stretch, Table
@@ -51,13 +52,17 @@ class LocalJob:
 
 
 class LocalJobs:
-    """All of them. ``table``, ``wake``: of their turns; ``streams``: where lines are shown."""
+    """All of them. ``table``, ``wake``: of their turns; ``streams``: where lines are shown.
+
+    ``asked``: an eventfd that says that a job asks something.
+    """
 
     def __init__(
         self,
         parent: WarmParent,
         table: Table,
         wake: tuple[int, ...],
+        asked: int,
         worker: int,
         job_dir: Callable[[str], Path | None],
         streams: tuple[TextIO, TextIO],
@@ -67,6 +72,7 @@ class LocalJobs:
         self._parent = parent
         self.table = table
         self.wake = wake
+        self._asked = asked
         self._worker = worker
         self._job_dir = job_dir
         self._streams = streams
@@ -109,11 +115,11 @@ class LocalJobs:
         """Return how many turns a job has taken, those before a resume included."""
         return self.table.turns(job.start.seat) + job.offset
 
-    def follow(self, names: Sequence[str]) -> None:
-        """Have the jobs that live here take turns in this order."""
+    def follow(self, names: Sequence[str], after: int) -> None:
+        """Have the jobs that live here take turns in this order (`Table.follow`)."""
         seats = [self.live[name].start.seat for name in names if name in self.live]
         if seats:
-            self.table.follow(seats, self.wake)
+            self.table.follow(seats, self.wake, after)
 
     def reports(self) -> Iterator[tuple[LocalJob, FromJob]]:
         """Yield what jobs have reported, and pass on what they have printed."""
@@ -129,6 +135,11 @@ class LocalJobs:
                     job.offset = report.turns
                 else:
                     yield job, report
+
+    def wait_until_asked(self, within_seconds: float) -> None:
+        """Wait until a job asks something, not longer than so."""
+        if select.select([self._asked], [], [], within_seconds)[0]:
+            os.eventfd_read(self._asked)
 
     def stretches(self) -> list[tuple[str, Stretch]]:
         """Return what the jobs computed and synchronized since the last time."""
@@ -190,7 +201,7 @@ class LocalJobs:
                 continue
             seconds = 0.0
             with contextlib.suppress(OSError):
-                seconds = _processor_seconds(job.pid)
+                seconds = processor_seconds(job.pid)
             if seconds - job.processor_seconds > 0.01 * within_seconds:
                 job.processor_seconds = seconds
                 job.still.begin_again()
@@ -210,15 +221,6 @@ def result_of(ended: EndReport | None) -> object:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(ended.result)
-
-
-def _processor_seconds(pid: int) -> float:
-    """Return the processor time of a process and of all that it has started: some let those do the work."""
-    seconds = time.clock_gettime((~pid << 3) | 2)
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
-            seconds += _processor_seconds(int(child))
-    return seconds
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

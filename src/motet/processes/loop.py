@@ -31,6 +31,7 @@ from motet.processes.messages import (
     FollowOrder,
     Message,
     Notify,
+    Question,
     Skip,
     Start,
     StartJob,
@@ -40,7 +41,8 @@ from motet.processes.messages import (
 )
 from motet.processes.process_job import ProcessJob
 from motet.processes.record import Record
-from motet.processes.unseen import Unseen
+from motet.processes.search import answer_to
+from motet.processes.unseen import Losses, Unseen
 from motet.results import Results
 from motet.workers.interruption import Interruption
 from motet.workers.messages import GO_ON, STOP, STOP_NOW
@@ -49,8 +51,9 @@ LOOK_SECONDS = 0.02
 STRETCHES_SECONDS = 0.1
 COSTS_SECONDS = 1.0
 WAITS_UNSEEN = (
-    "waits where Motet does not see it, or computes for very long at a stretch: its turn was taken meanwhile, and "
-    "others went on. Its results are the same."
+    "often waits where Motet does not see it (for a lock, a file, a library's thread): others go on some 20 ms later "
+    "than they could. Its results are the same. What is waited for by a DataLoader, a queue, a future, a subprocess or "
+    "a collective of torch.distributed is seen at once."
 )
 
 
@@ -76,6 +79,7 @@ class WorkerLoop:
         self._record = record
         self._interruption = interruption
         self._timeout_seconds = timeout_seconds
+        self._losses = Losses()
         self._unseen = Unseen(local.table, local.wake, local.pid_of)
         self._stop = GO_ON
         self._end_at: float | None = None
@@ -93,7 +97,7 @@ class WorkerLoop:
             try:
                 while not self._over:
                     self._look()
-                    time.sleep(LOOK_SECONDS)
+                    self._local.wait_until_asked(LOOK_SECONDS)
             except BaseException as error:
                 if not isinstance(error, WorkerFailedError):
                     with contextlib.suppress(WorkerLostError):
@@ -112,10 +116,12 @@ class WorkerLoop:
         self._local.kill_late()
         if (seat := self._unseen.look()) is not None:
             name = next((job.name for job in self._local.live.values() if job.start.seat == seat), None)
-            if name is not None and self._local.table.turns(seat) > 0:
+            if name is not None and self._losses.lost(name, self._local.table.turns(seat)):
                 self._record.notify(name, WAITS_UNSEEN)
         self._stop_if_asked()
         self._report_costs()
+        if (room := self._record.room.report(self._local.live)) is not None:
+            self._exchange.report(room)
         self._fail_stalled()
         if self._decider is not None:
             self._decider.look()
@@ -123,7 +129,11 @@ class WorkerLoop:
     def _take_reports(self, *, last: bool = False) -> None:
         asked_at = time.monotonic_ns()
         for job, report in self._local.reports():
-            self._record.receive(job.name, report)
+            if isinstance(report, Question):
+                assert self._decider is not None
+                job.channel.send(answer_to(self._decider.source, job.name, report))
+            else:
+                self._record.receive(job.name, job.pid, report)
         self._record.settle_files(asked_at)
         now = time.monotonic()
         if last or now - self._stretches_at >= STRETCHES_SECONDS or self._local.stretches_fill_up:
@@ -144,10 +154,12 @@ class WorkerLoop:
 
     def _carry_out(self, command: Command) -> None:
         match command:
-            case StartJob(name, seat, attempt):
-                self._start(self._jobs[name], seat, attempt)
-            case FollowOrder(names, reason):
-                self._local.follow(names)
+            case StartJob(name, seat, attempt, given):
+                self._record.room.started(name)
+                job = self._jobs.setdefault(name, ProcessJob(name, None, None, given=given))
+                self._start(job, seat, attempt)
+            case FollowOrder(names, reason, after):
+                self._local.follow(names, after)
                 if reason is not None:
                     self._record.order_changed(names, reason)
             case EndJob(name):
@@ -155,7 +167,9 @@ class WorkerLoop:
             case Notify(name, text):
                 self._record.notify(name, text)
             case Conclude():
-                self._record.concluded(command)
+                result = self._record.concluded(command)
+                if self._decider is not None:
+                    self._decider.concluded(command.name, result)
             case Skip(name):
                 self._record.skipped(name)
             case Stop(stop):

@@ -25,7 +25,8 @@ class Start:
     ``attempt`` counts the processes that this job has had in this run on each worker alike. ``table``, ``wake``,
     ``channel``: open files (`motet.processes.turn_table`, `motet.processes.channel`). ``environment``: what torchrun
     would have set and has not. ``spec`` is the job as data, None for a callable that the parent holds under the job's
-    name. ``prefix`` parts the store of the gang.
+    name. ``given``: what a job of a search begins with; ``asks``: the eventfd by which it wakes its worker. ``prefix``
+    parts the store of the gang.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Start:
     channel: int
     prefix: str
     spec: Mapping[str, Any] | None
+    given: Mapping[str, Any] | None
+    asks: int
     turns: int | None
     cwd: str | None
     env: Mapping[str, str] | None
@@ -134,6 +137,18 @@ class SaveReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldingsReport:
+    """What the job holds after so many turns of this process, as `motet.memory.footprint.Footprint` has it.
+
+    ``device``: what is free, and all there is, where its models are.
+    """
+
+    turn: int
+    holdings: Mapping[str, Any]
+    device: Sequence[int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class ResumeReport:
     """The job has gone on from a checkpoint, after so many synchronized turns."""
 
@@ -150,6 +165,22 @@ class EndReport:
     error: str | None = None
     num_ddp: int = 0
     result: str | None = None  # the file that holds it
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The job asks its worker something (`motet.processes.search`), and waits for the `Answer` of the same number."""
+
+    number: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the worker answers a job."""
+
+    number: int
+    content: str
 
 
 # From any worker to worker 0
@@ -178,6 +209,18 @@ class ProgressReport:
     num_bytes: Mapping[str, int]
     turns: Mapping[str, int]
     expected: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomReport:
+    """All jobs of the worker have settled: what is free, what the largest takes, and all there is.
+
+    In main memory, and on a device if jobs compute there. ``num_changes``: how many jobs had been started or concluded.
+    """
+
+    num_changes: int
+    host: Sequence[float]
+    device: Sequence[float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,19 +254,24 @@ class ClashReport:
 
 @dataclass(frozen=True, slots=True)
 class StartJob:
-    """Start a job's process, with a seat at the table of turns."""
+    """Start a job's process, with a seat at the table of turns. ``given``: to a job that no list names."""
 
     name: str
     seat: int
     attempt: int
+    given: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FollowOrder:
-    """From now on the jobs take turns so. ``reason``: what is shown of a change."""
+    """From now on the jobs take turns so. ``reason``: what is shown of a change.
+
+    ``after``: where the order is followed to the letter, it begins after so many turns in all on every worker.
+    """
 
     turns: Sequence[str]
     reason: str | None = None
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +283,9 @@ class EndJob:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Notify the user of something about a job."""
+    """Notify the user of something about a job, or the run."""
 
-    name: str
+    name: str | None
     text: str
 
 
@@ -290,13 +338,15 @@ FromJob = (
     | FileReport
     | DivergenceReport
     | SaveReport
+    | HoldingsReport
     | ResumeReport
     | EndReport
+    | Question
 )
-ToDecider = ExitReport | ProgressReport | StopRequest | FailRequest
+ToDecider = ExitReport | ProgressReport | RoomReport | StopRequest | FailRequest
 ToWorker0 = ToDecider | ClashReport
 Command = StartJob | FollowOrder | EndJob | Notify | Conclude | Skip | Stop | Finish | Abandon
-Message = Start | FromParent | FromJob | ToWorker0 | Command
+Message = Start | FromParent | FromJob | Answer | ToWorker0 | Command
 
 _TYPES: dict[str, type[Message]] = {each.__name__: each for each in get_args(Message)}
 

@@ -12,7 +12,10 @@ from motet.jobs import Job, JobSpec
 
 @dataclass(frozen=True)
 class ProcessJob:
-    """A job as the run has it: data (``spec``), or a callable that the warm parent holds."""
+    """A job as the run has it: data (``spec``), or a callable that the warm parent holds.
+
+    ``given``: what a job of a search begins with (`motet.processes.search`).
+    """
 
     name: str
     call: Callable[[], object] | None
@@ -20,6 +23,7 @@ class ProcessJob:
     turns: int | None = None
     cwd: str | None = None
     env: Mapping[str, str] | None = None
+    given: Mapping[str, Any] | None = None
 
     def described(self) -> Job | JobSpec:
         """Return what tells of its arguments; nothing is imported for that."""

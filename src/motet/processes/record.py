@@ -11,6 +11,7 @@ from motet.events import (
     JobEnded,
     JobSaved,
     JobStarted,
+    MemoryMeasured,
     MetricsLogged,
     Observer,
     OrderChanged,
@@ -31,6 +32,7 @@ from motet.processes.messages import (
     EndReport,
     FileReport,
     FromJob,
+    HoldingsReport,
     LengthReport,
     LogReport,
     NoticeReport,
@@ -39,6 +41,7 @@ from motet.processes.messages import (
     SaveReport,
 )
 from motet.processes.process_job import ProcessJob
+from motet.processes.room import Room
 from motet.processes.shared_files import SharedFiles
 from motet.processes.timeline import Timeline
 from motet.processes.turn_table import Stretch
@@ -62,6 +65,7 @@ class Record:
     def __init__(
         self,
         jobs: Sequence[ProcessJob],
+        room: Room,
         observers: Sequence[Observer],
         notify_user: Callable[[str], None],
         keep: Callable[[str, JobResult], None],
@@ -71,6 +75,7 @@ class Record:
         pass_on: Callable[[ClashReport], None] | None,
     ) -> None:
         self._jobs = {job.name: job for job in jobs}
+        self.room = room
         self._notify_user = notify_user
         self._keep = keep
         self._starting_again = starting_again
@@ -120,14 +125,15 @@ class Record:
     def started(self, job: ProcessJob) -> None:
         """Take note that a job starts."""
         now = time.perf_counter()
+        self._jobs[job.name] = job
         if job.name in self._starting_again:
             self.notify(job.name, STARTS_AGAIN)
         self._observe(JobStarted(time=now, job=job.name, turns=job.turns))
         if job.call is not None and (parameters := parameters_of(job.call)):
             self._observe(ParametersSet(time=now, job=job.name, values=parameters))
 
-    def receive(self, job: str, report: FromJob) -> None:
-        """Take note of what a job reports."""
+    def receive(self, job: str, pid: int, report: FromJob) -> None:
+        """Take note of what a job reports from its process."""
         now = time.perf_counter()
         match report:
             case LogReport(turn, values):
@@ -144,6 +150,18 @@ class Record:
                 self._files.receive(job, report)
             case SaveReport(turn):
                 self._observe(JobSaved(time=now, job=job, turn=turn))
+            case HoldingsReport():
+                held = self.room.receive(job, pid, report)
+                self._observe(
+                    MemoryMeasured(
+                        time=now,
+                        job=job,
+                        parameters_bytes=held.parameters_bytes,
+                        gradients_bytes=held.gradients_bytes,
+                        optimizer_bytes=held.optimizer_bytes,
+                        activations_bytes=held.activations_bytes,
+                    )
+                )
             case DivergenceReport(turn, value):
                 self._finite.note(job, GRADIENTS, turn, value)
 
@@ -192,8 +210,8 @@ class Record:
         """Take note that a job is never started: the run stops."""
         self._ledger.ended(job, "stopped", 0, None, None)
 
-    def concluded(self, end: Conclude) -> None:
-        """Take note that a job has ended on all workers."""
+    def concluded(self, end: Conclude) -> JobResult:
+        """Take note that a job has ended on all workers; return what came of it."""
         name, status, error = end.name, end.status, end.error
         nonfinite = self._finite.ended(name)
         if status == "finished" and not self._num_ddp.get(name) and not end.turns:
@@ -202,6 +220,9 @@ class Record:
             where = "" if end.alone else f" in turn {end.turns + 1} on all workers"
             self._notify_user(f"job '{name}' failed{where}, the others go on: {short_form(error)}")
         result = self._results.pop(name, None) if status == "finished" else None
-        self._ledger.ended(name, status, end.turns, result, error, None, nonfinite)
-        self._keep(name, self._ledger.finished[name])
+        self.room.concluded()
+        self._ledger.ended(name, status, end.turns, result, error, self.room.of(name), nonfinite)
+        kept = self._ledger.finished[name]
+        self._keep(name, kept)
         self._observe(JobEnded(time=time.perf_counter(), job=name, status=status, turns=end.turns, error=error))
+        return kept

@@ -21,16 +21,21 @@ from motet.config import OnSameFile, RunConfig
 from motet.errors import UsageError
 from motet.events import Observer
 from motet.processes.decider import Decider
-from motet.processes.ends import Verdict
 from motet.processes.exchange import Exchange
+from motet.processes.failures import Failures
+from motet.processes.forking import SEARCH
 from motet.processes.gang import Gang
 from motet.processes.imports import import_ahead
 from motet.processes.local import LocalJobs
 from motet.processes.loop import WorkerLoop
 from motet.processes.messages import FailRequest, Start
+from motet.processes.openmp import end_openmp_threads
 from motet.processes.peers import Peers
 from motet.processes.process_job import ProcessJob
 from motet.processes.record import Record
+from motet.processes.room import Room, num_sharing
+from motet.processes.search import ListedSource, LivelySource, Search
+from motet.processes.switches import Switches
 from motet.processes.turn_table import MAX_SEATS, Table
 from motet.processes.warm_parent import WarmParent
 from motet.results import JobResult, Results
@@ -41,7 +46,7 @@ from motet.workers.sockets import jobs_connect_lazily, make_room
 
 
 def run_in_processes(
-    jobs: Sequence[ProcessJob],
+    jobs: Sequence[ProcessJob] | Search,
     config: RunConfig,
     find_run_dir: Callable[[Peers, contextlib.ExitStack], RunDir | None] = lambda peers, hold: None,
     *,
@@ -55,40 +60,60 @@ def run_in_processes(
     Called on every worker alike, before this process has any thread of a process group. Raises `UsageError` for what
     this housing cannot do, `GangError` if something goes wrong between the workers.
     """
-    at_once = None if config.at_once is None else int(config.at_once)
+    listed = () if isinstance(jobs, Search) else jobs
+    at_once = config.at_once if isinstance(config.at_once, int) else None
     _check_housing(at_once)
     begin = time.perf_counter()
-    num_seats = min(at_once or len(jobs), len(jobs), MAX_SEATS)
+    num_seats = min(at_once or MAX_SEATS, MAX_SEATS if isinstance(jobs, Search) else len(jobs))
     table = Table(num_seats, strict=config.strict_order)
-    wake = tuple(os.eventfd(0, os.EFD_CLOEXEC) for _ in range(num_seats))
+    asked, *wake = (os.eventfd(0, os.EFD_CLOEXEC) for _ in range(1 + num_seats))
     import_module("torch._dynamo")  # what every job would otherwise import by itself
     import_module("motet.processes.job")
-    import_ahead(jobs)
+    import_ahead(listed)
     make_room(1, Gang.size(), lazily=jobs_connect_lazily(1, Gang.size()))  # which jobs' processes find as it is here
-    parent = WarmParent.fork({job.name: job.call for job in jobs if job.call is not None})
+    end_openmp_threads()
+    calls = {job.name: job.call for job in listed if job.call is not None}
+    parent = WarmParent.fork({SEARCH: jobs.train} if isinstance(jobs, Search) else calls)
     hold = contextlib.ExitStack()
     try:
         gang = Gang.join(config.timeout_seconds)
         run_dir = find_run_dir(gang.peers, hold)
-        names = [job.name for job in jobs]
+        names = [job.name for job in listed]
         before = resuming.ResumeState()
-        if run_dir is not None:
+        if run_dir is not None and listed:
             before = resuming.inspect_on_0(partial(gang.peers.broadcast_from_0, key="standing"), run_dir, names, config)
-        left = [job for job in jobs if job.name not in before.ended]
-        if not left:
+        left = [job for job in listed if job.name not in before.ended]
+        source = jobs.make_source(gang.peers) if isinstance(jobs, Search) else ListedSource(left)
+        if not gang.peers.broadcast_from_0(lambda: "".join(source.names[:1]) if source else "", key="first"):
             gang.leave()
             return Results(dict(before.ended), gang.num_workers, time.perf_counter() - begin)
         start = gang.peers.broadcast_from_0(lambda: uuid.uuid4().hex, key="start")
         job_dir = (lambda name: None) if run_dir is None else run_dir.job_dir
         shown_on = streams or (sys.stdout, sys.stderr)
+        decider = None
+        if gang.worker == 0:
+            assert source is not None
+            source = LivelySource(source, gang.exchange) if isinstance(jobs, Search) else source
+            order = None if config.order is None else Order(tuple(config.for_jobs(names).order or ()))
+            failures = Failures(run_dir, start, config.max_job_failures)
+            decider = Decider(
+                gang.exchange,
+                source,
+                order,
+                num_seats,
+                config.at_once == "auto",
+                failures.charge,
+                Switches(lambda: table.counted) if config.strict_order else None,
+            )
         loop = WorkerLoop(
             left,
             gang.exchange,
-            LocalJobs(parent, table, wake, gang.worker, job_dir, shown_on, everybody=config.verbose),
-            _decider(gang, names, left, config, num_seats, run_dir, start) if gang.worker == 0 else None,
-            partial(_start_message, gang, config, run_dir, table.fd, wake, start),
+            LocalJobs(parent, table, tuple(wake), asked, gang.worker, job_dir, shown_on, everybody=config.verbose),
+            decider,
+            partial(_start_message, gang, config, run_dir, table.fd, wake, asked, start),
             Record(
                 left,
+                Room(num_sharing(gang.num_workers)),
                 observers,
                 notify_user,
                 partial(_keep, run_dir, gang.worker, notify_user),
@@ -103,35 +128,17 @@ def run_in_processes(
         if run_dir is not None:
             run_dir.write_state(gang.worker, RUNS)
         results = loop.run()
+        if isinstance(jobs, Search):
+            jobs.ended(gang.peers)
         gang.leave()
         merged = {**before.ended, **results.jobs}
-        return dataclasses.replace(results, jobs={name: merged[name] for name in names if name in merged})
+        ordered = [*names, *(name for name in merged if name not in names)]
+        return dataclasses.replace(results, jobs={name: merged[name] for name in ordered if name in merged})
     finally:
         hold.close()
         parent.close()
-        for file in wake:
+        for file in (asked, *wake):
             os.close(file)
-
-
-def _decider(
-    gang: Gang,
-    names: Sequence[str],
-    left: Sequence[ProcessJob],
-    config: RunConfig,
-    num_seats: int,
-    run_dir: RunDir | None,
-    start: str,
-) -> Decider:
-    """Return what decides in this run. ``names``: of all its jobs; ``left``: those that have not ended."""
-    return Decider(
-        gang.exchange,
-        [job.name for job in left],
-        None if config.order is None else Order(tuple(config.for_jobs(names).order or ())),
-        num_seats,
-        lambda name: config.max_job_failures,
-        lambda name, verdict: _charge(run_dir, name, start, verdict),
-        {job.name: job.turns for job in left},
-    )
 
 
 def _start_message(
@@ -140,6 +147,7 @@ def _start_message(
     run_dir: RunDir | None,
     table: int,
     wake: Sequence[int],
+    asks: int,
     start: str,
     job: ProcessJob,
     seat: int,
@@ -158,6 +166,8 @@ def _start_message(
         channel=-1,
         prefix=f"{gang.prefix}/jobs",
         spec=job.spec,
+        given=job.given,
+        asks=asks,
         turns=job.turns,
         cwd=job.cwd,
         env=job.env,
@@ -189,12 +199,6 @@ def _check_housing(at_once: int | None) -> None:
         )
     if at_once is not None and at_once > MAX_SEATS:
         raise UsageError(f"a process for each job: at most {MAX_SEATS} at once, not {at_once}; give --at-once")
-
-
-def _charge(run_dir: RunDir | None, name: str, start: str, verdict: Verdict) -> None:
-    if run_dir is not None:
-        with contextlib.suppress(OSError):  # a full disk: then the job is tried once more than it should be
-            resuming.record_failure(run_dir, name, start, verdict.worker or 0, verdict.turns + 1, verdict.error or "")
 
 
 def _keep(

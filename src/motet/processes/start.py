@@ -23,7 +23,7 @@ from motet.processes.messages import Start, pack, unpack
 Handlers = Mapping[int, Any]
 
 
-def become(start: Start, passed: list[int], call: Callable[[], object] | None, handlers: Handlers) -> NoReturn:
+def become(start: Start, passed: list[int], call: Callable[..., object] | None, handlers: Handlers) -> NoReturn:
     """Be the process of a job: forked a moment ago, with nothing of the parent's left.
 
     ``passed``: the files for messages, for what is printed, and for errors. ``handlers``: what the worker was started
@@ -98,7 +98,7 @@ def _start_anew(start: Start) -> NoReturn:
     os.execve(sys.executable, arguments, {**os.environ, **(start.env or {}), "PYTHONUNBUFFERED": "1"})
 
 
-def run_and_exit(start: Start, call: Callable[[], object] | None) -> NoReturn:
+def run_and_exit(start: Start, call: Callable[..., object] | None) -> NoReturn:
     """Run a job's loop and end this process as Python ends a program: threads, exit hooks, open files, streams."""
     from motet.processes.job import JobProcess
 

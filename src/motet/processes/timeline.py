@@ -70,6 +70,7 @@ class Timeline:
         self._flights: list[tuple[int, int, int]] = []  # the third: when the last of all up to this one arrived
         self._turns: defaultdict[str, _Turn] = defaultdict(_Turn)
         self._trained: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last turn of each job
         self._late: list[tuple[str, Stretch, float, int]] = []
         self.costs: defaultdict[str, Costs] = defaultdict(Costs)
 
@@ -101,16 +102,20 @@ class Timeline:
             self._late.append((job, stretch, stretch.end / 1e9, offsets(job)))
 
     def ended(self, job: str) -> None:
-        """Take note that a job has ended: what it computed after its last synchronization counts, too."""
+        """Take note that a job has ended: what it computed after its last synchronization is a turn, too."""
         late, self._late = self._late, []
         for each in late:
             self._sync(*each)
-        turn = self._turns.pop(job, _Turn())
+        turn, number = self._turns.pop(job, _Turn()), self._numbers.pop(job, 0) + 1
         self._ledger.computed(job, turn.held / 1e9)
+        if turn.holds:
+            begin, end = turn.holds[0][0] / 1e9, turn.holds[-1][1] / 1e9
+            self._observe(TurnEnded(time=end, job=job, turn=number, begin=begin, synchronizing=False))
         self._trained.discard(job)
         self.costs.pop(job, None)
 
     def _turn_over(self, job: str, stretch: Stretch, offset: int) -> None:
+        self._numbers[job] = stretch.turn + offset
         turn = self._turns.pop(job, _Turn())
         end = max((end for _, end in turn.holds), default=stretch.end)
         begin = turn.begin or end

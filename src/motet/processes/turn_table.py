@@ -8,7 +8,8 @@ The rules. The table is read and written under a lock that the kernel frees when
 whose turn it is, or nobody's. A seat that is waited for is woken through its own eventfd; a wake-up too many harms
 nothing, as the sleeper looks at the table again. Ready jobs come in the order of what they have had: the one that is
 furthest behind its share (turns taken, over turns of a round) is first, and of equals the one that comes first in the
-order. With ``strict`` the order is followed to the letter: a job that is not ready is waited for.
+order. With ``strict`` the order is followed to the letter: a job that is not ready is waited for, and another order
+begins after the same turn on all workers (`Table.follow`).
 
 Correctness never rests on the order: jobs share no process group. So the turn may be taken from a holder that waits
 unseen (`Table.take_away`, `motet.processes.unseen`): it goes on, and queues again when it next comes by.
@@ -34,7 +35,7 @@ RING = 1024
 """So many of its latest stretches a job keeps for its worker to read."""
 
 # The head, in 8-byte words.
-_HOLDER, _HANDOVERS, _STRICT, _CURSOR, _ORDER_LENGTH, _HELD_SINCE = range(6)
+_HOLDER, _HANDOVERS, _STRICT, _CURSOR, _ORDER_LENGTH, _HELD_SINCE, _COUNTED, _SWITCH_AT, _NEXT_LENGTH = range(9)
 _HEAD = 16
 # Each seat.
 _STATE, _TURNS, _PER_ROUND, _HAD, _WISH, _WRITTEN, _TAKEN_AT, _PLACE = range(8)
@@ -93,7 +94,8 @@ class Table:
         if not 1 <= num_seats <= MAX_SEATS:
             raise ValueError(f"a worker has 1 to {MAX_SEATS} seats, not {num_seats}")
         self.num_seats = num_seats
-        words = _HEAD + MAX_ORDER + num_seats * (_SEAT + RING * _STRETCH)
+        self._next_order = _HEAD + MAX_ORDER + num_seats * (_SEAT + RING * _STRETCH)
+        words = self._next_order + MAX_ORDER
         made = fd is None
         self.fd = os.memfd_create("motet-turns") if fd is None else fd
         if made:
@@ -134,25 +136,40 @@ class Table:
         if holder != NOBODY:
             os.eventfd_write(wake[holder], 1)
 
-    def follow(self, order: Sequence[int], wake: Sequence[int]) -> None:
-        """From now on follow an order, a sequence of seats: those who come more often in it get more turns."""
+    def follow(self, order: Sequence[int], wake: Sequence[int], after: int = 0) -> None:
+        """From now on follow an order, a sequence of seats: those who come more often in it get more turns.
+
+        One that is followed to the letter begins ``after`` so many turns in all (`counted`), if these are to come.
+        """
         assert len(order) <= MAX_ORDER
         with self._locked() as words:
-            behind = min((self._had(words, seat) for seat in set(order)), default=0.0)
-            words[_ORDER_LENGTH], words[_CURSOR] = len(order), 0
-            for place, seat in enumerate(order):
-                words[_HEAD + place] = seat
-            for seat in set(order):
-                at, times = self._at(seat), order.count(seat)
-                ahead = min(self._had(words, seat) - behind, 1.0)  # what it had under the old order counts little
-                words[at + _PER_ROUND], words[at + _PLACE] = times, order.index(seat)
-                words[at + _HAD] = round(max(ahead, 0.0) * times)
+            if words[_STRICT] and after > words[_COUNTED]:
+                words[_SWITCH_AT], words[_NEXT_LENGTH] = after, len(order)
+                for place, seat in enumerate(order):
+                    words[self._next_order + place] = seat
+                return
+            self._begin_order(words, order)
             self._start_someone(words, wake)
+
+    @property
+    def strict(self) -> bool:
+        """Whether the order is followed to the letter."""
+        return bool(self._words[_STRICT])
+
+    @property
+    def counted(self) -> int:
+        """How many turns of orders that are followed to the letter have been taken."""
+        return self._words[_COUNTED]
 
     def take_away(self, seat: int, wake: Sequence[int]) -> bool:
         """Take the turn from a holder that waits unseen, and give it to the next; tell whether it had it."""
         with self._locked() as words:
-            if words[_HOLDER] != seat or (chosen := self._next(words, but=seat)) == NOBODY:
+            if words[_HOLDER] != seat:
+                return False
+            chosen = self._next(words, but=seat)
+            if chosen == NOBODY:  # a strict order waits for one that may wait for whoever is ready
+                chosen = self._furthest_behind(words, but=seat)
+            if chosen == NOBODY:
                 return False
             at = self._at(seat)
             words[at + _STATE] = COMPUTING
@@ -256,6 +273,22 @@ class Table:
         words[self._at(seat) + _HAD] += 1
         if words[_STRICT] and words[_ORDER_LENGTH]:
             words[_CURSOR] = (words[_CURSOR] + 1) % words[_ORDER_LENGTH]
+            words[_COUNTED] += 1
+            if words[_SWITCH_AT] and words[_COUNTED] >= words[_SWITCH_AT]:
+                order = [words[self._next_order + place] for place in range(words[_NEXT_LENGTH])]
+                self._begin_order(words, order)
+
+    def _begin_order(self, words: memoryview, order: Sequence[int]) -> None:
+        words[_SWITCH_AT] = 0
+        behind = min((self._had(words, seat) for seat in set(order)), default=0.0)
+        words[_ORDER_LENGTH], words[_CURSOR] = len(order), 0
+        for place, seat in enumerate(order):
+            words[_HEAD + place] = seat
+        for seat in set(order):
+            at, times = self._at(seat), order.count(seat)
+            ahead = min(self._had(words, seat) - behind, 1.0)  # what it had under the old order counts little
+            words[at + _PER_ROUND], words[at + _PLACE] = times, order.index(seat)
+            words[at + _HAD] = round(max(ahead, 0.0) * times)
 
     def _start_someone(self, words: memoryview, wake: Sequence[int]) -> None:
         if words[_HOLDER] == NOBODY and (chosen := self._next(words)) != NOBODY:

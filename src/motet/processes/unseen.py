@@ -16,6 +16,8 @@ from motet.processes.turn_table import NOBODY, Table
 
 IDLE_SECONDS, BUSY_SECONDS, LONGEST_SECONDS = 0.02, 0.5, 10.0
 """How long a holder may use no processor; how long, if other threads of its process do; how long it may hold at all."""
+MANY_TURNS, PART_OF_TURNS = 10, 0.1
+"""So many turns that a job lost, and such a part of all, are often."""
 USES_NONE = 0.05
 """Below this part of the time, a thread counts as using no processor."""
 
@@ -31,14 +33,18 @@ class Unseen:
         self._looked: tuple[int, int, float, float, float] | None = None  # seat, handovers, when, main, process
 
     def look(self) -> int | None:
-        """Take the turn from its holder if that waits unseen; return its seat then."""
+        """Take the turn from its holder if that waits unseen; return its seat then.
+
+        An order that is to be followed to the letter is left only where nothing else can help.
+        """
+        idle_seconds, busy_seconds = (LONGEST_SECONDS,) * 2 if self._table.strict else (IDLE_SECONDS, BUSY_SECONDS)
         holder, handovers, since = self._table.holder()
         last, self._seen = self._seen, (holder, handovers)
         if last != self._seen:  # the turn has changed hands since the last look: nobody waits for long
             self._looked = None
             return None
         now = time.perf_counter()
-        if holder == NOBODY and now - since / 1e9 > BUSY_SECONDS and self._table.any_ready():
+        if holder == NOBODY and now - since / 1e9 > busy_seconds and self._table.any_ready():
             self._table.pass_over(self._wake)  # a strict order waits for a job that may wait for one of these
         pid = None if holder == NOBODY else self._pid(holder)
         if pid is None or not self._table.any_ready():
@@ -54,12 +60,32 @@ class Unseen:
             idle = (main - before[3]) < USES_NONE * seconds and not _is_ready(pid)
             busy_elsewhere = (whole - before[4]) >= USES_NONE * seconds
             held = now - since / 1e9
-            if (idle and seconds >= (BUSY_SECONDS if busy_elsewhere else IDLE_SECONDS)) or held > LONGEST_SECONDS:
+            if (idle and seconds >= (busy_seconds if busy_elsewhere else idle_seconds)) or held > LONGEST_SECONDS:
                 self._looked = None
                 return holder if self._table.take_away(holder, self._wake) else None
             if not idle:
                 self._looked = (holder, handovers, now, main, whole)
         return None
+
+
+class Losses:
+    """Which jobs lose their turn unseen so often that their authors should know: each is named once.
+
+    One that saves, downloads or compiles now and then loses next to nothing, and could do nothing about it.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, set[int]] = {}
+        self._named: set[str] = set()
+
+    def lost(self, job: str, turn: int) -> bool:
+        """Take note that a job lost its turn, after so many synchronized ones; return whether to tell of it now."""
+        turns = self._turns.setdefault(job, set())
+        turns.add(turn)
+        if turn == 0 or job in self._named or len(turns) < max(MANY_TURNS, PART_OF_TURNS * turn):
+            return False
+        self._named.add(job)
+        return True
 
 
 def _thread_seconds(pid: int) -> float:

@@ -31,7 +31,7 @@ class WarmParent:
         self._exited: list[Exited] = []
 
     @classmethod
-    def fork(cls, calls: Mapping[str, Callable[[], object]]) -> WarmParent:
+    def fork(cls, calls: Mapping[str, Callable[..., object]]) -> WarmParent:
         """Fork the warm parent off this process; ``calls``: jobs that are callables, by name."""
         here, there = socket.socketpair()
         gc.collect()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from torch._C._distributed_c10d import HashStore
 
@@ -95,3 +97,17 @@ def test_a_worker_to_which_nobody_writes_looks_seldom(monkeypatch: pytest.Monkey
     assert list(first.received()) == [(1, StopRequest(1))]
     second.report(StopRequest(2))
     assert list(first.received()) == [(1, StopRequest(2))]  # at once: one message is seldom the only one
+
+
+def test_a_worker_beats_while_somebodys_code_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BEAT_SECONDS", 0.001)
+    store = HashStore()
+    first = Exchange(store, 0, 2)
+    with first.beating():
+        for beat in ("1", "2"):
+            store.wait(["beat/0"])
+            while store.get("beat/0").decode() < beat:
+                pass
+    last = store.get("beat/0")
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "motet-beats"]
+    assert store.get("beat/0") == last

@@ -175,5 +175,5 @@ def test_what_a_job_does_after_its_last_synchronization_counts(jobs: Jobs) -> No
     jobs.add(offset=40)
     jobs.timeline.ended("a")
     assert jobs.sums.compute["a"] + jobs.sums.startup["a"] == pytest.approx(1.75)
-    assert [event.turn for event in jobs.events if isinstance(event, SyncEnded | TurnEnded)] == [41, 41]
+    assert [event.turn for event in jobs.events if isinstance(event, SyncEnded | TurnEnded)] == [41, 41, 42]
     assert jobs.timeline.costs["a"].figures() is None

@@ -97,6 +97,26 @@ def test_a_strict_order_is_followed_to_the_letter() -> None:
         assert found == [0, 0, 2, 1, 0, 0, 2, 1]
 
 
+def test_a_strict_order_gives_way_to_another_after_a_turn_that_was_named() -> None:
+    with bench(3, strict=True) as made:
+        made.table.follow([2, 1], made.wake, after=5)
+        found = taken(made, 9, [0, 1, 2])
+        assert found == [0, 1, 2, 0, 1, 2, 1, 2, 1]
+    with bench(3, strict=True) as made:
+        made.takes(0)
+        made.gives(0)
+        made.table.follow([0, 2], made.wake, after=1)  # it has come too late
+        assert taken(made, 4, [0, 2]) == [0, 2, 0, 2]
+
+
+def test_a_holder_that_waits_unseen_for_one_whom_a_strict_order_keeps_back_lets_it_go_on() -> None:
+    with bench(3, strict=True) as made:
+        made.takes(0)
+        made.asks(2)
+        assert made.table.take_away(0, made.wake), "1 is next, and not ready"
+        made.has_come(2)
+
+
 def test_a_wait_within_a_turn_uses_up_no_turn_of_a_strict_order() -> None:
     with bench(2, strict=True) as made:
         made.takes(0)

@@ -124,6 +124,16 @@ def test_a_holder_that_has_changed_meanwhile_begins_anew(
     assert found == [1]
 
 
+def test_only_one_that_often_loses_its_turn_is_named_and_that_once() -> None:
+    losses = unseen.Losses()
+    assert not any(losses.lost("starts up", 0) for _ in range(100))
+    assert not any(losses.lost("saves", turn) for turn in range(500, 20_000, 500))
+    assert not any(losses.lost("hangs in one", 7) for _ in range(100))
+    assert [turn for turn in range(1, 100) if losses.lost("waits", turn)] == [10]
+    assert not any(losses.lost("waits seldom at first", turn) for turn in (*range(1, 9), *range(1000, 1102)))
+    assert losses.lost("waits seldom at first", 1102)
+
+
 def test_a_process_that_has_gone_harms_nobody(made: Bench) -> None:
     child = os.fork()
     if child == 0:
@@ -136,6 +146,6 @@ def test_a_process_that_has_gone_harms_nobody(made: Bench) -> None:
 def test_a_strict_order_that_is_stuck_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with bench(2, strict=True) as made:
         made.asks(1)
-        monkeypatch.setattr(unseen, "BUSY_SECONDS", 0.05)
+        monkeypatch.setattr(unseen, "LONGEST_SECONDS", 0.05)
         assert taken_after(made, None, 0.1) is None
         made.has_come(1)

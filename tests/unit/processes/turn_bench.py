@@ -27,6 +27,7 @@ class Bench:
 
     def follow(self, order: Sequence[int]) -> None:
         """Follow an order."""
+        self.order = list(order)
         self.table.follow(list(order), self.wake)
 
     @property

@@ -1,0 +1,126 @@
+"""Room in memory for one more job: what each takes, measured in its process and around it, and who may join.
+
+A job's process counts what its models and optimizers hold (`Holdings`); its worker adds what the process takes of main
+memory. Once all jobs of a worker have settled, it reports what is free to worker 0 (`Room`), which admits the next job
+where that fits on every worker (``--at-once auto``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from motet.memory.footprint import (
+    MARGIN,
+    SETTLED_TURN,
+    DeviceMemory,
+    Footprint,
+    HostMemory,
+    MemoryReport,
+    fits,
+    measure,
+    size_text,
+)
+from motet.processes.family import memory_bytes
+from motet.processes.messages import HoldingsReport, RoomReport
+
+
+class Holdings:
+    """What the job of this process holds. Knows each optimizer from its first step on."""
+
+    def __init__(self) -> None:
+        self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        register_optimizer_step_post_hook(lambda optimizer, args, kwargs: self._optimizers.add(optimizer))
+
+    def report(self, turn: int, models: Sequence[nn.Module]) -> HoldingsReport:
+        """Return what models and optimizers hold after this turn of the process."""
+        found = measure(models, self._optimizers)
+        device: tuple[int, int] | None = None
+        if not found.device.startswith("cpu"):
+            with contextlib.suppress(RuntimeError):  # an accelerator whose allocator does not count
+                memory = DeviceMemory()
+                peak = memory.peak_bytes() or 0
+                found = replace(found, activations_bytes=max(0, peak - found.total_bytes))
+                device = memory.available_bytes(), memory.total_bytes()
+        return HoldingsReport(turn, found.to_json(), device)
+
+
+class Room:
+    """One worker's part. ``num_sharing``: so many workers share this machine's memory."""
+
+    def __init__(self, num_sharing: int) -> None:
+        self._memory = HostMemory(num_sharing)
+        self._held: dict[str, Footprint] = {}
+        self._settled: set[str] = set()
+        self._device: Sequence[int] | None = None
+        self._reported = -1
+        self.num_changes = 0
+        """How often a job has been started or concluded, by worker 0's word: the same on all workers."""
+
+    def receive(self, job: str, pid: int, report: HoldingsReport) -> Footprint:
+        """Take note of what a job holds; return the most that it was seen to hold."""
+        found = replace(Footprint(**report.holdings), process_bytes=memory_bytes(pid))
+        known = self._held.get(job)
+        self._held[job] = found if known is None else known.with_peak_of(found)
+        self._device = report.device or self._device
+        if report.turn >= SETTLED_TURN:
+            self._settled.add(job)
+        return self._held[job]
+
+    def of(self, job: str) -> dict[str, Any] | None:
+        """Return what a job was seen to hold, as ``results.json`` has it."""
+        return None if job not in self._held else self._held[job].to_json()
+
+    def started(self, job: str) -> None:
+        """Take note that a job's processes start."""
+        self.num_changes += 1
+        self._settled.discard(job)
+
+    def concluded(self) -> None:
+        """Take note that a job has ended."""
+        self.num_changes += 1
+
+    def report(self, live: Collection[str]) -> RoomReport | None:
+        """Return what is free on this worker: once after each change, when all jobs that live have settled."""
+        if self._reported == self.num_changes or not live or not self._settled.issuperset(live):
+            return None
+        self._reported = self.num_changes
+        need = max(each.process_bytes or 0 for each in self._held.values())
+        host = MemoryReport(self._memory.available_bytes(), need, self._memory.total_bytes())
+        device = None
+        if self._device is not None:
+            device = MemoryReport(self._device[0], max(h.total_bytes for h in self._held.values()), self._device[1])
+        return RoomReport(self.num_changes, host.pack(), None if device is None else device.pack())
+
+
+def has_room(reports: Iterable[RoomReport]) -> bool:
+    """Tell whether one more job fits on every worker, in main memory and on its device."""
+    told = list(reports)
+    on_devices = [MemoryReport.unpack(report.device) for report in told if report.device is not None]
+    return fits([MemoryReport.unpack(report.host) for report in told]) and (not on_devices or fits(on_devices))
+
+
+def full_text(num_running: int, reports: Iterable[RoomReport]) -> str:
+    """Say why the next job waits."""
+    told = [
+        MemoryReport.unpack(each) for report in reports for each in (report.host, report.device) if each is not None
+    ]
+    scarce = min(told, key=lambda report: report.available_bytes - MARGIN * report.total_bytes - report.need_bytes)
+    return (
+        f"--at-once auto: {num_running} of the jobs are running. The largest takes {size_text(scarce.need_bytes)}, "
+        f"{size_text(scarce.available_bytes)} are free, and {MARGIN:.0%} of {size_text(scarce.total_bytes)} stay free: "
+        "the next job waits until one has ended."
+    )
+
+
+def num_sharing(num_workers: int) -> int:
+    """Return how many workers share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(num_workers)))
