@@ -12,7 +12,6 @@ Buckets leave in the order in which DDP's reducer hands them over, which is the 
 from __future__ import annotations
 
 import contextlib
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -243,9 +242,7 @@ class JobGradients:
         """Take note of a bucket that DDP has handed over."""
         turn = self._turn
         self._sent.add(model)
-        turn.num_bytes += num_bytes
-        turn.num_collectives += 1
-        turn.launches.append((time.perf_counter(), num_bytes))
+        turn.handed_over(num_bytes)
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
         bucket.in_flight = True
         self._in_flight.append(InFlightBucket(bucket, bucket.done, wait, *model.copy_back_of(bucket, result)))
@@ -289,7 +286,7 @@ class JobGradients:
                 try:
                     transfer.copy_back()
                 except Exception as error:
-                    self._turn.error = self._turn.error or error
+                    self._turn.failed(error)
                     transfer.drop()
         return self._begin_turn()
 

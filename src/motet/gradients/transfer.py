@@ -51,6 +51,29 @@ class SyncTiming:
     error: Exception | None = None  # what a user's hook raised
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
+    def handed_over(self, num_bytes: int) -> None:
+        """Count a bucket that DDP has handed over."""
+        self.num_bytes += num_bytes
+        self.num_collectives += 1
+        self.launches.append((time.perf_counter(), num_bytes))
+
+    def leaves(self, moment: float, stopwatch: Stopwatch) -> None:
+        """Note that a bucket leaves at ``moment``: the turn's synchronization begins with the first."""
+        if not self.launched:
+            self.launched, self.waited_at_launch = moment, stopwatch.waited_seconds(moment)
+
+    def failed(self, error: Exception) -> None:
+        """Note what a user's hook raised; the first counts."""
+        self.error = self.error or error
+
+    def took(
+        self, launches: list[tuple[float, int]], completed: float, link_seconds: float, waited_seconds: float
+    ) -> None:
+        """Note the moments of buckets on a device, now that they are known."""
+        self.launches, self.launched, self.completed = launches, min(left for left, _ in launches), completed
+        self.link_seconds += link_seconds
+        self.hidden_seconds = completed - self.launched - waited_seconds
+
     def arrived(self, moment: float, link: Link, mark: float, stopwatch: Stopwatch) -> None:
         """Count a bucket that arrived at ``moment``; those of a turn arrive on several threads, in any order."""
         with self._lock:
@@ -88,8 +111,7 @@ class HostTransfer:
     def follow(self, future: torch.futures.Future[Any], arrived: Callable[[], None] | None = None) -> None:
         """Count the time until ``future`` is done."""
         turn, now = self.turn, time.perf_counter()
-        if not turn.launched:
-            turn.launched, turn.waited_at_launch = now, self.stopwatch.waited_seconds(now)
+        turn.leaves(now, self.stopwatch)
         self.share = self.link.begin(now)
 
         def there(_: object) -> None:

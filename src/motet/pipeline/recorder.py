@@ -180,13 +180,16 @@ class Recorder:
         completed = [seconds_of(transfer.completed) for transfer in transfers]
         launches = [seconds_of(transfer.launched) for transfer in transfers]
         launched = [min(left, there) for left, there in zip(launches, completed, strict=True)]
-        figures.launches = [(left, transfer.num_bytes) for left, transfer in zip(launched, transfers, strict=True)]
-        figures.launched, figures.completed = min(launched), max(completed)
-        for left, there in zip(launched, completed, strict=True):
-            figures.link_seconds += self._sums.link_seconds(left, there)
-        self._sums.waited(wait_begin, figures.completed)
-        figures.hidden_seconds = figures.completed - figures.launched
-        figures.hidden_seconds -= self._sums.waited_seconds(figures.launched, figures.completed)
+        link_seconds = sum(
+            self._sums.link_seconds(left, there) for left, there in zip(launched, completed, strict=True)
+        )
+        self._sums.waited(wait_begin, max(completed))
+        figures.took(
+            [(left, transfer.num_bytes) for left, transfer in zip(launched, transfers, strict=True)],
+            max(completed),
+            link_seconds,
+            self._sums.waited_seconds(min(launched), max(completed)),
+        )
 
     def slot_over(self, slot: int) -> None:
         """Report what happened so many slots ago; blocks for a device that is further behind."""
