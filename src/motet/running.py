@@ -185,9 +185,7 @@ def _run(
     orderly = begun = False
     hold = contextlib.ExitStack()  # of a directory that is given as a path; otherwise whoever made it holds it
     try:
-        folder = run_dir
-        if isinstance(folder, (str, Path)):
-            folder = _common_run_dir(workers, folder, config, resume, hold)
+        folder = _run_dir_of(run_dir, config, resume, workers, hold)
         if folder is not None:
             workers.watch.write_down_in(folder.state_path(workers.worker))
         job_dir = (lambda name: None) if folder is None else folder.job_dir
@@ -204,22 +202,12 @@ def _run(
         try:
             aggregates = aggregation(workers)
             source = make_source(workers)
-            at_once = config.at_once if isinstance(config.at_once, int) else len(source.names)
-            workers.make_room(min(at_once, max(1, len(source.names))))
-            if workers.connects_jobs_lazily and VARIABLE not in os.environ:
-                notify_user(
-                    "sockets from every worker to every other for each job would exceed the limit of open files: the "
-                    "jobs' process groups connect workers when they first exchange something. A job whose isend() must "
-                    f"never wait needs a higher limit (ulimit -n), or {VARIABLE}=0"
-                )
+            _make_room(workers, source, config, notify_user)
         except UsageError:
             orderly = True
             raise
-        names, standing = list(source.names), resuming.ResumeState()
-        if folder is not None and isinstance(source, ListedJobs):
-            hand_in_attempts(workers, folder, names)
-            standing = resuming.inspect_on_0(workers.broadcast_from_0, folder, names, config)
-            source.leave_out(standing.ended)
+        names = list(source.names)
+        standing = _leave_out_ended(source, folder, workers, config)
         if not source.names:
             orderly = True
             wall_seconds = time.perf_counter() - begin
@@ -253,6 +241,31 @@ def _run(
     finally:
         hold.close()
         workers.leave(orderly=orderly)
+
+
+def _make_room(workers: Workers, source: JobSource, config: RunConfig, notify_user: Callable[[str], None]) -> None:
+    """See to it that there may be sockets enough for the jobs that train at once; `UsageError` if there may not."""
+    at_once = config.at_once if isinstance(config.at_once, int) else len(source.names)
+    workers.make_room(min(at_once, max(1, len(source.names))))
+    if workers.connects_jobs_lazily and VARIABLE not in os.environ:
+        notify_user(
+            "sockets from every worker to every other for each job would exceed the limit of open files: the jobs' "
+            "process groups connect workers when they first exchange something. A job whose isend() must never wait "
+            f"needs a higher limit (ulimit -n), or {VARIABLE}=0"
+        )
+
+
+def _leave_out_ended(
+    source: JobSource, folder: RunDir | None, workers: Workers, config: RunConfig
+) -> resuming.ResumeState:
+    """Leave out of ``source`` the jobs that an earlier start of the run has ended; return what came of that start."""
+    if folder is None or not isinstance(source, ListedJobs):
+        return resuming.ResumeState()
+    names = list(source.names)
+    hand_in_attempts(workers, folder, names)
+    standing = resuming.inspect_on_0(workers.broadcast_from_0, folder, names, config)
+    source.leave_out(standing.ended)
+    return standing
 
 
 def _aggregation(config: RunConfig, workers: Workers) -> Aggregation | None:
