@@ -72,6 +72,7 @@ class Timeline:
         self._trained: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last turn of each job
         self._late: list[tuple[str, Stretch, float, int]] = []
+        self._waited_until = 0
         self.costs: defaultdict[str, Costs] = defaultdict(Costs)
 
     def add(self, reported: Iterable[tuple[str, Stretch]], offsets: Callable[[str], int]) -> None:
@@ -164,7 +165,7 @@ class Timeline:
                 turn=stretch.turn + offset,
                 launched=timing.launched,
                 completed=timing.completed,
-                wait_begin=max(stretch.end, launched) / 1e9,
+                wait_begin=self._idle_since(max(stretch.end, launched), arrived) / 1e9,
                 hidden_seconds=timing.hidden_seconds,
                 num_bytes=stretch.num_bytes,
                 num_collectives=1,
@@ -172,6 +173,16 @@ class Timeline:
                 link_seconds=timing.link_seconds,
             )
         )
+
+    def _idle_since(self, begin: int, arrived: int) -> int:
+        """Return since when nobody has computed on this worker, when gradients came: that is for whom it waited.
+
+        Where it waited for several jobs' at once, that counts as the first one's.
+        """
+        last = bisect.bisect_left(self._holds, (arrived, 0)) - 1
+        until = max(begin, self._waited_until, self._holds[last][1] if last >= 0 else 0)
+        self._waited_until = max(self._waited_until, arrived)
+        return min(until, arrived)
 
     def _overlap(self, begin: int, end: int) -> int:
         """Return for how long between two moments some job of this worker had the turn."""

@@ -104,8 +104,23 @@ def test_hidden_is_what_any_job_computed_while_gradients_travelled(jobs: Jobs) -
     (sync,) = jobs.syncs("a")
     assert (sync.launched, sync.completed) == (1.5, 6.0)
     assert sync.hidden_seconds == pytest.approx(0.5 + 1.0 + 1.0)
-    assert sync.wait_begin == 2.0
+    assert sync.wait_begin == 6.0, "somebody computed when they came"
     assert jobs.syncs("b")[0].hidden_seconds == 0.0
+    assert jobs.syncs("b")[0].wait_begin == 8.0
+
+
+def test_the_worker_waits_for_one_of_several_at_once(jobs: Jobs) -> None:
+    jobs.held("a", 0.0, 1.0)
+    jobs.synced("a", 1.0, 1.0, 5.0)
+    jobs.held("b", 1.0, 2.0)
+    jobs.synced("b", 2.0, 2.0, 6.0)
+    jobs.held("c", 2.0, 3.0)
+    jobs.synced("c", 3.0, 3.0, 4.0)
+    jobs.add()
+    jobs.add()
+    waited = sum(sync.time - sync.wait_begin for name in "abc" for sync in jobs.syncs(name))
+    assert waited <= 3.0, "from 3.0, when the last has computed, to 6.0"
+    assert jobs.syncs("b")[0].wait_begin >= 3.0
 
 
 def test_what_overlaps_is_hidden_once(jobs: Jobs) -> None:
