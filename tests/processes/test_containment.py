@@ -48,6 +48,7 @@ def test_whatever_ends_a_job_on_one_worker_ends_that_job_alone(place: Place, alo
         assert turns[way] == 4 + at
         assert f"{way} failed" in out
         assert not weights(place.path / way)
+    assert "train_script.py:" in out.partition("raise failed: ")[2].partition("RuntimeError: worker 1 met something")[0]
     assert weights(place.path / "good") == alone
 
 

@@ -99,3 +99,4 @@ def test_what_is_no_traceback_tells_its_first_line() -> None:
         'left out: twice\nTraceback (most recent call last):\n  File "/x/train.py", line 4, in f\nValueError: y\n'
     )
     assert short_form(left_out) == "train.py:4: ValueError: y"
+    assert short_form(left_out.replace("left out: twice", "on worker 1 alone, in turn 2:")) == short_form(left_out)

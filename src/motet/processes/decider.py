@@ -238,7 +238,8 @@ class Decider:
             return
         error = verdict.error
         if verdict.alone:
-            error = f"on worker {verdict.worker} alone, in turn {verdict.turns + 1}: {error}"
+            where = f"on worker {verdict.worker} alone, in turn {verdict.turns + 1}:"
+            error = f"{where}\n{error}" if "\n" in (error or "") else f"{where} {error}"  # a traceback begins a line
         self._num_concluding += 1
         self._num_changes += 1
         self._exchange.broadcast(Conclude(job.name, verdict.status, verdict.turns, error, verdict.alone))

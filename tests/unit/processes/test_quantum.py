@@ -47,7 +47,6 @@ dist.destroy_process_group()
 @pytest.mark.parametrize(("quantum", "fewest", "most"), [(0.0, 12, 12), (3600.0, 0, 2)])
 def test_a_turn_is_kept_for_a_quantum_and_counts(quantum: float, fewest: int, most: int) -> None:
     command = [sys.executable, "-c", PROGRAM, str(quantum)]
-<<<<<<< HEAD
     done = subprocess.run(
         command,
         check=False,
@@ -56,10 +55,6 @@ def test_a_turn_is_kept_for_a_quantum_and_counts(quantum: float, fewest: int, mo
         timeout=120,
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
     )
-=======
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environment)
->>>>>>> 44651d2 (Where jobs are processes, the worker waits for gradients while nobody computes there, not while their own job has nothing to do: the report showed 89 % of such a run as exposed)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert fewest <= found["handovers"] <= most  # away and back, each time; once where the first turn began long ago
