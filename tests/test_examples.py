@@ -22,6 +22,7 @@ EXAMPLES = ROOT / "examples"
 CLOCKS = ("runtime", "per_second", "flos")
 needs_lightning = pytest.mark.skipif(find_spec("lightning") is None, reason="Lightning is not installed")
 needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="Transformers is not installed")
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="PEFT is not installed")
 pytestmark = pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
 
 
@@ -100,6 +101,21 @@ def test_fine_tuning_of_several_small_models(tmp_path: Path) -> None:
     one, other = (json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in folders)
     assert [_without_clocks(entry) for entry in one] == [_without_clocks(entry) for entry in other]
     assert len(one) > 6
+
+
+@needs_peft
+def test_adapters_of_one_base(tmp_path: Path) -> None:
+    jobs, results, printed = together("lora.yaml", tmp_path)
+    assert len(results) == 4
+    assert all(job["memory"]["shared_bytes"] > 4_000_000 for job in results.values())
+    assert printed.count("] step 40: loss") == 4
+    alone("lora.py", "--rank=8", "--lr=0.01", "--save-to=alone.pt", folder=tmp_path)
+    assert_same_weights(torch.load(jobs / "rank8-lr0.01" / "adapter.pt"), torch.load(tmp_path / "alone.pt"))
+
+
+def test_students_of_one_teacher(tmp_path: Path) -> None:
+    printed = run("students", folder=EXAMPLES)
+    assert "2 jobs share 1.6 MB of frozen weights: 1.6 MB saved" in printed
 
 
 def test_an_ensemble_that_votes(tmp_path: Path) -> None:

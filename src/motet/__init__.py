@@ -11,6 +11,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
     running                   ``motet.run``: the parts put together
     processes                 a process for each job: who has the turn, who starts, what came of it
     pipeline                  the loop that every worker goes through alike (together)
+    frozen                    equal frozen weights of several jobs, held once
     memory                    what jobs hold, and whether the next one may join (together)
     intercept                 what answers for torch's own code: DDP, groups, signals, a job's end (together)
     checkpoints.coordinator   when jobs are saved

@@ -43,6 +43,7 @@ Aggregators = Sequence[int] | Literal["dedicated"]
 Compress = Literal["bf16", "none"]
 House = Literal["together", "process"]
 OffloadWhat = Literal["nothing", "idle"]
+ShareFrozen = Literal["on", "off"]
 Buffers = Literal["overlapped", "blocking"]
 OnNan = Literal["ignore", "stop-job", "raise"]
 OnSameFile = Literal["warn", "stop-job", "error"]
@@ -93,6 +94,11 @@ class RunConfig:
         "nothing",
         one_of(*get_args(OffloadWhat)),
         "idle: what a job holds on a device is kept in the host's memory while others compute",
+    )
+    share_frozen: ShareFrozen = option(
+        "on",
+        one_of(*get_args(ShareFrozen)),
+        "off: each job holds its frozen weights itself, also where other jobs of its worker hold equal ones",
     )
     buffers: Buffers = option(
         "overlapped",
@@ -223,6 +229,7 @@ class RunOptions(TypedDict, total=False):
     compress: Compress | None
     at_once: AtOnce | None
     offload: OffloadWhat
+    share_frozen: ShareFrozen
     buffers: Buffers
     seed: int | None
     verbose: bool

@@ -46,6 +46,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch:_foreach_copy_",
         "torch.autograd.grad_mode:_unsafe_preserve_version_counter",
     ),
+    "frozen/weights": ("torch.utils._python_dispatch:is_traceable_wrapper_subclass",),
     "gradients/buckets": (
         f"{_DDP}._has_rebuilt_buckets",
         f"{_DDP}.find_unused_parameters",

@@ -69,6 +69,11 @@ LAZY_CONNECTIONS = Feature(
     since="any",
     without="every group of gloo's joins each worker to every other, Motet's own ones, too",
 )
+STORAGE_SWAP = Feature(
+    "torch:UntypedStorage._swap_data_ptr_",
+    since="2.12",
+    without="equal frozen weights of several jobs are held by each of them",
+)
 LAZY_BUCKETS = Feature(
     "torch.nn.parallel:DistributedDataParallel.__init__(lazy_bucket_allocation)",
     since="2.15",
@@ -99,6 +104,7 @@ FEATURES = (
     CONFIG_PER_CONTEXT,
     RECOMPILES_ISOLATED,
     LAZY_CONNECTIONS,
+    STORAGE_SWAP,
     LAZY_BUCKETS,
     MANUAL_FINALIZATION,
     PROFILER_PAUSES,

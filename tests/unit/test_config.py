@@ -31,6 +31,7 @@ ALL = {
     "compress": "bf16",
     "at_once": "auto",
     "offload": "idle",
+    "share_frozen": "off",
     "buffers": "blocking",
     "job_cwd": "runs/{name}",
     "seed": 3,
@@ -82,6 +83,7 @@ def test_the_file_names_every_option() -> None:
         "compress": None,
         "at_once": None,
         "offload": "nothing",
+        "share_frozen": "on",
         "buffers": "overlapped",
         "job_cwd": None,
         "seed": None,
@@ -188,7 +190,7 @@ WORDS = [
     *("--order", "a,b", "--sync=aggregate", "--aggregators=0,2", "--compress=bf16", "--at-once=2", "--offload=idle"),
     *("--buffers=blocking", "--job-cwd=runs/{name}", "--seed=3", "--verbose", "--tracker=wandb", "--tracker=mlflow"),
     *("--metric=loss", "--mode=min", "--stop-after=1h30m", "--timeout=90", "--on-nan=raise", "--on-same-file=error"),
-    "--max-job-failures=0",
+    *("--share-frozen=off", "--max-job-failures=0"),
 ]
 
 

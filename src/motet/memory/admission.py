@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -161,10 +162,10 @@ class AdmissionControl:
                 )
             )
 
-    def of(self, job: str) -> dict[str, object] | None:
-        """Return what a job was seen to hold, as ``results.json`` has it."""
+    def of(self, job: str, shared_bytes: int = 0) -> dict[str, object] | None:
+        """Return what a job was seen to hold, as ``results.json`` has it. ``shared_bytes``: what others hold, too."""
         footprint = self._meter.of(job)
-        return None if footprint is None else footprint.to_json()
+        return None if footprint is None else replace(footprint, shared_bytes=shared_bytes).to_json()
 
     def ended(self, job: str) -> None:
         """Give back what a job has left on a device."""

@@ -31,6 +31,7 @@ class Footprint:
     when it began, at its peak; None on a CPU. ``offload``: what of all this ``--offload idle`` moves, on a device.
     ``process``: what a process of the job's own, and those that it has started, take of main memory (PSS), with all of
     the above that is there; None where jobs live together.
+    ``shared``: frozen weights among the parameters that other jobs hold with it, and that are there once for all.
     """
 
     parameters_bytes: int = 0
@@ -40,6 +41,7 @@ class Footprint:
     device: str = "cpu"
     offload_bytes: int = 0
     process_bytes: int | None = None
+    shared_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -56,6 +58,7 @@ class Footprint:
             other.device,
             max(self.offload_bytes, other.offload_bytes),
             _larger(self.process_bytes, other.process_bytes),
+            max(self.shared_bytes, other.shared_bytes),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -140,12 +143,12 @@ class HostMemory:
         self._proc, self._cgroup = proc, cgroup
 
     def allocated_bytes(self) -> int:
-        """Return the size of this process in memory."""
+        """Return the size of this process in memory, without pages of files: what jobs share is no job's alone."""
         try:
-            pages = int((self._proc / "self" / "statm").read_text().split()[1])
-        except (OSError, IndexError, ValueError):
+            resident, of_files = map(int, (self._proc / "self" / "statm").read_text().split()[1:3])
+        except (OSError, ValueError):
             return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
 
     def begin_peak(self) -> None:
         """Nothing: main memory keeps no peak that could be begun anew."""

@@ -221,6 +221,8 @@ def _memory(held: Mapping[str, Any] | None) -> str:
     if not parts:
         return "–"
     listed = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items())
+    if shared := (held or {}).get("shared_bytes"):
+        listed += f"; {bytes_text(shared)} of the parameters are shared with other jobs"
     return f'<span title="{escape(listed)}">{escape(bytes_text(sum(parts.values())))}</span>'
 
 

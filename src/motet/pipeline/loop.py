@@ -18,6 +18,7 @@ from motet.checkpoints.policy import RecoveryPolicy
 from motet.config import RunConfig
 from motet.coroutines import RunningJob, Turns
 from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded, RunStarted
+from motet.frozen.together import HeldOnce
 from motet.gradients import JobGradients
 from motet.gradients.aggregation.choose import Aggregation
 from motet.gradients.nonfinite import Watch, error_for
@@ -102,6 +103,7 @@ class Pipeline:
         self._admission = AdmissionControl(
             workers, config, transfers, self._recorder.clock, self._seams, self._observe, self._notify
         )
+        self._frozen = HeldOnce(self._notify, on=config.share_frozen == "on")
         self._finite = Watch(self._observe, self._notify)
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notify, self._finite)
         self._files = SameFiles(workers, config.on_same_file, self._safety.run_dir, self._notify)
@@ -140,6 +142,7 @@ class Pipeline:
                 raise
             finally:
                 self._queue.close()
+                self._frozen.close()
                 self._turns.settle()
                 self._seams.close()
                 self._buffers.close()
@@ -310,6 +313,7 @@ class Pipeline:
         self._watch.at("computing", job.name, turn)
         with job.gradients.on_stream():
             self._admission.before_turn(job, self._jobs.following)
+            self._frozen.turn_begins(job.name)
             start = self._recorder.turn_begins()
         self._files.turn_begins(job.name)
         self._turns.take(job, throw=throw)
@@ -331,6 +335,8 @@ class Pipeline:
         )
         with job.gradients.on_stream():
             self._admission.after_turn(job, self._jobs.following, self._live)
+            if not ended:
+                self._frozen.turn_ended(job.name, job.num_synced, self._live, len(self._source.names))
 
     def _conclude(self, job: RunningJob) -> None:
         """Agree with all workers that the job has ended, and give back what it held. Collective."""
@@ -352,7 +358,8 @@ class Pipeline:
         if outcome.error is not None:
             self._notify_user(failed_text(job))
         self._recorder.flush()
-        held, nonfinite = self._admission.of(job.name), self._finite.ended(job.name)
+        held = self._admission.of(job.name, self._frozen.ended(job.name))
+        nonfinite = self._finite.ended(job.name)
         self._ledger.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error, held, nonfinite)
         result = self._ledger.finished[job.name]
         self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))

@@ -50,6 +50,7 @@ from motet.processes.messages import (
     SaveReport,
     Start,
 )
+from motet.processes.own_weights import OwnWeights
 from motet.processes.peers import Peers
 from motet.processes.reporting_ledger import ReportingLedger
 from motet.processes.room import Holdings
@@ -102,6 +103,7 @@ class JobProcess:
         self._over = False
         self._saving: Coordinator | None = None
         self._council: Council | None = None
+        self._weights = OwnWeights(self._channel) if start.share_frozen else None
 
     # As `motet.checkpoints.coordinator` asks
 
@@ -152,7 +154,7 @@ class JobProcess:
         )
         files.events.of_job(self.name)  # its threads are its own, all of them
         self.turns.begin()
-        waits.patch(self.turns)
+        waits.patch(self.turns, lambda model: None if self._weights is None else self._weights.built(model))
         with files.watching():
             try:
                 ended = self._ended()
@@ -264,6 +266,8 @@ class JobProcess:
         self._files.turn_ended(self.name)
         self._files.turn_begins(self.name)
         self._finite.synced(self.name, self.num_synced, models)
+        if self._weights is not None:
+            self._weights.turn_ended(turns)
         if is_measured(turns):
             self._channel.send(self._holdings.report(turns, self.turns.all_models))
         decision = None if self.turns.uneven else self._council.consult(self.turns.num_even)

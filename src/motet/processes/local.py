@@ -133,7 +133,7 @@ class LocalJobs:
                     job.ended = report
                 elif isinstance(report, ResumeReport):
                     job.offset = report.turns
-                else:
+                elif isinstance(report, FromJob):
                     yield job, report
 
     def wait_until_asked(self, within_seconds: float) -> None:

@@ -29,6 +29,7 @@ from motet.processes.messages import (
     FailRequest,
     Finish,
     FollowOrder,
+    FrozenReport,
     Message,
     Notify,
     Question,
@@ -42,6 +43,7 @@ from motet.processes.messages import (
 from motet.processes.process_job import ProcessJob
 from motet.processes.record import Record
 from motet.processes.search import answer_to
+from motet.processes.shared_weights import SharedWeights
 from motet.processes.unseen import Losses, Unseen
 from motet.results import Results
 from motet.workers.interruption import Interruption
@@ -81,6 +83,7 @@ class WorkerLoop:
         self._timeout_seconds = timeout_seconds
         self._losses = Losses()
         self._unseen = Unseen(local.table, local.wake, local.pid_of)
+        self._weights = SharedWeights(record.notify, lambda name: local.live[name].channel)
         self._stop = GO_ON
         self._end_at: float | None = None
         self._stretches_at = 0.0
@@ -104,6 +107,8 @@ class WorkerLoop:
                         text = f"worker {worker} has left the run: {type(error).__name__}: {error}"
                         self._exchange.send_to_others(Abandon(text))
                 raise
+            finally:
+                self._weights.close()
         return self._record.run_ended(num_workers)
 
     def _look(self) -> None:
@@ -123,6 +128,7 @@ class WorkerLoop:
         if (room := self._record.room.report(self._local.live)) is not None:
             self._exchange.report(room)
         self._fail_stalled()
+        self._weights.look()
         if self._decider is not None:
             self._decider.look()
 
@@ -132,6 +138,8 @@ class WorkerLoop:
             if isinstance(report, Question):
                 assert self._decider is not None
                 job.channel.send(answer_to(self._decider.source, job.name, report))
+            elif isinstance(report, FrozenReport):
+                self._weights.receive(job.name, report)
             else:
                 self._record.receive(job.name, job.pid, report)
         self._record.settle_files(asked_at)
@@ -191,7 +199,7 @@ class WorkerLoop:
         self._take_reports(last=True)
         turns, ended = self._local.turns(job), job.ended
         self._local.close(job)
-        self._record.exited(job.name, ended)
+        self._record.exited(job.name, ended, self._weights.ended(job.name))
         status = "" if ended is None else ended.status
         if status == "finished" and job.exit_status != 0:
             status = ""  # its loop had ended, and then its threads or exit hooks failed

@@ -55,6 +55,7 @@ class Start:
     timeout_seconds: float
     separate_disks: bool
     own_disk: bool
+    share_frozen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,48 @@ class Answer:
 
     number: int
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenClaim:
+    """The job holds frozen weights: so many bytes by each name, and those that have to stay where they are."""
+
+    claims: Mapping[str, int]
+    fixed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenUse:
+    """The job shares these weights now; those it holds no more, or by itself."""
+
+    shares: Sequence[str]
+    owns: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenFailure:
+    """The job could not write the file that it was asked for."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenFile:
+    """Weights lie at these places of a file, which comes with the message; from the one who wrote it, and to others."""
+
+    number: int
+    places: Mapping[str, int]
+
+
+# From the worker to a job's process
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenAnswer:
+    """Write these weights to a file of this number; or none of them."""
+
+    number: int
+    write: Sequence[str]
 
 
 # From any worker to worker 0
@@ -330,6 +373,7 @@ class Abandon:
 
 
 FromParent = Forked | Exited
+FrozenReport = FrozenClaim | FrozenUse | FrozenFailure | FrozenFile
 FromJob = (
     LogReport
     | LengthReport
@@ -342,11 +386,13 @@ FromJob = (
     | ResumeReport
     | EndReport
     | Question
+    | FrozenReport
 )
+ToJob = Answer | FrozenFile | FrozenAnswer
 ToDecider = ExitReport | ProgressReport | RoomReport | StopRequest | FailRequest
 ToWorker0 = ToDecider | ClashReport
 Command = StartJob | FollowOrder | EndJob | Notify | Conclude | Skip | Stop | Finish | Abandon
-Message = Start | FromParent | FromJob | Answer | ToWorker0 | Command
+Message = Start | FromParent | FromJob | ToJob | ToWorker0 | Command
 
 _TYPES: dict[str, type[Message]] = {each.__name__: each for each in get_args(Message)}
 

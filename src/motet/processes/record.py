@@ -88,6 +88,7 @@ class Record:
         self._expected: dict[str, int | None] = {job.name: job.turns for job in jobs}
         self._results: dict[str, object] = {}
         self._num_ddp: dict[str, int] = {}
+        self._shared_bytes: dict[str, int] = {}
         self._begin = 0.0
 
     # The run
@@ -193,8 +194,12 @@ class Record:
             expected={name: self._expected.get(name) for name in turns},
         )
 
-    def exited(self, job: str, ended: EndReport | None) -> None:
-        """Take note that a job's process has ended here, and of what its loop returned."""
+    def exited(self, job: str, ended: EndReport | None, shared_bytes: int = 0) -> None:
+        """Take note that a job's process has ended here, and of what its loop returned.
+
+        ``shared_bytes``: how much of its weights it shared with others, at most.
+        """
+        self._shared_bytes[job] = shared_bytes
         self._timeline.ended(job)
         try:
             self._results[job] = result_of(ended)

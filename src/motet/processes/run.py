@@ -181,6 +181,7 @@ def _start_message(
         timeout_seconds=config.timeout_seconds,
         separate_disks=run_dir is not None and run_dir.separate_disks,
         own_disk=run_dir is not None and run_dir.own_disk,
+        share_frozen=config.share_frozen == "on",
     )
 
 

@@ -29,17 +29,18 @@ SHORTEST_SLEEP_SECONDS = 0.001
 FORWARDS_THAT_LAY_OUT = 4
 
 
-def patch(turns: JobTurns) -> None:
-    """Have every wait of this process give the turn away."""
-    replace_names(IN_A_JOBS_PROCESS, Waits(turns), eager=torch._dynamo.disable)
+def patch(turns: JobTurns, built: Callable[[DistributedDataParallel], None] = lambda model: None) -> None:
+    """Have every wait of this process give the turn away. ``built`` is called without it, for each model in DDP."""
+    replace_names(IN_A_JOBS_PROCESS, Waits(turns, built), eager=torch._dynamo.disable)
 
 
 class Waits:
     """What is called in place of the blocking calls. Each method is given the original, and then its arguments."""
 
-    def __init__(self, turns: JobTurns) -> None:
+    def __init__(self, turns: JobTurns, built: Callable[[DistributedDataParallel], None]) -> None:
         self._turns = turns
         self._num_forwards: dict[int, int] = {}  # by reducer whose buckets may still be laid out anew
+        self._built = built
 
     def wait(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Wait without the turn."""
@@ -59,8 +60,11 @@ class Waits:
 
     def build_ddp(self, original: Call, model: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Build a model in DDP, together with all workers."""
+        of_this_job = self._turns.can_wait
         with self._turns.away():
             original(model, *args, **kwargs)
+            if of_this_job:
+                self._built(model)
         self._turns.built(model)
         self._num_forwards[id(model.reducer)] = 0
 

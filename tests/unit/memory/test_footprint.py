@@ -170,6 +170,7 @@ def test_results_keep_what_was_measured_and_older_results_can_be_read() -> None:
         "device": "cpu",
         "offload_bytes": 0,
         "process_bytes": None,
+        "shared_bytes": 0,
     }
     del data["jobs"]["a"]["memory"]
     assert Results.from_json(data)["a"].memory is None

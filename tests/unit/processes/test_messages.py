@@ -36,6 +36,7 @@ START = messages.Start(
     timeout_seconds=1.5,
     separate_disks=False,
     own_disk=False,
+    share_frozen=True,
 )
 EVERY_TYPE: list[Message] = [
     START,
@@ -55,6 +56,11 @@ EVERY_TYPE: list[Message] = [
     messages.Answer(1, "Yg=="),
     messages.RoomReport(2, [1.5, 2.0, 3.0], None),
     messages.EndReport("failed", 3, "ValueError", "ValueError: ä", 1, None),
+    messages.FrozenClaim({"8-ab": 8}, {"9-cd": 9}),
+    messages.FrozenUse(["8-ab"], []),
+    messages.FrozenFailure("no memory"),
+    messages.FrozenFile(1, {"8-ab": 4096}),
+    messages.FrozenAnswer(2, ["9-cd"]),
     messages.ExitReport("a", 0, "", 3, "", None, -9, "last\u2028line"),
     messages.ProgressReport({"a": 0.5}, {"a": 0.25}, {"a": 40}, {"a": 3, "b": 0}, {"a": None, "b": 5}),
     messages.StopRequest(2),
