@@ -84,13 +84,19 @@ def loop_of_a_process(**arguments: Any) -> dict[str, Any]:
 
 
 def loading(
-    seed: int = 1, epochs: int = 4, every: int = 10, pause: float = 0.0, context: str | None = None, workers: int = 1
+    seed: int = 1,
+    epochs: int = 4,
+    every: int = 10,
+    pause: float = 0.0,
+    context: str | None = None,
+    workers: int = 1,
+    samples: int = 640,
 ) -> dict[str, Any]:
     """Train on what DataLoader workers load; write down how many steps are done."""
     if not dist.is_initialized():
         dist.init_process_group("gloo")  # in a process of its own
     torch.manual_seed(seed)
-    data = TensorDataset(torch.randn(640, 16), torch.randn(640, 1))
+    data = TensorDataset(torch.randn(samples, 16), torch.randn(samples, 1))
     sampler: Any = DistributedSampler(data, seed=seed)
     loader = DataLoader(data, 8, sampler=sampler, num_workers=workers, multiprocessing_context=context)
     layers = [nn.Linear(16, 64), nn.Dropout(0.1), nn.Linear(64, 1)]
