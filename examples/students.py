@@ -39,7 +39,7 @@ def distill(width, num_steps):
 
 
 if __name__ == "__main__":
-    results = motet.run({f"width {width}": partial(distill, width, 60) for width in (16, 64)})
+    results = motet.run({f"width{width}": partial(distill, width, 60) for width in (16, 64)})
     if os.environ.get("RANK", "0") == "0":
         for name, job in results.items():
             print(f"{name}: off by {job.result:.4f}")
