@@ -85,6 +85,9 @@ class Timeline:
         for _, stretch in ordered:
             if not stretch.synchronized and stretch.end > stretch.begin:
                 bisect.insort(self._holds, (stretch.begin, stretch.end))
+            elif stretch.synchronized:
+                latest = max(stretch.arrived, self._flights[-1][2] if self._flights else 0)
+                self._flights.append((stretch.launched, stretch.arrived, latest))
         for known in (self._holds, self._flights):
             if len(known) > 2 * KEPT:
                 del known[:-KEPT]
@@ -98,8 +101,6 @@ class Timeline:
                 turn.holds.append((stretch.begin, stretch.end))
                 continue
             self._turn_over(job, stretch, offsets(job))
-            latest = max(stretch.arrived, self._flights[-1][2] if self._flights else 0)
-            self._flights.append((stretch.launched, stretch.arrived, latest))
             self._late.append((job, stretch, stretch.end / 1e9, offsets(job)))
 
     def ended(self, job: str) -> None:

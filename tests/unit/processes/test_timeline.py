@@ -154,6 +154,18 @@ def test_of_what_travels_at_once_each_is_charged_its_share_of_the_link(jobs: Job
     assert sum(sync.link_seconds for job in "ab" for sync in jobs.syncs(job)) == pytest.approx(8.0)  # 1 to 9
 
 
+def test_shares_are_of_what_travels_at_once_whenever_it_is_reported(jobs: Jobs) -> None:
+    jobs.held("a", 0.0, 1.0)
+    jobs.synced("a", 1.0, 1.0, 5.0)
+    jobs.add()
+    jobs.held("b", 1.0, 2.0)
+    jobs.synced("b", 2.0, 3.0, 7.0)  # is reported one call later, and travelled with the first from 3 to 5
+    jobs.add()
+    jobs.add()
+    shares = [sync.link_seconds for name in "ab" for sync in jobs.syncs(name)]
+    assert shares == [pytest.approx(3.0), pytest.approx(3.0)]
+
+
 def test_gradients_that_were_there_before_anybody_waited_took_no_time(jobs: Jobs) -> None:
     jobs.synced("a", 2.0, 2.0, 1.9)
     jobs.add()
