@@ -121,6 +121,7 @@ DURING_A_RUN = (
 IN_A_JOBS_PROCESS = (
     Patch("torch.autograd:backward", "backward", "a turn ends when its gradients leave", eager=True),
     Patch(f"{_DDP}.__init__", "build_ddp", "it is built together with all workers"),
+    Patch(f"{_DDP}.__setstate__", "restore_ddp", "so is one that was copied or unpickled"),
     Patch(f"{_REDUCER}.prepare_for_backward", "prepare", "the backward will synchronize", eager=True),
     Patch(f"{_REDUCER}._rebuild_buckets", "lay_out_buckets", "it waits for the other workers, once", eager=True),
     Patch("torch.distributed.algorithms.join:Join.__enter__", "join_begins", "workers take different numbers of steps"),

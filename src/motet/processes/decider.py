@@ -122,11 +122,16 @@ class Decider:
                 self._admit()
             case StopRequest(stop):
                 self._begin_stop(stop)
-            case FailRequest(name, why, stops_run) if name in self._running:
+            case FailRequest(name, why, stops_run, attempt) if self._runs(name, attempt):
                 self._running[name].failure = why
                 self._end(name)
                 if stops_run:
                     self._begin_stop(STOP_NOW)
+
+    def _runs(self, name: str, attempt: int | None) -> bool:
+        """Whether a job runs, and is the process that is meant: it may have been started again meanwhile."""
+        job = self._running.get(name)
+        return job is not None and attempt in (None, job.attempt)
 
     def _begin_stop(self, stop: int) -> None:
         if stop <= self._stop:
@@ -151,8 +156,8 @@ class Decider:
     def _admit(self) -> None:
         while self._free and not self._stop and self._has_room() and (job := self.source.next_job()) is not None:
             self._start(job, 0)
-            if self._costing.joined(job.name, list(self._running)) is not None:
-                self._broadcast_order()
+            self._costing.joined(job.name, list(self._running))
+            self._broadcast_order()
 
     def _has_room(self) -> bool:
         if not self._by_memory or not self._running:
@@ -169,6 +174,7 @@ class Decider:
 
     def _start(self, job: ProcessJob, attempt: int) -> None:
         self._num_changes += 1
+        self._followed = []  # its seat is new, and in no order
         running = self._running[job.name] = _Running(job, self._free.pop(), attempt, expected=job.turns)
         self._exchange.broadcast(StartJob(job.name, running.seat, attempt, job.given))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from torch._C._distributed_c10d import Store
 
-from motet.errors import WorkerLostError
+from motet.errors import WorkerFailedError, WorkerLostError
 from motet.processes.messages import Command, Message, ToWorker0, pack, unpack
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 60.0
@@ -112,9 +112,18 @@ class Exchange:
             for _ in range(self._store.queue_len(key)):
                 self._attentive_until = now + ATTENTIVE_SECONDS
                 sender, _, line = self._store.queue_pop(key).partition(b" ")
-                yield int(sender), unpack(line)
+                yield int(sender), self._unpacked(sender, line)
         except RuntimeError as error:
             raise _lost(self.worker, error) from error
+
+    def _unpacked(self, sender: bytes, line: bytes) -> Message:
+        try:
+            return unpack(line)
+        except ValueError as error:
+            raise WorkerFailedError(
+                f"worker {self.worker} does not understand worker {int(sender)}: {error}. Are the same versions of "
+                "Motet installed on all hosts?"
+            ) from error
 
     def _send(self, worker: int, message: Message) -> None:
         self._attentive_until = time.monotonic() + ATTENTIVE_SECONDS  # an answer follows, perhaps

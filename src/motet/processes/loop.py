@@ -254,4 +254,4 @@ class WorkerLoop:
             f"it has neither computed nor synchronized for {self._timeout_seconds:.0f} s on worker "
             f"{self._exchange.worker} (--timeout), in turn {self._local.turns(job) + 1}"
         )
-        self._exchange.report(FailRequest(job.name, why))
+        self._exchange.report(FailRequest(job.name, why, attempt=job.start.attempt))

@@ -275,11 +275,12 @@ class StopRequest:
 
 @dataclass(frozen=True, slots=True)
 class FailRequest:
-    """The job is to be ended as failed; ``stops_run``: and the run with it."""
+    """The job is to be ended as failed; ``stops_run``: and the run with it; ``attempt``: this process of its alone."""
 
     name: str
     why: str
     stops_run: bool = False
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +405,9 @@ def pack(message: Message) -> str:
 
 
 def unpack(text: str | bytes) -> Message:
-    """Return the message that was packed into a line. Raises `ValueError` for one that was cut off."""
-    name, values = json.loads(text)
-    return _TYPES[name](**values)
+    """Return the message that was packed into a line. Raises `ValueError` for one that was cut off, or is not ours."""
+    try:
+        name, values = json.loads(text)
+        return _TYPES[name](**values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"this version of Motet does not know the message {str(text[:80])!r}") from error

@@ -17,13 +17,14 @@ unseen (`Table.take_away`, `motet.processes.unseen`): it goes on, and queues aga
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 FREE, COMPUTING, WAITING, READY = range(4)
@@ -31,7 +32,7 @@ FREE, COMPUTING, WAITING, READY = range(4)
 NOBODY = -1
 MAX_SEATS = 256
 MAX_ORDER = 4096
-RING = 1024
+RING = 4096
 """So many of its latest stretches a job keeps for its worker to read."""
 
 # The head, in 8-byte words.
@@ -63,30 +64,6 @@ class Stretch(NamedTuple):
     backward: int = 0
 
 
-class _Locked:
-    """The table while nobody else reads or writes it. The kernel frees it when its holder dies."""
-
-    __slots__ = ("_fd", "_mutex", "_words")
-
-    def __init__(self, fd: int, mutex: threading.Lock, words: memoryview) -> None:
-        self._fd, self._mutex, self._words = fd, mutex, words
-
-    def __enter__(self) -> memoryview:
-        self._mutex.acquire()
-        try:  # a signal's handler may raise
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self._words
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN)
-        finally:
-            self._mutex.release()
-
-
 class Table:
     """The table of one worker, as the worker sees it. ``fd``: the file in memory behind it, for those who join it."""
 
@@ -107,9 +84,19 @@ class Table:
         if made:
             self._words[_HOLDER], self._words[_STRICT] = NOBODY, strict
 
-    def _locked(self) -> _Locked:
-        """Hold the table: against other processes by the file's lock, against other threads of this one by a mutex."""
-        return _Locked(self.fd, self._mutex, self._words)
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[memoryview]:
+        """Hold the table: against other processes by the file's lock, against other threads of this one by a mutex.
+
+        A generator, for a signal's handler may raise anywhere: wherever that is, the generator is let go of then, and
+        frees both. A class with ``__exit__`` is left before its first line.
+        """
+        with self._mutex:
+            try:
+                fcntl.lockf(self.fd, fcntl.LOCK_EX)
+                yield self._words
+            finally:
+                fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
     # What the worker does
 
@@ -349,10 +336,17 @@ class Seat:
         self.waits = True
         return now
 
-    def count(self) -> None:
-        """Take note that a turn of the order has ended, and keep the turn."""
+    def count(self) -> int:
+        """Take note that a turn of the order has ended, and keep the turn; return the moment.
+
+        If the turn was taken away meanwhile, until when this job had it.
+        """
+        now = time.perf_counter_ns()
         with self._table._locked() as words:
             self._table._count(words, self._seat)
+            if words[_HOLDER] != self._seat and self._begin < words[self._at + _TAKEN_AT] < now:
+                return int(words[self._at + _TAKEN_AT])
+        return now
 
     @property
     def begin(self) -> int:

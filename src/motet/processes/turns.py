@@ -38,8 +38,10 @@ _queue_callback = torch.autograd.Variable._execution_engine.queue_callback
 
 
 class JobTurns:
-    """The turns of the job that lives in this process. ``at_turn_end(turn)`` is called on the main thread without the
-    turn, when a synchronized turn has ended; what it raises is raised there.
+    """The turns of the job that lives in this process.
+
+    ``at_turn_end(turn)`` is called on the main thread when a synchronized turn has ended: without the turn, but where
+    the job goes on within ``quantum_seconds`` of having taken it. What it raises is raised there.
     """
 
     def __init__(
@@ -212,9 +214,9 @@ class JobTurns:
                 self._finish_turn()
             return
         self._count()
-        end = self._released or arrived
-        if not self._released:
-            self._seat.count()
+        end = self._released
+        if not end:
+            end = self._seat.count()
             self._held(end)
         first, num_bytes = self._launched(end)
         self._synced(end, arrived, first, num_bytes)

@@ -68,6 +68,12 @@ class Waits:
         self._turns.built(model)
         self._num_forwards[id(model.reducer)] = 0
 
+    def restore_ddp(self, original: Call, model: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
+        """Restore a copied or unpickled model in DDP, which builds a reducer of its own."""
+        original(model, *args, **kwargs)
+        self._turns.built(model)
+        self._num_forwards[id(model.reducer)] = 0
+
     def lay_out_buckets(self, original: Call, reducer: Any, /) -> bool:
         """In its second forward, or one soon after, DDP agrees on its buckets with all workers."""
         number = self._num_forwards.get(id(reducer), FORWARDS_THAT_LAY_OUT)

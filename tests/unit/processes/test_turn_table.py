@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 from tests.unit.processes.turn_bench import Bench, bench
@@ -326,3 +330,58 @@ def test_who_waits_for_the_turn_handles_signals_meanwhile() -> None:
             signal.signal(signal.SIGALRM, before)
         assert len(came) >= 3
         assert made.holder == 0
+
+
+RAISES = """
+import os, signal, sys
+
+from motet.processes.turn_table import Seat, Table
+
+
+class Alarm(Exception):
+    pass
+
+
+def raises(number, frame):
+    global armed
+    if armed:
+        armed = False
+        raise Alarm
+
+
+table, wake = Table(1, fd=int(sys.argv[1])), [int(sys.argv[2])]
+seat, armed = Seat(table, 0, wake), False
+signal.signal(signal.SIGALRM, raises)
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00037)
+count = 0
+while count < 500:
+    try:
+        armed = True
+        while True:
+            seat.acquire()
+            seat.count()
+            seat.release()
+    except Alarm:
+        count += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("over", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_handler_that_raises_leaves_the_table_unlocked() -> None:
+    with bench(1) as made:
+        command = [sys.executable, "-c", RAISES, str(made.table.fd), str(made.wake[0])]
+        files = (made.table.fd, made.wake[0])
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=files) as one:
+            try:
+                assert one.stdout is not None
+                ready, _, _ = select.select([one.stdout], [], [], 60)
+                assert ready, "the process that was interrupted has locked itself out"
+                assert one.stdout.readline() == "over\n"
+                locker = threading.Thread(target=lambda: made.table.close_seat(0, made.wake), daemon=True)
+                locker.start()
+                locker.join(10)
+                assert not locker.is_alive(), "the table is locked"
+            finally:
+                one.kill()
