@@ -66,8 +66,10 @@ def children() -> Iterator[Scale]:
         with context.Pool(1) as pool:
 
             def ask(step: int) -> float:
-                here.send(step)
-                return float(here.recv()) if step % 8 else float(pool.apply_async(_scale, (step,)).get(timeout=30))
+                if step % 8 == 0:
+                    return float(pool.apply_async(_scale, (step,)).get(timeout=30))
+                here.send(step)  # each question has its answer: what is left in a pipe is in no checkpoint
+                return float(here.recv())
 
             yield ask
     finally:
