@@ -35,6 +35,7 @@ def must_end_as_alone(folder: Path, kinds: tuple[str, ...], num_workers: int) ->
     told = [notice for notice in results["notices"] if "frozen" in notice]
     assert told, results["notices"]
     assert told[-1].startswith(f"{len(kinds)} jobs share "), told
+    assert max(job["memory"]["shared_bytes"] for job in results["jobs"].values()) > 0
 
 
 def test_three_end_as_they_do_alone(tmp_path: Path) -> None:

@@ -226,7 +226,8 @@ class Record:
             self._notify_user(f"job '{name}' failed{where}, the others go on: {short_form(error)}")
         result = self._results.pop(name, None) if status == "finished" else None
         self.room.concluded()
-        self._ledger.ended(name, status, end.turns, result, error, self.room.of(name), nonfinite)
+        shared = self._shared_bytes.pop(name, 0)
+        self._ledger.ended(name, status, end.turns, result, error, self.room.of(name, shared), nonfinite)
         kept = self._ledger.finished[name]
         self._keep(name, kept)
         self._observe(JobEnded(time=time.perf_counter(), job=name, status=status, turns=end.turns, error=error))

@@ -75,9 +75,9 @@ class Room:
             self._settled.add(job)
         return self._held[job]
 
-    def of(self, job: str) -> dict[str, Any] | None:
-        """Return what a job was seen to hold, as ``results.json`` has it."""
-        return None if job not in self._held else self._held[job].to_json()
+    def of(self, job: str, shared_bytes: int = 0) -> dict[str, Any] | None:
+        """Return what a job was seen to hold, as ``results.json`` has it. ``shared_bytes``: what others hold, too."""
+        return None if job not in self._held else replace(self._held[job], shared_bytes=shared_bytes).to_json()
 
     def started(self, job: str) -> None:
         """Take note that a job's processes start."""
