@@ -33,14 +33,16 @@ def serve(control: socket.socket, calls: Mapping[str, Callable[..., object]]) ->
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     unread: bytes = b""
     files: list[int] = []
+    watched = select.poll()
+    for file in (control.fileno(), woken):
+        watched.register(file, select.POLLIN)
     while True:
-        watched: list[Any] = [control, woken]
-        ready = select.select(watched, [], [])[0]
+        ready = [file for file, _ in watched.poll()]
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 4096)
             _reap(control)
-        if control not in ready:
+        if control.fileno() not in ready:
             continue
         data, received, _, _ = socket.recv_fds(control, 1 << 20, 16)
         if not data:

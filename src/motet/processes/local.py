@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from motet.output.streams import Terminal
-from motet.processes.channel import Channel
+from motet.processes.channel import WorkerChannel
 from motet.processes.family import processor_seconds
 from motet.processes.lines import JobLines
 from motet.processes.messages import EndReport, FromJob, ResumeReport, Start
@@ -34,7 +34,7 @@ class LocalJob:
 
     start: Start
     pid: int
-    channel: Channel
+    channel: WorkerChannel
     lines: JobLines
     offset: int = 0
     ended: EndReport | None = None
@@ -97,7 +97,7 @@ class LocalJobs:
         pid = self._parent.start(start, there, *lines.ends)
         there.close()
         lines.close_ends()
-        job = self.live[start.name] = LocalJob(start, pid, Channel(here), lines)
+        job = self.live[start.name] = LocalJob(start, pid, WorkerChannel(here), lines)
         for file in (job.channel.file, *lines.files):
             self._poll.register(file, select.POLLIN)
             self._jobs_by_file[file] = job
@@ -122,7 +122,9 @@ class LocalJobs:
             self.table.follow(seats, self.wake, after)
 
     def reports(self) -> Iterator[tuple[LocalJob, FromJob]]:
-        """Yield what jobs have reported, and pass on what they have printed."""
+        """Yield what jobs have reported, and pass on what they have printed; send what they had not read."""
+        for job in self.live.values():
+            job.channel.flush()
         for file, _ in self._poll.poll(0):
             job = self._jobs_by_file[file]
             if file != job.channel.file:
@@ -137,8 +139,13 @@ class LocalJobs:
                     yield job, report
 
     def wait_until_asked(self, within_seconds: float) -> None:
-        """Wait until a job asks something, not longer than so."""
-        if select.select([self._asked], [], [], within_seconds)[0]:
+        """Wait until a job asks something, or reads what it was sent, not longer than so."""
+        ready = select.poll()
+        ready.register(self._asked, select.POLLIN)
+        for job in self.live.values():
+            if job.channel.has_unsent:
+                ready.register(job.channel.file, select.POLLOUT)
+        if any(file == self._asked for file, _ in ready.poll(1000 * within_seconds)):
             os.eventfd_read(self._asked)
 
     def stretches(self) -> list[tuple[str, Stretch]]:

@@ -42,6 +42,7 @@ from motet.processes.messages import (
 )
 from motet.processes.process_job import ProcessJob
 from motet.processes.record import Record
+from motet.processes.room import TAKES_NO_TURNS
 from motet.processes.search import answer_to
 from motet.processes.shared_weights import SharedWeights
 from motet.processes.unseen import Losses, Unseen
@@ -125,8 +126,7 @@ class WorkerLoop:
                 self._record.notify(name, WAITS_UNSEEN)
         self._stop_if_asked()
         self._report_costs()
-        if (room := self._record.room.report(self._local.live)) is not None:
-            self._exchange.report(room)
+        self._report_room()
         self._fail_stalled()
         self._weights.look()
         if self._decider is not None:
@@ -245,6 +245,13 @@ class WorkerLoop:
         self._costs_at = now
         turns = {name: self._local.turns(job) for name, job in self._local.live.items()}
         if (report := self._record.costs(turns)) is not None:
+            self._exchange.report(report)
+
+    def _report_room(self) -> None:
+        room, live = self._record.room, {name: job.pid for name, job in self._local.live.items()}
+        if room.settle_without_turns(live):
+            self._record.notify(None, TAKES_NO_TURNS)
+        if (report := room.report(live)) is not None:
             self._exchange.report(report)
 
     def _fail_stalled(self) -> None:

@@ -2,7 +2,8 @@
 
 A job's process counts what its models and optimizers hold (`Holdings`); its worker adds what the process takes of main
 memory. Once all jobs of a worker have settled, it reports what is free to worker 0 (`Room`), which admits the next job
-where that fits on every worker (``--at-once auto``).
+where that fits on every worker (``--at-once auto``). A job that takes no turns (it has no DDP, or starts up for long)
+has settled once its process has stopped growing.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +32,14 @@ from motet.memory.footprint import (
 )
 from motet.processes.family import memory_bytes
 from motet.processes.messages import HoldingsReport, RoomReport
+from motet.timing.clocks import Waited
+
+LOOK_SECONDS = 30.0
+"""A job that takes no turns has settled when it has not grown from one look at its process to the next."""
+TAKES_NO_TURNS = (
+    "--at-once auto: a job that takes no turns (it has no DDP, or starts up for long) counts with what its process "
+    "takes of main memory once that has stopped growing. What it takes later, or holds on a device, is not counted."
+)
 
 
 class Holdings:
@@ -53,10 +62,23 @@ class Holdings:
         return HoldingsReport(turn, found.to_json(), device)
 
 
-class Room:
-    """One worker's part. ``num_sharing``: so many workers share this machine's memory."""
+@dataclass
+class _TurnsAwaited:
+    """A job that has taken no turn: since the last look at its process, and what that took then."""
 
-    def __init__(self, num_sharing: int) -> None:
+    waited: Waited = field(default_factory=Waited)
+    process_bytes: int = 0
+
+
+class Room:
+    """One worker's part. ``num_sharing``: so many workers share this machine's memory.
+
+    ``by_memory``: jobs join by what there is; otherwise nothing waits for those that take no turns.
+    """
+
+    def __init__(self, num_sharing: int, *, by_memory: bool = True) -> None:
+        self._by_memory = by_memory
+        self._awaited: dict[str, _TurnsAwaited] = {}
         self._memory = HostMemory(num_sharing)
         self._held: dict[str, Footprint] = {}
         self._settled: set[str] = set()
@@ -71,6 +93,7 @@ class Room:
         known = self._held.get(job)
         self._held[job] = found if known is None else known.with_peak_of(found)
         self._device = report.device or self._device
+        self._awaited.pop(job, None)
         if report.turn >= SETTLED_TURN:
             self._settled.add(job)
         return self._held[job]
@@ -83,17 +106,32 @@ class Room:
         """Take note that a job's processes start."""
         self.num_changes += 1
         self._settled.discard(job)
+        self._awaited[job] = _TurnsAwaited()
 
     def concluded(self) -> None:
         """Take note that a job has ended."""
         self.num_changes += 1
 
-    def report(self, live: Collection[str]) -> RoomReport | None:
+    def settle_without_turns(self, live: Mapping[str, int]) -> bool:
+        """Count jobs that take no turns as settled, if it is time; return whether there are any. ``live``: pids."""
+        found = False
+        for job, awaited in self._awaited.items():
+            if not self._by_memory or job not in live or job in self._settled or awaited.waited.seconds < LOOK_SECONDS:
+                continue
+            before, awaited.process_bytes = awaited.process_bytes, memory_bytes(live[job])
+            awaited.waited.begin_again()
+            if awaited.process_bytes <= (1 + MARGIN) * before:
+                self._settled.add(job)
+                found = True
+        return found
+
+    def report(self, live: Mapping[str, int]) -> RoomReport | None:
         """Return what is free on this worker: once after each change, when all jobs that live have settled."""
         if self._reported == self.num_changes or not live or not self._settled.issuperset(live):
             return None
         self._reported = self.num_changes
-        need = max(each.process_bytes or 0 for each in self._held.values())
+        taken = [each.process_bytes or 0 for each in self._held.values()]
+        need = max(taken + [each.process_bytes for each in self._awaited.values()])
         host = MemoryReport(self._memory.available_bytes(), need, self._memory.total_bytes())
         device = None
         if self._device is not None:

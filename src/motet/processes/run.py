@@ -113,7 +113,7 @@ def run_in_processes(
             partial(_start_message, gang, config, run_dir, table.fd, wake, asked, start),
             Record(
                 left,
-                Room(num_sharing(gang.num_workers)),
+                Room(num_sharing(gang.num_workers), by_memory=config.at_once == "auto"),
                 observers,
                 notify_user,
                 partial(_keep, run_dir, gang.worker, notify_user),

@@ -7,6 +7,7 @@ that on worker 0 asks its worker (`AsksWorker.ask`), and broadcasts the answer t
 from __future__ import annotations
 
 import base64
+import itertools
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,14 +92,13 @@ class AsksWorker:
         self._wakes = wakes
         self._peers = peers
         self._turns = turns
-        self._num_asked = 0
+        self._numbers = itertools.count(1)  # several threads may ask
         self.worker = peers.worker
 
     def ask(self, question: Any) -> Any:
         """Return what the worker's source answers. Blocks, without the turn."""
-        self._num_asked += 1
         with self._turns.away():
-            answer = self._channel.ask(Question(self._num_asked, _packed(question)), self._wakes)
+            answer = self._channel.ask(Question(next(self._numbers), _packed(question)), self._wakes)
         if answer is None:
             raise GangError("the worker of this job has gone")
         well, value = pickle.loads(base64.b64decode(answer.content))

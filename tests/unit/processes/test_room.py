@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from motet.processes import room as room_module
 from motet.processes.decider import Decider
 from motet.processes.exchange import Exchange
 from motet.processes.family import family, memory_bytes
@@ -107,25 +108,59 @@ def holdings(turn: int, parameters: int = 10) -> HoldingsReport:
 def test_a_worker_reports_once_after_each_change_when_all_its_jobs_have_settled() -> None:
     room, me = Room(1), os.getpid()
     room.started("a")
-    assert room.report(["a"]) is None
+    assert room.report({"a": me}) is None
     room.receive("a", me, holdings(1))
-    assert room.report(["a"]) is None
+    assert room.report({"a": me}) is None
     room.receive("a", me, holdings(3, parameters=5))
-    told = room.report(["a"])
+    told = room.report({"a": me})
     assert told is not None
     assert told.num_changes == 1
     assert told.host[1] > 10e6, "what this process takes"
-    assert room.report(["a"]) is None
+    assert room.report({"a": me}) is None
     room.started("b")
-    assert room.report(["a", "b"]) is None
+    assert room.report({"a": me, "b": me}) is None
     room.receive("b", me, holdings(3))
-    assert room.report(["a", "b"]) is not None
+    assert room.report({"a": me, "b": me}) is not None
     room.concluded()
-    assert room.report(["b"]) is not None
+    assert room.report({"b": me}) is not None
     held = room.of("a")
     assert held is not None
     assert held["parameters_bytes"] == 10, "the most that was seen"
     assert held["process_bytes"] > 10e6
+
+
+def test_a_job_that_takes_no_turns_counts_once_its_process_grows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([int(1 * GB), int(2 * GB), int(2.1 * GB)])
+    monkeypatch.setattr(room_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(room_module, "memory_bytes", lambda pid: next(took))
+    room = Room(1)
+    room.started("evaluates")
+    for _ in range(2):  # it grows
+        assert not room.settle_without_turns({"evaluates": 1})
+        assert room.report({"evaluates": 1}) is None
+    assert room.settle_without_turns({"evaluates": 1})
+    assert not room.settle_without_turns({"evaluates": 1}), "once"
+    told = room.report({"evaluates": 1})
+    assert told is not None
+    assert told.host[1] == 2.1 * GB
+
+
+def test_a_job_without_turns_waits_for_its_time_and_one_that_takes_them_for_the_third(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room, me = Room(1), os.getpid()
+    room.started("a")
+    for _ in range(3):
+        assert not room.settle_without_turns({"a": me}), "its time is not over"
+    monkeypatch.setattr(room_module, "LOOK_SECONDS", 0.0)
+    room.receive("a", me, holdings(1))
+    for _ in range(3):
+        assert not room.settle_without_turns({"a": me}), "it takes turns"
+    assert room.report({"a": me}) is None
+    not_by_memory = Room(1, by_memory=False)
+    not_by_memory.started("a")
+    for _ in range(3):
+        assert not not_by_memory.settle_without_turns({"a": me}), "nothing waits for it"
 
 
 def test_what_a_process_has_started_counts() -> None:
