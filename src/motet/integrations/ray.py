@@ -68,11 +68,11 @@ def run(
     leads, node = dist.get_rank() == 0, ray.get_runtime_context().get_node_id()
     path, leading_node = broadcast_from_rank_zero((tempfile.mkdtemp(prefix="motet-"), node) if leads else None)
     place = Path(path)
-    over = False
+    reports, over = Reports(place, whole.timeout_seconds), False
     try:
         if leads and (checkpoint := ray.train.get_checkpoint()) is not None:
             checkpoint.to_directory(place)
-        with Reports(place) as reports:
+        with reports:
             results = run_jobs(jobs, whole, run_dir=place, observers=[*observers, reports], resume=True)
             if leads:
                 RunDir.open(place).write_results(results, save_result)
@@ -80,5 +80,6 @@ def run(
         over = True
         return results
     finally:
-        if leads or over or node != leading_node:  # otherwise worker 0 may still be reading
+        # Otherwise worker 0 may still be reading.
+        if (leads or over or node != leading_node) and not reports.copying:
             shutil.rmtree(place, ignore_errors=True)
