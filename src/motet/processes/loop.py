@@ -141,7 +141,7 @@ class WorkerLoop:
             elif isinstance(report, FrozenReport):
                 self._weights.receive(job.name, report)
             else:
-                self._record.receive(job.name, job.pid, report)
+                self._record.receive(job.name, report)
         self._record.settle_files(asked_at)
         now = time.monotonic()
         if last or now - self._stretches_at >= STRETCHES_SECONDS or self._local.stretches_fill_up:

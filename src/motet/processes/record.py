@@ -133,7 +133,7 @@ class Record:
         if job.call is not None and (parameters := parameters_of(job.call)):
             self._observe(ParametersSet(time=now, job=job.name, values=parameters))
 
-    def receive(self, job: str, pid: int, report: FromJob) -> None:
+    def receive(self, job: str, report: FromJob) -> None:
         """Take note of what a job reports from its process."""
         now = time.perf_counter()
         match report:
@@ -152,7 +152,7 @@ class Record:
             case SaveReport(turn):
                 self._observe(JobSaved(time=now, job=job, turn=turn))
             case HoldingsReport():
-                held = self.room.receive(job, pid, report)
+                held = self.room.receive(job, report)
                 self._observe(
                     MemoryMeasured(
                         time=now,

@@ -1,9 +1,9 @@
 """Room in memory for one more job: what each takes, measured in its process and around it, and who may join.
 
-A job's process counts what its models and optimizers hold (`Holdings`); its worker adds what the process takes of main
-memory. Once all jobs of a worker have settled, it reports what is free to worker 0 (`Room`), which admits the next job
-where that fits on every worker (``--at-once auto``). A job that takes no turns (it has no DDP, or starts up for long)
-has settled once its process has stopped growing.
+A job's process counts what its models and optimizers hold, and what it takes of main memory with all that it has
+started (`Holdings`). Once all jobs of a worker have settled, it reports what is free to worker 0 (`Room`), which admits
+the next job where that fits on every worker (``--at-once auto``). A job that takes no turns (it has no DDP, or starts
+up for long) has settled once its process has stopped growing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Holdings:
 
     def report(self, turn: int, models: Sequence[nn.Module]) -> HoldingsReport:
         """Return what models and optimizers hold after this turn of the process."""
-        found = measure(models, self._optimizers)
+        found = replace(measure(models, self._optimizers), process_bytes=memory_bytes(os.getpid()))
         device: tuple[int, int] | None = None
         if not found.device.startswith("cpu"):
             with contextlib.suppress(RuntimeError):  # an accelerator whose allocator does not count
@@ -87,9 +87,9 @@ class Room:
         self.num_changes = 0
         """How often a job has been started or concluded, by worker 0's word: the same on all workers."""
 
-    def receive(self, job: str, pid: int, report: HoldingsReport) -> Footprint:
+    def receive(self, job: str, report: HoldingsReport) -> Footprint:
         """Take note of what a job holds; return the most that it was seen to hold."""
-        found = replace(Footprint(**report.holdings), process_bytes=memory_bytes(pid))
+        found = Footprint(**report.holdings)
         known = self._held.get(job)
         self._held[job] = found if known is None else known.with_peak_of(found)
         self._device = report.device or self._device

@@ -102,16 +102,16 @@ def test_a_job_joins_when_all_have_settled_and_it_fits_on_every_worker() -> None
 
 def holdings(turn: int, parameters: int = 10) -> HoldingsReport:
     held = {"parameters_bytes": parameters, "gradients_bytes": 20, "optimizer_bytes": 30, "activations_bytes": None}
-    return HoldingsReport(turn, {**held, "device": "cpu", "offload_bytes": 0, "process_bytes": None}, None)
+    return HoldingsReport(turn, {**held, "device": "cpu", "offload_bytes": 0, "process_bytes": 20_000_000}, None)
 
 
 def test_a_worker_reports_once_after_each_change_when_all_its_jobs_have_settled() -> None:
     room, me = Room(1), os.getpid()
     room.started("a")
     assert room.report({"a": me}) is None
-    room.receive("a", me, holdings(1))
+    room.receive("a", holdings(1))
     assert room.report({"a": me}) is None
-    room.receive("a", me, holdings(3, parameters=5))
+    room.receive("a", holdings(3, parameters=5))
     told = room.report({"a": me})
     assert told is not None
     assert told.num_changes == 1
@@ -119,14 +119,15 @@ def test_a_worker_reports_once_after_each_change_when_all_its_jobs_have_settled(
     assert room.report({"a": me}) is None
     room.started("b")
     assert room.report({"a": me, "b": me}) is None
-    room.receive("b", me, holdings(3))
+    room.receive("b", holdings(3))
     assert room.report({"a": me, "b": me}) is not None
     room.concluded()
     assert room.report({"b": me}) is not None
     held = room.of("a")
     assert held is not None
     assert held["parameters_bytes"] == 10, "the most that was seen"
-    assert held["process_bytes"] > 10e6
+    assert held["process_bytes"] == 20_000_000
+    assert Holdings().report(1, []).holdings["process_bytes"] > 10e6, "what this process takes"
 
 
 def test_a_job_that_takes_no_turns_counts_once_its_process_grows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_a_job_without_turns_waits_for_its_time_and_one_that_takes_them_for_the_
     for _ in range(3):
         assert not room.settle_without_turns({"a": me}), "its time is not over"
     monkeypatch.setattr(room_module, "LOOK_SECONDS", 0.0)
-    room.receive("a", me, holdings(1))
+    room.receive("a", holdings(1))
     for _ in range(3):
         assert not room.settle_without_turns({"a": me}), "it takes turns"
     assert room.report({"a": me}) is None
