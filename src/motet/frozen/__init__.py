@@ -1,4 +1,4 @@
-"""Equal frozen weights of a worker's jobs are held once (ADR 28).
+"""Equal frozen weights of a worker's jobs are held once (ADR 29).
 
 ::
 

@@ -1,4 +1,4 @@
-"""The frozen weights of the job that lives in this process: other jobs of its worker may hold the same (ADR 28).
+"""The frozen weights of the job that lives in this process: other jobs of its worker may hold the same (ADR 29).
 
 The worker keeps the register and holds the files (`motet.processes.shared_weights`). The job claims what it holds when
 it has built a model in DDP, and when its first turn has ended, and looks for answers where its turns end. It waits for

@@ -1,4 +1,4 @@
-"""Equal frozen weights of the jobs of this worker, each in a process of its own (ADR 28): the worker's side.
+"""Equal frozen weights of the jobs of this worker, each in a process of its own (ADR 29): the worker's side.
 
 The worker keeps the register of what each job holds and the files that jobs have written, and passes these on; it maps
 none of them. It is asked and answers over the jobs' channels.
