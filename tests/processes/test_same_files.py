@@ -16,7 +16,8 @@ from tests.distributed.jobs_files import CLASHES, NEEDED, SHARED
 from tests.processes.command import HOUSE, place_in
 
 from motet.jobs import JobSpec
-from motet.processes.messages import FileReport, pack, unpack
+from motet.processes.job_messages import FileReport
+from motet.processes.messages import pack, unpack
 from motet.processes.process_job import ProcessJob
 from motet.processes.reporting_ledger import ReportingLedger
 from motet.processes.shared_files import SharedFiles

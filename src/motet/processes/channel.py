@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import cast
 
-from motet.processes.messages import Answer, FromJob, Question, ToJob, pack, unpack
+from motet.processes.job_messages import Answer, FromJob, Question, ToJob
+from motet.processes.messages import pack, unpack
 
 MOST_READS = 16  # at one look: who writes faster than that waits
 _FILES_BYTES = socket.CMSG_SPACE(16 * array.array("i").itemsize)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from motet.parent import end_with_parent
-from motet.processes.messages import Exited, Forked, FromParent, Start, pack, unpack
+from motet.processes.job_messages import Exited, Forked, FromParent, Start
+from motet.processes.messages import pack, unpack
 from motet.processes.start import become
 
 SEARCH = ""

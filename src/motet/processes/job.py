@@ -39,7 +39,7 @@ from motet.memory.footprint import is_measured
 from motet.processes import waits
 from motet.processes.channel import Channel
 from motet.processes.council import Council
-from motet.processes.messages import (
+from motet.processes.job_messages import (
     DivergenceReport,
     EndReport,
     LengthReport,

@@ -17,8 +17,8 @@ from typing import TextIO
 from motet.output.streams import Terminal
 from motet.processes.channel import WorkerChannel
 from motet.processes.family import processor_seconds
+from motet.processes.job_messages import EndReport, FromJob, ResumeReport, Start
 from motet.processes.lines import JobLines
-from motet.processes.messages import EndReport, FromJob, ResumeReport, Start
 from motet.processes.turn_table import RING, Stretch, Table
 from motet.processes.warm_parent import WarmParent
 from motet.timing.clocks import Waited

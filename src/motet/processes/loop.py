@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from motet.errors import WorkerFailedError, WorkerLostError
 from motet.processes.decider import Decider
 from motet.processes.exchange import Exchange
+from motet.processes.job_messages import FrozenReport, Question, Start
 from motet.processes.local import LocalJob, LocalJobs
 from motet.processes.messages import (
     Abandon,
@@ -29,12 +30,9 @@ from motet.processes.messages import (
     FailRequest,
     Finish,
     FollowOrder,
-    FrozenReport,
     Message,
     Notify,
-    Question,
     Skip,
-    Start,
     StartJob,
     Stop,
     StopRequest,

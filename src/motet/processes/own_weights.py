@@ -17,14 +17,7 @@ from motet.frozen.notices import BUSY
 from motet.frozen.weights import JobWeights, can_share, has_grown, modules_here, others_rest
 from motet.memory.footprint import SETTLED_TURN, is_measured
 from motet.processes.channel import Channel
-from motet.processes.messages import (
-    FrozenAnswer,
-    FrozenClaim,
-    FrozenFailure,
-    FrozenFile,
-    FrozenUse,
-    NoticeReport,
-)
+from motet.processes.job_messages import FrozenAnswer, FrozenClaim, FrozenFailure, FrozenFile, FrozenUse, NoticeReport
 
 ANSWER_SECONDS = 2.0
 

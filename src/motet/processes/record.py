@@ -24,10 +24,7 @@ from motet.jobs.parameters import parameters_of
 from motet.pipeline.job_end import STARTS_AGAIN
 from motet.pipeline.ledger import RunLedger
 from motet.pipeline.observers import Observers
-from motet.processes.local import result_of
-from motet.processes.messages import (
-    ClashReport,
-    Conclude,
+from motet.processes.job_messages import (
     DivergenceReport,
     EndReport,
     FileReport,
@@ -37,9 +34,10 @@ from motet.processes.messages import (
     LogReport,
     NoticeReport,
     ParametersReport,
-    ProgressReport,
     SaveReport,
 )
+from motet.processes.local import result_of
+from motet.processes.messages import ClashReport, Conclude, ProgressReport
 from motet.processes.process_job import ProcessJob
 from motet.processes.room import Room
 from motet.processes.shared_files import SharedFiles

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from motet.processes.messages import FileReport
+from motet.processes.job_messages import FileReport
 from motet.same_files.ledger import Clash, Ledger, Signature
 
 

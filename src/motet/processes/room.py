@@ -31,7 +31,8 @@ from motet.memory.footprint import (
     size_text,
 )
 from motet.processes.family import memory_bytes
-from motet.processes.messages import HoldingsReport, RoomReport
+from motet.processes.job_messages import HoldingsReport
+from motet.processes.messages import RoomReport
 from motet.timing.clocks import Waited
 
 LOOK_SECONDS = 30.0

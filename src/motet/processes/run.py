@@ -26,9 +26,10 @@ from motet.processes.failures import Failures
 from motet.processes.forking import SEARCH
 from motet.processes.gang import Gang
 from motet.processes.imports import import_ahead
+from motet.processes.job_messages import Start
 from motet.processes.local import LocalJobs
 from motet.processes.loop import WorkerLoop
-from motet.processes.messages import FailRequest, Start
+from motet.processes.messages import FailRequest
 from motet.processes.openmp import end_openmp_threads
 from motet.processes.peers import Peers
 from motet.processes.process_job import ProcessJob
@@ -137,6 +138,7 @@ def run_in_processes(
     finally:
         hold.close()
         parent.close()
+        table.close()
         for file in (asked, *wake):
             os.close(file)
 

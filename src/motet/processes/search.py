@@ -17,7 +17,7 @@ from motet.errors import GangError
 from motet.jobs.source import ListedJobs
 from motet.processes.channel import Channel
 from motet.processes.exchange import Exchange
-from motet.processes.messages import Answer, Question
+from motet.processes.job_messages import Answer, Question
 from motet.processes.peers import Peers
 from motet.processes.process_job import ProcessJob
 from motet.processes.turns import JobTurns

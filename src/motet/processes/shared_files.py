@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from motet.config import OnSameFile
-from motet.processes.messages import ClashReport, FileReport
+from motet.processes.job_messages import FileReport
+from motet.processes.messages import ClashReport
 from motet.processes.process_job import ProcessJob
 from motet.same_files.ledger import MOST_PATHS, Clash, Ledger
 from motet.same_files.outputs import GivenOutputs

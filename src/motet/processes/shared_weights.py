@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from motet.frozen.notices import SavingNotices
 from motet.frozen.register import Register
 from motet.processes.channel import Channel
-from motet.processes.messages import FrozenAnswer, FrozenClaim, FrozenFailure, FrozenFile, FrozenReport, FrozenUse
+from motet.processes.job_messages import FrozenAnswer, FrozenClaim, FrozenFailure, FrozenFile, FrozenReport, FrozenUse
 
 QUIET_SECONDS = 1.0
 """So long has nothing more been shared when users are notified of what is saved."""

@@ -18,7 +18,8 @@ from multiprocessing import util as multiprocessing_util
 from typing import Any, NoReturn
 
 from motet.parent import end_with_parent, flush_open_files
-from motet.processes.messages import Start, pack, unpack
+from motet.processes.job_messages import Start
+from motet.processes.messages import pack, unpack
 
 Handlers = Mapping[int, Any]
 

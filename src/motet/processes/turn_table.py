@@ -98,6 +98,10 @@ class Table:
             finally:
                 fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
+    def close(self) -> None:
+        """Close the file: nobody looks at the table any more."""
+        os.close(self.fd)
+
     # What the worker does
 
     def open_seat(self, seat: int, per_round: int = 1) -> None:
@@ -355,7 +359,7 @@ class Seat:
 
     @property
     def wish(self) -> int:
-        """What the worker wishes of this job (`motet.processes.messages`)."""
+        """What the worker wishes of this job (`motet.workers.messages`)."""
         return int(self._table._words[self._at + _WISH])
 
     def write(self, stretch: Stretch) -> None:

@@ -17,7 +17,8 @@ from typing import cast
 from motet.errors import WorkerFailedError
 from motet.parent import end_with_parent
 from motet.processes.forking import serve
-from motet.processes.messages import Exited, Forked, FromParent, Start, pack, unpack
+from motet.processes.job_messages import Exited, Forked, FromParent, Start
+from motet.processes.messages import pack, unpack
 from motet.processes.start import forget_exit_hooks
 
 

@@ -16,8 +16,8 @@ from typing import Any, cast
 import pytest
 
 from motet.processes.channel import Channel, WorkerChannel
+from motet.processes.job_messages import Answer, FrozenAnswer, FrozenFile, Question
 from motet.processes.local import LocalJobs
-from motet.processes.messages import Answer, FrozenAnswer, FrozenFile, Question
 from motet.processes.search import AsksWorker, answer_to
 
 LARGE = "x" * 3_000_000  # more than a socket holds

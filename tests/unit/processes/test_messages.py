@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from motet.processes import messages
+from motet.processes import job_messages, messages
 from motet.processes.messages import Message, pack, unpack
 
-START = messages.Start(
+START = job_messages.Start(
     name="a",
     seat=1,
     attempt=0,
@@ -40,27 +40,27 @@ START = messages.Start(
 )
 EVERY_TYPE: list[Message] = [
     START,
-    messages.Forked(7),
-    messages.Exited(7, -9),
-    messages.LogReport(3, {"loss": 0.25, "name": 1.0}),
-    messages.LengthReport(None),
-    messages.ParametersReport({"lr": 0.1, "act": "relu", "none": None}),
-    messages.NoticeReport("two\nlines"),
-    messages.FileReport("renames", "a.txt", 7, target="b.txt", now=[[1, 2], None]),
+    job_messages.Forked(7),
+    job_messages.Exited(7, -9),
+    job_messages.LogReport(3, {"loss": 0.25, "name": 1.0}),
+    job_messages.LengthReport(None),
+    job_messages.ParametersReport({"lr": 0.1, "act": "relu", "none": None}),
+    job_messages.NoticeReport("two\nlines"),
+    job_messages.FileReport("renames", "a.txt", 7, target="b.txt", now=[[1, 2], None]),
     messages.ClashReport("a", "writes", "a.txt", ["b"]),
-    messages.DivergenceReport(9, "NaN"),
-    messages.SaveReport(9),
-    messages.ResumeReport(40),
-    messages.HoldingsReport(3, {"parameters_bytes": 8}, [5, 9]),
-    messages.Question(1, "YQ=="),
-    messages.Answer(1, "Yg=="),
+    job_messages.DivergenceReport(9, "NaN"),
+    job_messages.SaveReport(9),
+    job_messages.ResumeReport(40),
+    job_messages.HoldingsReport(3, {"parameters_bytes": 8}, [5, 9]),
+    job_messages.Question(1, "YQ=="),
+    job_messages.Answer(1, "Yg=="),
     messages.RoomReport(2, [1.5, 2.0, 3.0], None),
-    messages.EndReport("failed", 3, "ValueError", "ValueError: ä", 1, None),
-    messages.FrozenClaim({"8-ab": 8}, {"9-cd": 9}),
-    messages.FrozenUse(["8-ab"], []),
-    messages.FrozenFailure("no memory"),
-    messages.FrozenFile(1, {"8-ab": 4096}),
-    messages.FrozenAnswer(2, ["9-cd"]),
+    job_messages.EndReport("failed", 3, "ValueError", "ValueError: ä", 1, None),
+    job_messages.FrozenClaim({"8-ab": 8}, {"9-cd": 9}),
+    job_messages.FrozenUse(["8-ab"], []),
+    job_messages.FrozenFailure("no memory"),
+    job_messages.FrozenFile(1, {"8-ab": 4096}),
+    job_messages.FrozenAnswer(2, ["9-cd"]),
     messages.ExitReport("a", 0, "", 3, "", None, -9, "last\u2028line"),
     messages.ProgressReport({"a": 0.5}, {"a": 0.25}, {"a": 40}, {"a": 3, "b": 0}, {"a": None, "b": 5}),
     messages.StopRequest(2),

@@ -17,7 +17,8 @@ from motet.processes import room as room_module
 from motet.processes.decider import Decider
 from motet.processes.exchange import Exchange
 from motet.processes.family import family, memory_bytes
-from motet.processes.messages import Conclude, ExitReport, HoldingsReport, Message, Notify, RoomReport, StartJob
+from motet.processes.job_messages import HoldingsReport
+from motet.processes.messages import Conclude, ExitReport, Message, Notify, RoomReport, StartJob
 from motet.processes.process_job import ProcessJob
 from motet.processes.room import Holdings, Room
 from motet.processes.search import ListedSource

@@ -13,7 +13,7 @@ from torch import nn
 
 from motet.processes import own_weights
 from motet.processes.channel import Channel
-from motet.processes.messages import EndReport, FrozenReport, LogReport
+from motet.processes.job_messages import EndReport, FrozenReport, LogReport
 from motet.processes.own_weights import OwnWeights
 from motet.processes.shared_weights import SharedWeights
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from motet.errors import WorkerFailedError
-from motet.processes.messages import Exited, Forked, Message, Start, pack
+from motet.processes.job_messages import Exited, Forked, Start
+from motet.processes.messages import Message, pack
 from motet.processes.warm_parent import WarmParent
 
 Wires = tuple[WarmParent, socket.socket]
