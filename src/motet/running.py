@@ -245,8 +245,8 @@ def _run(
 
 def _make_room(workers: Workers, source: JobSource, config: RunConfig, notify_user: Callable[[str], None]) -> None:
     """See to it that there may be sockets enough for the jobs that train at once; `UsageError` if there may not."""
-    at_once = config.at_once if isinstance(config.at_once, int) else len(source.names)
-    workers.make_room(min(at_once, max(1, len(source.names))))
+    at_once = config.at_once if isinstance(config.at_once, int) else max(1, len(source.names))
+    workers.make_room(min(at_once, max(1, len(source.names))) if isinstance(source, ListedJobs) else at_once)
     if workers.connects_jobs_lazily and VARIABLE not in os.environ:
         notify_user(
             "sockets from every worker to every other for each job would exceed the limit of open files: the jobs' "

@@ -5,6 +5,7 @@ A part of `motet.intercept.ddp.JobSeams`, which adds what happens to DDP.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from motet.same_files import about_to_start
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
 from motet.workers.interruption import Interruption
+from motet.workers.sockets import connecting_for_job
 from motet.workers.worlds import Worlds
 
 
@@ -40,7 +42,7 @@ class WorldSeams(ProcessSeams):
     ) -> None:
         super().__init__(turns, notice, alone=workers.num_workers == 1)
         interruption.ask_for_handlers(self._handler_in_child)
-        self._interruption, self._watch = interruption, workers.watch
+        self._workers, self._interruption, self._watch = workers, interruption, workers.watch
         self._before_run = interruption.handler_before
         self._process = os.getpid()
         self._worlds = Worlds(
@@ -66,7 +68,13 @@ class WorldSeams(ProcessSeams):
         """Make a group for the job's own collectives; it ends with the job."""
         if _called_by("deepspeed"):  # every engine makes groups, before anything is trained
             self.refuse(DEEPSPEED.answer, DEEPSPEED.instead)
-        job, group = self._turns.running_here(), original(*args, **kwargs)
+        job = self._turns.running_here()
+        with (
+            connecting_for_job(lazily=self._workers.connects_jobs_lazily)
+            if job is not None
+            else contextlib.nullcontext()
+        ):
+            group = original(*args, **kwargs)
         if job is not None and isinstance(group, dist.ProcessGroup) and self.world_values() is None:
             job.groups.append(group)
         return group

@@ -26,7 +26,7 @@ from motet.launcher.options import check_torchrun_options, on_one_machine, worke
 from motet.launcher.outcome import Outcome, how_it_ended
 from motet.parent import PARENT
 from motet.run_dir import RunDir
-from motet.workers.sockets import make_room_for_store
+from motet.workers.sockets import room_for_store
 
 # The last two are what batch systems are asked to send before the end: SLURM's --signal=USR1@60, submitit's USR2.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -60,9 +60,10 @@ def run_workers(
         _environment(options),
         _quiet(),
         Guardian() as guardian,
+        contextlib.ExitStack() as stack,
     ):
         spec, config = worker_spec(options, program, arguments, logs, rendezvous)
-        make_room_for_store(config.max_nodes * config.nproc_per_node)
+        stack.enter_context(room_for_store(config.max_nodes * config.nproc_per_node))
 
         def before_restart(agent: Agent) -> None:
             how = "; ".join(how_it_ended(worker, status) for worker, status in agent.exits.items() if status)

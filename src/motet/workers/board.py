@@ -35,6 +35,7 @@ class Board:
         self._worker = worker
         self._num_workers = num_workers
         self._store = store
+        self._is_there = False
         self._failures: list[int] = []  # the numbers of those that this worker has published
 
     def own_connection(self) -> None:
@@ -72,13 +73,11 @@ class Board:
     # Where workers stand. These block for as long as the store takes, and raise what it raises.
 
     def join(self, mine: Position) -> None:
-        """Publish that this worker is there; called once."""
-        self.publish_position(mine)
-        self._open().add(f"{_KEY}/here", 1)
-
-    def publish_position(self, mine: Position) -> None:
-        """Publish where this worker stands."""
+        """Publish where this worker stands, and the first time that it is there."""
         self._open().set(_place(self._worker), json.dumps(mine.to_json()))
+        if not self._is_there:
+            self._open().add(f"{_KEY}/here", 1)
+            self._is_there = True
 
     def positions(self) -> dict[int, Position]:
         """Return where those workers stand that have stood still by now; none before all workers are there."""

@@ -79,8 +79,12 @@ class Workers:
         self.connects_jobs_lazily = False  # the groups that jobs make
         self._num_groups = 0
         self._num_agreements = 0
-        self._control: dist.ProcessGroup | None = self._new_group("gloo" if has_device_backend(config) else None)
-        self.finish_agreement(self.start_agreement([0.0]))  # connects it
+        try:
+            self._control: dist.ProcessGroup | None = self._new_group("gloo" if has_device_backend(config) else None)
+            self.finish_agreement(self.start_agreement([0.0]))  # connects it
+        except BaseException:
+            self.watch.close(done=False)  # it would end a program that catches this, once the store has gone
+            raise
 
     @classmethod
     def join(cls, *, timeout_seconds: float = 1800.0) -> Workers:

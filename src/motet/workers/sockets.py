@@ -23,6 +23,7 @@ from motet.torch_versions import LAZY_CONNECTIONS
 
 SPARE = 256  # for files, data loaders, what jobs open
 VARIABLE = "TORCH_GLOO_LAZY_INIT"
+LIMIT = "MOTET_OPEN_FILES"  # as it was before a launcher raised its own, which its workers inherit
 CLIENTS = 3  # connections to the store, besides one for each job
 MANY_JOBS = 16  # at once, where it is not known how many
 
@@ -44,13 +45,13 @@ def clients_of_store(num_jobs: int, num_workers: int) -> int:
 def jobs_connect_lazily(num_jobs: int, num_workers: int) -> bool:
     """Return whether jobs' own groups are to connect lazily: what torch's own variable says, if the user has set it.
 
-    Otherwise they do where their meshes would not fit below the limit of open files as it is.
+    Otherwise they do where their meshes would not fit below the limit of open files as this host has it.
     """
     if not LAZY_CONNECTIONS.there:
         return False
     if (given := os.environ.get(VARIABLE)) is not None:
         return given.lower() in {"1", "y", "yes", "t", "true"}
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = int(os.environ.get(LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
     return soft != resource.RLIM_INFINITY and sockets_needed(num_jobs, num_workers) + SPARE > soft
 
 
@@ -76,13 +77,26 @@ def make_room(num_jobs: int, num_workers: int, *, lazily: bool = False, num_clie
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def make_room_for_store(num_workers: int, num_jobs: int = MANY_JOBS) -> None:
-    """Raise the limit of the process that keeps the store, as far as it may be."""
+@contextlib.contextmanager
+def room_for_store(num_workers: int, num_jobs: int = MANY_JOBS) -> Iterator[None]:
+    """Raise the limit of the process that keeps the store, as far as it may be, until the block ends.
+
+    What it starts meanwhile finds in `LIMIT` what the limit was.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = clients_of_store(num_jobs, num_workers) + SPARE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        yield
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    before = os.environ.get(LIMIT)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    os.environ[LIMIT] = str(soft)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        _put_back(LIMIT, before)
 
 
 @contextlib.contextmanager
@@ -93,10 +107,21 @@ def connecting(*, lazily: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
+        _put_back(VARIABLE, before)
+
+
+@contextlib.contextmanager
+def connecting_for_job(*, lazily: bool) -> Iterator[None]:
+    """Have the groups that a job makes in the block connect so, unless its own environment says how."""
+    with contextlib.nullcontext() if VARIABLE in os.environ else connecting(lazily=lazily):
+        yield
+
+
+def _put_back(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
 
 
 def longest_pause_seconds(num_workers: int) -> float:

@@ -223,7 +223,7 @@ class Watch:
         return False
 
     def _run(self) -> None:
-        with contextlib.suppress(Exception):  # met again when this worker stands still
+        with contextlib.suppress(Exception):  # tried again when this worker stands still
             self.board.join(self.position())
         epoch, stood, compared = self._num_moves(), Waited(), 0.0
         while not self._closing.wait(1.0):
@@ -284,9 +284,9 @@ class Watch:
         """Publish where this worker stands, and see whether that ends the run: worker 0 judges, the others read it."""
         self._beat += 1
         mine = self.position()
-        self.board.publish_position(mine)
+        self.board.join(mine)
         if self.worker == 0:
-            self._judge(mine, still)
+            self._judge(mine)
         elif (error := self.board.verdict(waits=mine.item is not None)) is not None:
             self._give_up(error)
         if self.error is not None:
@@ -297,12 +297,13 @@ class Watch:
         elif mine.item is not None and still > self._longest([mine]) + 2.0:  # a sliced wait has its own, sooner
             self._give_up(SyncTimeoutError(f"Nothing has moved for {still:.0f} s:\n{self.others_stand()}"))
 
-    def _judge(self, mine: Position, still: float) -> None:
+    def _judge(self, mine: Position) -> None:
         """Read where all stand. A verdict counts only workers that renewed their position and have not moved."""
         positions = {**self.board.positions(), self.worker: mine}
         self._known = positions
         stable = {worker: position for worker, position in positions.items() if self._stands(position)}
-        cycle = find_cycle(stable, certain=still < self._certainty_seconds) or find_divergence(positions)
+        waited = min((position.still_seconds for position in stable.values() if position.item is not None), default=0.0)
+        cycle = find_cycle(stable, certain=waited < self._certainty_seconds) or find_divergence(positions)
         if cycle and any(position.item is not None for position in positions.values()):
             error = verdict(positions, cycle, self.board.failures())
             self.board.publish_verdict(error, for_all=False)

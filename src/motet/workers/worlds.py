@@ -32,7 +32,7 @@ from torch._C._distributed_c10d import _unregister_process_group
 from motet.errors import UnsupportedError
 from motet.patching import Call
 from motet.workers.group import Workers
-from motet.workers.sockets import connecting
+from motet.workers.sockets import connecting_for_job
 
 # The properties of torch's `_World` that hold something; what a version of torch does not have is not asked for.
 VALUES: dict[str, Callable[[], Any]] = {
@@ -220,7 +220,7 @@ class Worlds:
         elif options.get("backend") is None:
             options["backend"] = workers.backend_config if torch.accelerator.is_available() else None
         store = workers.store_for(f"world/{world.label}")
-        with connecting(lazily=workers.connects_jobs_lazily):
+        with connecting_for_job(lazily=workers.connects_jobs_lazily):
             original(**options, store=store, rank=workers.worker, world_size=workers.num_workers)
         if shared is not None:
             _share_device(world, shared, workers.backend_config, given.get("backend"))

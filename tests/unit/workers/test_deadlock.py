@@ -111,6 +111,12 @@ def test_two_workers_in_the_same_collective_wait_for_the_third() -> None:
     assert circle(*talks, at(2, None, launched={"a": 3}), certain=False) == []
 
 
+def test_workers_that_connect_wait_for_nobody_in_a_circle() -> None:
+    here = [at(worker, WaitsFor("connections", None, 5)) for worker in (1, 2)]
+    assert find_cycle({0: at(0, None), **{each.worker: each for each in here}}) == []
+    assert find_cycle({each.worker: each for each in here}, certain=False) == []
+
+
 def test_agreements_are_met_by_number() -> None:
     early = at(0, WaitsFor("agreement", None, 5), num_agreements=5, launched={"a": 9})
     elsewhere = at(1, WaitsFor("gradients", "a", 10), num_agreements=4, launched={"a": 10})

@@ -12,11 +12,12 @@ from motet.workers import sockets
 from motet.workers.sockets import (
     VARIABLE,
     connecting,
+    connecting_for_job,
     consult_every_seconds,
     jobs_connect_lazily,
     longest_pause_seconds,
     make_room,
-    make_room_for_store,
+    room_for_store,
     seconds_between_looks,
     sockets_needed,
 )
@@ -72,10 +73,18 @@ def test_what_does_not_fit_is_refused_with_what_would(limits: list[tuple[int, in
 
 
 def test_whoever_keeps_the_store_has_room_for_its_clients(limits: list[tuple[int, int]]) -> None:
-    make_room_for_store(16)
-    assert limits == [(1024, 4096)]
-    make_room_for_store(1000)
-    assert limits[1:] == [(4096, 4096)], "as far as it may"
+    with room_for_store(16):
+        assert limits == [(1024, 4096)]
+    with room_for_store(1000):
+        assert limits[1:] == [(4096, 4096)], "as far as it may"
+    assert limits[2:] == [(1024, 4096)], "put back"
+
+
+def test_what_a_launcher_raises_for_its_store_decides_for_no_worker(limits: list[tuple[int, int]]) -> None:
+    with room_for_store(256):
+        assert limits[-1][0] > sockets_needed(8, 256) + sockets.SPARE
+        assert jobs_connect_lazily(8, 256)
+    assert sockets.LIMIT not in os.environ
 
 
 def test_groups_connect_as_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +95,15 @@ def test_groups_connect_as_they_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
             assert os.environ[VARIABLE] == "0"
         assert os.environ[VARIABLE] == "1"
     assert VARIABLE not in os.environ
+
+
+def test_a_jobs_own_word_decides_for_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with connecting_for_job(lazily=True):
+        assert os.environ[VARIABLE] == "1"
+    monkeypatch.setenv(VARIABLE, "0")
+    with connecting_for_job(lazily=True):
+        assert os.environ[VARIABLE] == "0"
 
 
 @pytest.mark.parametrize("num_workers", [2, 64, 256, 1024])
