@@ -5,7 +5,6 @@ A part of `motet.intercept.ddp.JobSeams`, which adds what happens to DDP.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -69,13 +68,11 @@ class WorldSeams(ProcessSeams):
         if _called_by("deepspeed"):  # every engine makes groups, before anything is trained
             self.refuse(DEEPSPEED.answer, DEEPSPEED.instead)
         job = self._turns.running_here()
-        with (
-            connecting_for_job(lazily=self._workers.connects_jobs_lazily)
-            if job is not None
-            else contextlib.nullcontext()
-        ):
+        if job is None:
+            return original(*args, **kwargs)
+        with connecting_for_job(lazily=self._workers.connects_jobs_lazily):
             group = original(*args, **kwargs)
-        if job is not None and isinstance(group, dist.ProcessGroup) and self.world_values() is None:
+        if isinstance(group, dist.ProcessGroup) and self.world_values() is None:
             job.groups.append(group)
         return group
 
