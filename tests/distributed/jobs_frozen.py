@@ -6,7 +6,9 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tests.distributed.identity import Record
@@ -237,3 +239,17 @@ def compiled() -> Record:
         optimizer.step()
         record.look(loss)
     return record.ended(ddp)
+
+
+def exporting() -> Record:
+    """Weights of the base are handed over by DLPack before they are shared, and read by that address to the end."""
+    seen: list[Any] = []
+
+    def read(step: int, model: Adapted) -> None:
+        if not seen:
+            seen.append(np.from_dlpack(model.base.layers[0].weight.detach()))
+        assert bool((torch.from_numpy(seen[0]) == model.base.layers[0].weight).all()), "memory that is gone"
+        model.base.layers[0].weight.data.add_(0.25)
+        assert seen[0][0, 0] == model.base.layers[0].weight[0, 0], "another memory"
+
+    return train(read)

@@ -11,7 +11,7 @@ from motet.testing import Gang
 IDENTITY = "tests.distributed.identity:must_equal_alone"
 KINDS = (
     "adapter", "unfreezing", "merging", "writing", "loading", "resizing", "copying", "sharing_memory", "loader",
-    "teacher",
+    "teacher", "exporting",
 )  # fmt: skip
 JOBS = {kind: f"jobs_frozen:{kind}" for kind in KINDS}
 
