@@ -28,7 +28,7 @@ from motet.jobs.source import JobSource, ListedJobs
 from motet.jobs.surroundings import JobSurroundings
 from motet.memory.offload import Transfers
 from motet.output.per_job import JobOutput
-from motet.pipeline import Pipeline
+from motet.pipeline import JobHooks, Pipeline
 from motet.processes.process_job import ProcessJob, refuse_compressed
 from motet.processes.run import run_in_processes
 from motet.processes.search import Search
@@ -217,11 +217,8 @@ def _run(
             planning or Replanner(None, source.names),
             config,
             workers,
+            JobHooks(job_dir, start_job, output.end, notify_user),
             observers,
-            job_dir=job_dir,
-            start_job=start_job,
-            end_job=output.end,
-            notify_user=notify_user,
             aggregation=aggregates,
             safety=_safety(workers, folder, standing, notify_user),
             transfers=transfers,

@@ -7,12 +7,14 @@
     requests                  what a job may ask of its run while it has its turn
     waits                     where it waits for gradients, or for a device
     job_end                   all workers met the same end of a job
+    hooks                     what is done for each job by whoever starts the loop
     observers                 who learns what happens: observers and the user
     recorder, ledger          when each turn computed and synchronized; what that makes for each job
 """
 
 from __future__ import annotations
 
+from motet.pipeline.hooks import JobHooks
 from motet.pipeline.loop import Pipeline
 
-__all__ = ["Pipeline"]
+__all__ = ["JobHooks", "Pipeline"]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from motet.checkpoints.coordinator import Coordinator
 from motet.checkpoints.policy import RecoveryPolicy
@@ -33,6 +32,7 @@ from motet.memory.admission import AdmissionControl
 from motet.memory.offload import Transfers
 from motet.patches import DURING_A_RUN
 from motet.patching import in_place
+from motet.pipeline.hooks import JobHooks
 from motet.pipeline.job_end import NO_DDP, STARTS_AGAIN, agree_on_end, failed_text, leave_traces
 from motet.pipeline.job_table import JobTable
 from motet.pipeline.ledger import RunLedger
@@ -53,10 +53,7 @@ TIMES_TO_ASK = 3
 
 
 class Pipeline:
-    """One run on this worker.
-
-    ``start_job(job)`` prepares a job's surroundings inside its greenlet, ``end_job(name)`` clears them away.
-    """
+    """One run on this worker."""
 
     def __init__(
         self,
@@ -64,11 +61,8 @@ class Pipeline:
         planning: Replanner,
         config: RunConfig,
         workers: Workers,
+        hooks: JobHooks,
         observers: Sequence[Observer],
-        job_dir: Callable[[str], Path | None],
-        start_job: Callable[[Job], None],
-        end_job: Callable[[str], None],
-        notify_user: Callable[[str], None],
         aggregation: Aggregation | None = None,
         safety: RecoveryPolicy | None = None,
         transfers: Transfers | None = None,
@@ -83,16 +77,13 @@ class Pipeline:
         self._workers = workers
         self._watch = workers.watch
         self._agreements = Agreements(workers)
-        self._job_dir = job_dir
-        self._start_job = start_job
-        self._end_job = end_job
-        self._notify_user = notify_user
+        self._hooks = hooks
         self._safety = safety or RecoveryPolicy()
         self._interruption = Interruption(config.stop_after_seconds)
         interruption = self._interruption
         workers.heed(interruption.hopeless, interruption.check_signals, lambda: interruption.signal_name is not None)
         self._turns = Turns()
-        self._observers = Observers(observers, notify_user, self._turns.settle)
+        self._observers = Observers(observers, hooks.notify_user, self._turns.settle)
         self._observe, self._notify = self._observers.observe, self._observers.notify
         self._ledger = RunLedger()
         self._waits = waits = Waits(workers, self._turns, self._notify)
@@ -218,14 +209,14 @@ class Pipeline:
         """Make a job ready to take its first turn."""
         self._follow(self._planning.joined(spec.name, self._live))
         self._files.joined(spec)
-        handle = self._requests.handle_of(spec.name, self._job_dir(spec.name))
+        handle = self._requests.handle_of(spec.name, self._hooks.job_dir(spec.name))
         job = RunningJob(
             spec.name,
             self._seams.whole(spec.name, spec.call),
             self._gradients_of(spec),
             handle,
             num_turns=spec.turns,
-            prepare=partial(self._start_job, spec),
+            prepare=partial(self._hooks.start_job, spec),
             belongs_to_stop=self._interruption.explains,
         )
         self._jobs.admit(job)
@@ -351,12 +342,12 @@ class Pipeline:
             self._workers.release_lane(lane)
         self._buffers.detach(job)
         self._seams.end_groups(job)
-        self._end_job(job.name)
+        self._hooks.end_job(job.name)
         self._admission.ended(job.name)
         if outcome.status == "finished" and job.gradients.num_ddp == 0:
             self._notify(job.name, NO_DDP)
         if outcome.error is not None:
-            self._notify_user(failed_text(job))
+            self._hooks.notify_user(failed_text(job))
         self._recorder.flush()
         held = self._admission.of(job.name, self._frozen.ended(job.name))
         nonfinite = self._finite.ended(job.name)

@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import TextIO
@@ -35,7 +36,7 @@ from motet.processes.peers import Peers
 from motet.processes.process_job import ProcessJob
 from motet.processes.record import Record
 from motet.processes.room import Room, num_sharing
-from motet.processes.search import ListedSource, LivelySource, Search
+from motet.processes.search import ListedSource, LivelySource, Search, Source
 from motet.processes.switches import Switches
 from motet.processes.turn_table import MAX_SEATS, Table
 from motet.processes.warm_parent import WarmParent
@@ -89,40 +90,15 @@ def run_in_processes(
             gang.leave()
             return Results(dict(before.ended), gang.num_workers, time.perf_counter() - begin)
         start = gang.peers.broadcast_from_0(lambda: uuid.uuid4().hex, key="start")
-        job_dir = (lambda name: None) if run_dir is None else run_dir.job_dir
-        shown_on = streams or (sys.stdout, sys.stderr)
-        decider = None
-        if gang.worker == 0:
-            assert source is not None
-            source = LivelySource(source, gang.exchange) if isinstance(jobs, Search) else source
-            order = None if config.order is None else Order(tuple(config.for_jobs(names).order or ()))
-            failures = Failures(run_dir, start, config.max_job_failures)
-            decider = Decider(
-                gang.exchange,
-                source,
-                order,
-                num_seats,
-                config.at_once == "auto",
-                failures.charge,
-                Switches(lambda: table.counted) if config.strict_order else None,
-            )
+        lively = LivelySource(source, gang.exchange) if source and isinstance(jobs, Search) else source
+        parts = _Parts(config, gang, run_dir, table, tuple(wake), asked, start)
         loop = WorkerLoop(
             left,
             gang.exchange,
-            LocalJobs(parent, table, tuple(wake), asked, gang.worker, job_dir, shown_on, everybody=config.verbose),
-            decider,
-            partial(_start_message, gang, config, run_dir, table.fd, wake, asked, start),
-            Record(
-                left,
-                Room(num_sharing(gang.num_workers), by_memory=config.at_once == "auto"),
-                observers,
-                notify_user,
-                partial(_keep, run_dir, gang.worker, notify_user),
-                before.starting_again,
-                config.on_same_file,
-                partial(_fail_for_file, gang.exchange, config.on_same_file),
-                None if gang.worker == 0 else gang.exchange.report,
-            ),
+            parts.local_jobs(parent, streams or (sys.stdout, sys.stderr)),
+            None if lively is None or gang.worker else parts.decider(lively, names, num_seats),
+            parts.start_message,
+            parts.record(left, before.starting_again, observers, notify_user),
             Interruption(config.stop_after_seconds),
             config.timeout_seconds,
         )
@@ -143,48 +119,90 @@ def run_in_processes(
             os.close(file)
 
 
-def _start_message(
-    gang: Gang,
-    config: RunConfig,
-    run_dir: RunDir | None,
-    table: int,
-    wake: Sequence[int],
-    asks: int,
-    start: str,
-    job: ProcessJob,
-    seat: int,
-    attempt: int,
-) -> Start:
-    folder = None if run_dir is None else run_dir.job_dir(job.name)
-    return Start(
-        name=job.name,
-        seat=seat,
-        attempt=attempt,
-        worker=gang.worker,
-        num_workers=gang.num_workers,
-        table=table,
-        wake=wake,
-        strict=config.strict_order,
-        channel=-1,
-        prefix=f"{gang.prefix}/jobs",
-        spec=job.spec,
-        given=job.given,
-        asks=asks,
-        turns=job.turns,
-        cwd=job.cwd,
-        env=job.env,
-        environment=gang.environment,
-        run_dir=None if run_dir is None else str(run_dir.path),
-        job_dir=None if folder is None else str(folder),
-        checkpoints=None if run_dir is None else str(run_dir.checkpoints_dir),
-        seed=config.seed,
-        on_nan=config.on_nan,
-        start=start,
-        timeout_seconds=config.timeout_seconds,
-        separate_disks=run_dir is not None and run_dir.separate_disks,
-        own_disk=run_dir is not None and run_dir.own_disk,
-        share_frozen=config.share_frozen == "on",
-    )
+@dataclass(frozen=True)
+class _Parts:
+    """Builds the parts of a run from what all of them are about. ``start``: what tells this start from earlier ones."""
+
+    config: RunConfig
+    gang: Gang
+    run_dir: RunDir | None
+    table: Table
+    wake: tuple[int, ...]
+    asked: int
+    start: str
+
+    def local_jobs(self, parent: WarmParent, shown_on: tuple[TextIO, TextIO]) -> LocalJobs:
+        """Return what starts the jobs' processes on this worker, and reads from them."""
+        job_dir = (lambda name: None) if self.run_dir is None else self.run_dir.job_dir
+        worker, everybody = self.gang.worker, self.config.verbose
+        return LocalJobs(parent, self.table, self.wake, self.asked, worker, job_dir, shown_on, everybody=everybody)
+
+    def decider(self, source: Source, names: Sequence[str], num_seats: int) -> Decider:
+        """Return what decides for all workers, on worker 0."""
+        return Decider(
+            self.gang.exchange,
+            source,
+            None if self.config.order is None else Order(tuple(self.config.for_jobs(names).order or ())),
+            num_seats,
+            self.config.at_once == "auto",
+            Failures(self.run_dir, self.start, self.config.max_job_failures).charge,
+            Switches(lambda: self.table.counted) if self.config.strict_order else None,
+        )
+
+    def record(
+        self,
+        jobs: Sequence[ProcessJob],
+        starting_again: Collection[str],
+        observers: Sequence[Observer],
+        notify_user: Callable[[str], None],
+    ) -> Record:
+        """Return what keeps what this worker knows of its jobs."""
+        exchange, on_same_file = self.gang.exchange, self.config.on_same_file
+        return Record(
+            jobs,
+            Room(num_sharing(self.gang.num_workers), by_memory=self.config.at_once == "auto"),
+            observers,
+            notify_user,
+            partial(_keep, self.run_dir, self.gang.worker, notify_user),
+            starting_again,
+            on_same_file,
+            partial(_fail_for_file, exchange, on_same_file),
+            None if self.gang.worker == 0 else exchange.report,
+        )
+
+    def start_message(self, job: ProcessJob, seat: int, attempt: int) -> Start:
+        """Return all that a job's process has to know."""
+        gang, config, run_dir = self.gang, self.config, self.run_dir
+        folder = None if run_dir is None else run_dir.job_dir(job.name)
+        return Start(
+            name=job.name,
+            seat=seat,
+            attempt=attempt,
+            worker=gang.worker,
+            num_workers=gang.num_workers,
+            table=self.table.fd,
+            wake=self.wake,
+            strict=config.strict_order,
+            channel=-1,
+            prefix=f"{gang.prefix}/jobs",
+            spec=job.spec,
+            given=job.given,
+            asks=self.asked,
+            turns=job.turns,
+            cwd=job.cwd,
+            env=job.env,
+            environment=gang.environment,
+            run_dir=None if run_dir is None else str(run_dir.path),
+            job_dir=None if folder is None else str(folder),
+            checkpoints=None if run_dir is None else str(run_dir.checkpoints_dir),
+            seed=config.seed,
+            on_nan=config.on_nan,
+            start=self.start,
+            timeout_seconds=config.timeout_seconds,
+            separate_disks=run_dir is not None and run_dir.separate_disks,
+            own_disk=run_dir is not None and run_dir.own_disk,
+            share_frozen=config.share_frozen == "on",
+        )
 
 
 def _check_housing(at_once: int | None) -> None:
