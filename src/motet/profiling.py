@@ -115,6 +115,9 @@ class Profiling(Replanner):
         self._state_bytes: dict[str, int] = {}
         self._device = "cpu"
 
+    def know(self, costs: Mapping[str, Cost]) -> None:
+        """Measure all the same."""
+
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:
         if self._last is not None and self._last != job and self._turns[self._last]:
             self._turns[self._last][-1].alone = False  # its gradients were in flight while this job computed

@@ -4,6 +4,7 @@
 
     run.json        what was asked for: format version, command, jobs, versions, commit
     results.json    what came of it
+    costs.json      what turns cost (`motet.checkpoints.earlier_costs`)
     jobs/<name>/    the job's log, its result where that is not JSON, and how it ended
     checkpoints/    what the jobs go on from, a folder a job
     state/          what each worker is doing right now, for messages about workers that died

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TextIO, Unpack
 
 from motet.checkpoints import resuming
+from motet.checkpoints.earlier_costs import CostKeeper, find_on_0
 from motet.checkpoints.gang import Gang, wait_for_word
 from motet.checkpoints.policy import Disks, RecoveryPolicy
 from motet.checkpoints.transfer import hand_in_attempts
@@ -212,9 +213,14 @@ def _run(
             orderly = True
             wall_seconds = time.perf_counter() - begin
             return Results(dict(standing.ended), num_workers=workers.num_workers, wall_seconds=wall_seconds)
+        planning = planning or Replanner(None, source.names)
+        if folder is not None and isinstance(source, ListedJobs):
+            planning.know(find_on_0(workers.broadcast_from_0, folder, source.names, config, workers.num_workers))
+        if folder is not None and workers.worker == 0:
+            observers = [*observers, CostKeeper(folder, config, workers.num_workers, lambda: planning.costs)]
         pipeline = Pipeline(
             source,
-            planning or Replanner(None, source.names),
+            planning,
             config,
             workers,
             JobHooks(job_dir, start_job, output.end, notify_user),

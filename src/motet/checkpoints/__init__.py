@@ -5,6 +5,7 @@
     coordinator               when each job is saved, and who has written his part of it
     policy                    where checkpoints go, and who keeps what came of jobs
     resuming                  what a run that was begun before has left, and what is to be done with its jobs
+    earlier_costs             what turns cost when the same jobs last ran
     writer                    copy a job's state at once, write it while other jobs compute
     objects, data             the states of what a job registered; the position in its data
     generators                the random generators of this worker

@@ -16,26 +16,39 @@ from motet.schedule.replay import best_order
 
 
 class Costing:
-    """What worker 0 knows of costs, and the order that follows from it. ``given``: the user's order, kept to."""
+    """What worker 0 knows of costs, and the order that follows from it.
 
-    def __init__(self, given: Order | None, names: Sequence[str]) -> None:
+    ``given``: the user's order, kept to. ``earlier``: what turns cost in an earlier run, with which jobs begin.
+    """
+
+    def __init__(self, given: Order | None, names: Sequence[str], earlier: Mapping[str, Cost] | None = None) -> None:
         self._given = given
+        self._earlier = earlier or {}
         self.order = given or round_robin(names)
         self._reports: dict[int, dict[str, Cost]] = {}
         self._costs: dict[str, Cost] = {}
         self._drifted = False
         self._because = ""  # what has changed since the order was made, other than costs
 
+    @property
+    def costs(self) -> Mapping[str, Cost]:
+        """Those of which the order was made."""
+        return self._costs
+
     def receive(self, worker: int, report: ProgressReport) -> None:
         """Take note of what a worker measured."""
         self._reports[worker] = {name: _cost(report, name) for name in report.compute_seconds}
 
     def joined(self, job: str, live: Sequence[str]) -> Change | None:
-        """Return the order now that a job has joined: a round robin, until its costs are known."""
+        """Return the order now that a job has joined: a round robin, unless an earlier run's costs are known."""
         if self._given is not None and job in self._given.names:
             return None
         self._because = ""
-        self.order = round_robin([*(name for name in live if name != job), job])
+        names = [*(name for name in live if name != job), job]
+        self.order = round_robin(names)
+        if len(names) > 1 and self._earlier.keys() >= set(names):
+            self._costs = {name: self._earlier[name] for name in names}
+            self.order = best_order(self._costs, {})
         return Change(self.order, f"job '{job}' joined")
 
     def ended(self, job: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from motet.processes.costs import Costing
@@ -30,6 +30,7 @@ from motet.processes.room import full_text, has_room
 from motet.processes.search import Source
 from motet.processes.switches import Switches
 from motet.results import JobResult
+from motet.schedule.costs import Cost
 from motet.schedule.order import Order
 from motet.tracebacks import short_form
 from motet.workers.messages import STOP_NOW
@@ -66,7 +67,8 @@ class Decider:
 
     ``source``: the jobs to run. ``charge(name, attempt, verdict)`` takes note that a job failed on one worker alone,
     and returns whether it may be tried again. ``by_memory``: a job joins where there is room for it in memory.
-    ``switches``: says when orders begin that are followed to the letter.
+    ``switches``: says when orders begin that are followed to the letter. ``earlier_costs``: what turns cost when these
+    jobs last ran.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class Decider:
         by_memory: bool,
         charge: Callable[[str, int, Verdict], bool],
         switches: Switches | None = None,
+        earlier_costs: Mapping[str, Cost] | None = None,
     ) -> None:
         self._exchange = exchange
         self.source = source
-        self._costing = Costing(order, source.names[:at_once])
+        self._costing = Costing(order, source.names[:at_once], earlier_costs)
         self._free = list(range(at_once))[::-1]
         self._running: dict[str, _Running] = {}
         self._switches = switches
@@ -98,6 +101,11 @@ class Decider:
         self._num_concluding = 0  # broadcast as ended, and not heard of by this worker's own loop
         self._stop = 0
         self._over = False
+
+    @property
+    def costs(self) -> Mapping[str, Cost]:
+        """What turns cost, as far as the order goes by it."""
+        return self._costing.costs
 
     def begin(self) -> None:
         """Start the first jobs."""

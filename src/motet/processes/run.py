@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from motet.checkpoints import resuming
+from motet.checkpoints.earlier_costs import CostKeeper, find
 from motet.config import OnSameFile, RunConfig
 from motet.errors import UsageError
 from motet.events import Observer
@@ -90,13 +91,16 @@ def run_in_processes(
             gang.leave()
             return Results(dict(before.ended), gang.num_workers, time.perf_counter() - begin)
         start = gang.peers.broadcast_from_0(lambda: uuid.uuid4().hex, key="start")
-        lively = LivelySource(source, gang.exchange) if source and isinstance(jobs, Search) else source
+        deciding = LivelySource(source, gang.exchange) if source is not None and isinstance(jobs, Search) else source
         parts = _Parts(config, gang, run_dir, table, tuple(wake), asked, start)
+        decider = None if deciding is None or gang.worker else parts.decider(deciding, names, num_seats)
+        if decider is not None and run_dir is not None:
+            observers = [*observers, CostKeeper(run_dir, config, gang.num_workers, lambda: decider.costs)]
         loop = WorkerLoop(
             left,
             gang.exchange,
             parts.local_jobs(parent, streams or (sys.stdout, sys.stderr)),
-            None if lively is None or gang.worker else parts.decider(lively, names, num_seats),
+            decider,
             parts.start_message,
             parts.record(left, before.starting_again, observers, notify_user),
             Interruption(config.stop_after_seconds),
@@ -147,6 +151,7 @@ class _Parts:
             self.config.at_once == "auto",
             Failures(self.run_dir, self.start, self.config.max_job_failures).charge,
             Switches(lambda: self.table.counted) if self.config.strict_order else None,
+            find(self.run_dir, names, self.config, self.gang.num_workers) if self.run_dir is not None else None,
         )
 
     def record(

@@ -5,6 +5,7 @@
     order                     an order, and the place where a run is in it
     weights                   the order that costs make: how many turns each job gets in a round, and where they lie
     simulator                 workers and their links, event by event, in exact time
+    ready_first               a round found by trying: the ready job that is furthest behind goes first
     replay                    an order replayed against costs; the best of several
     bound                     the least time that costs allow
     costs                     what a turn of a job costs, agreed on by all workers from what each has measured

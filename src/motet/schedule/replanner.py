@@ -1,6 +1,7 @@
 """When a run changes its order, and to what: from costs that the workers have reported to each other.
 
-A run without a given order begins with a round robin, and its first turns are the profile. Every worker keeps the
+A run without a given order begins with a round robin, and its first turns are the profile; or with what turns cost in
+an earlier run (`Replanner.know`), which is put right in the same way. Every worker keeps the
 figures of each job's last turns (`Replanner.computed`, `Replanner.synced`); now and then all report to
 all (`report_costs`, `receive_costs`), with an agreement that is made anyway. From then on nobody needs to ask again:
 the order is a pure function of what all have received, so every worker finds the same one, at the same slot (ADR 0004,
@@ -121,6 +122,16 @@ class Replanner:
         self._asked: tuple[str, ...] = ()
         self._num_passed = 0
         self._drifted = False
+
+    def know(self, costs: Mapping[str, Cost]) -> None:
+        """Begin with what turns cost in an earlier run. The order is determined again once turns have been measured."""
+        if self.given:
+            return
+        names = self.order.names
+        self._received = {name: costs[name] for name in names if name in costs}
+        self._few = set(self._received)
+        if len(self._received) == len(names) > 1:
+            self._determined(dict.fromkeys(names, 0), "costs are known from an earlier run")
 
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:
         """Take note of a turn that ended with a synchronization: so many seconds of computing from ``begin`` on.

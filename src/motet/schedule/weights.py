@@ -113,11 +113,15 @@ def spread(weights: Mapping[str, int], ranking: Sequence[str]) -> Order:
         most_due = max(ranking, key=lambda name: due[name])
         due[most_due] -= length
         turns.append(most_due)
-    # Where a round begins is free, as it is cyclic: begin where the jobs' first turns come nearest to the ranking.
-    rank = {name: number for number, name in enumerate(ranking)}
+    return begun_by(turns, ranking)
+
+
+def begun_by(turns: Sequence[str], ranking: Sequence[str]) -> Order:
+    """Return a round that begins, as it is cyclic, where its jobs' first turns come nearest to the ranking."""
+    positions = {name: number for number, name in enumerate(ranking)}
     starts = [place for place, name in enumerate(turns) if name == ranking[0]]
-    rotations = [tuple(turns[start:] + turns[:start]) for start in starts]
-    return Order(min(rotations, key=lambda rotation: [rank[name] for name in dict.fromkeys(rotation)]))
+    rotations = [(*turns[start:], *turns[:start]) for start in starts]
+    return Order(min(rotations, key=lambda rotation: [positions[name] for name in dict.fromkeys(rotation)]))
 
 
 def spread_tolerance(num_jobs: int) -> float:

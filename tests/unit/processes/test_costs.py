@@ -30,6 +30,18 @@ def receive_all(costs: Costing, *reported: Figures) -> None:
         receive(costs, worker, figures)
 
 
+def test_costs_of_an_earlier_run_make_the_first_order() -> None:
+    earlier = {"a": Cost(1.0, 10.0), "b": Cost(1.0, 0.1), "c": Cost(0.0, 0.0)}
+    costs = Costing(None, ("a",), earlier)
+    costs.joined("a", ["a"])
+    costs.joined("b", ["a", "b"])
+    assert costs.order.turns.count("b") == 10 * costs.order.turns.count("a")
+    receive_all(costs, CHEAP_AND_DEAR)
+    assert costs.change(TURNS, OPEN, 1) is None  # they are what was expected
+    costs.joined("d", ["a", "b", "d"])
+    assert costs.order == Order(("a", "b", "d"))
+
+
 def test_costs_of_all_workers_make_an_order() -> None:
     costs = costing()
     assert costs.order.turns == ("a", "b")

@@ -97,6 +97,40 @@ def test_a_run_begins_with_a_round_robin_and_goes_on_with_a_determined_order() -
     assert not gang.first_known()
 
 
+def test_costs_of_an_earlier_run_make_the_first_order_and_are_put_right() -> None:
+    gang = Gang(2, None, ["embedding", "conv"])
+    for worker in gang.workers:
+        worker.know({"embedding": Cost(1, 1), "conv": Cost(1, 1)})
+    assert gang.workers[0].order == round_robin(["conv", "embedding"])  # as `determine` has equal jobs
+    assert not gang.first_known()
+    gang.turns(UNEQUAL)
+    change = agree_until_told(gang)
+    assert change is not None
+    assert change.order.weights["conv"] == 10 * change.order.weights["embedding"]
+
+
+def test_costs_that_are_known_before_are_followed_from_the_first_turn() -> None:
+    known, measured = Gang(1, None, ["embedding", "conv"]), Gang(1, None, ["embedding", "conv"])
+    known.workers[0].know(UNEQUAL)
+    measured.turns(UNEQUAL)
+    change = measured.agree()
+    assert change is not None
+    assert known.workers[0].order.weights == change.order.weights
+    given = Replanner(Order(("embedding", "conv")), ["embedding", "conv"])
+    given.know(UNEQUAL)
+    assert given.order == Order(("embedding", "conv"))
+
+
+def test_the_profile_is_still_taken_where_one_jobs_costs_are_not_known() -> None:
+    gang = Gang(2, None, ["embedding", "conv", "new"])
+    for worker in gang.workers:
+        worker.know(UNEQUAL)
+    assert gang.workers[0].order == round_robin(["embedding", "conv", "new"])
+    gang.turns({**UNEQUAL, "new": Cost(0.01, 0.01)}, TURNS_SKIPPED + 1)
+    assert gang.first_known()
+    assert gang.agree() is not None
+
+
 def test_what_the_first_two_turns_compute_and_the_first_one_syncs_is_no_cost() -> None:
     gang = Gang(2, None, ["embedding", "conv"])
     gang.turns({"embedding": Cost(7.0, 9.0, 1), "conv": Cost(8.0, 6.0, 1)}, SYNCS_SKIPPED)
