@@ -46,13 +46,15 @@ class Bound:
     The processor that computes also moves the bytes (there is one core a worker), so what a transfer takes of its
     time counts as computing: its process's part, and what the kernel does on the same core (``kernel``, which is part
     of ``compute``). The kernel's part of a transfer alone can be more than that of one beside computing, so this may
-    be more than the least; without ``kernel`` it is less.
+    be more than the least; without ``kernel`` it is less. ``loops``: what the loops alone compute, which no network
+    software could take off.
     """
 
     compute: float
     network: float
     longest_job: float
     kernel: float
+    loops: float
 
     @property
     def seconds(self) -> float:
@@ -67,6 +69,7 @@ def bound_of(costs: dict[str, JobCost]) -> Bound:
         network=sum(c.steps * c.sync for c in costs.values()),
         longest_job=max(c.steps * (c.compute + c.sync) for c in costs.values()),
         kernel=sum(c.steps * (c.transfer_cpu - c.process_cpu) for c in costs.values()),
+        loops=sum(c.steps * c.compute for c in costs.values()),
     )
 
 

@@ -34,10 +34,18 @@ def bound_seconds(row: Row, with_kernel: bool = True) -> list[float]:
 
 
 def figures(row: Row) -> dict[str, Spread]:
-    """Return what a row says: speed-ups, what the solo costs would allow, efficiency."""
+    """Return what a row says: speed-ups, what the solo costs would allow, efficiency.
+
+    The physical limits, as parts of Motet's time: what the loops alone compute, and the bytes at the link's rate. What
+    is between them and the bound is gloo's and the kernel's.
+    """
     peer, motet, bound = best(row, PEERS), best(row, MOTETS), bound_seconds(row)
     found = {"over DDP": ratio(peer, motet), "allowed": ratio(peer, bound), "efficiency": ratio(bound, motet)}
     found["without the kernel"] = ratio(bound_seconds(row, with_kernel=False), motet)
+    found["loops alone"] = ratio([b["units"] * b["loops"] for b in row["bounds"]], motet)
+    if row["rate"]:
+        sent = row["sent_mb"]["motet"] * 8e6 / int(row["rate"].removesuffix("bit"))
+        found["bytes over rate"] = ratio([sent] * len(motet), motet)
     others = (("over side by side", "side by side"), ("over no overlap", "no overlap"), ("over lock step", "lock step"))
     return found | {key: ratio(row["seconds"][name], motet) for key, name in others if name in row["seconds"]}
 
@@ -45,6 +53,7 @@ def figures(row: Row) -> dict[str, Spread]:
 COLUMNS = (
     *("over DDP", "allowed", "efficiency", "without the kernel"),
     *("over side by side", "over no overlap", "over lock step"),
+    *("loops alone", "bytes over rate"),
 )
 
 
