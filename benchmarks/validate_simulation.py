@@ -6,7 +6,8 @@
 For each set and each of two orders, round robin and the best one, in alternation: the jobs take the few turns of
 ``motet plan``, a replay of the order against these costs predicts the time, and the jobs run by that order, as many
 turns as take about ``--seconds``. What is compared begins when all loops are warm. The error of a set is that of the
-median of its predictions. "unseen" sets were never looked at while the simulation was made.
+median of its predictions. With ``--profile-rate`` the jobs are profiled on a link of that rate, and the prediction is
+for ``--rate``, as ``motet plan --link`` makes it. "unseen" sets were never looked at while the simulation was made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from gang import Gang, gang
 from sets import SETS
 
+from motet.schedule.alternatives import parse_link
 from motet.schedule.order import Order, round_robin
 from motet.schedule.plan import Profile
 from motet.schedule.replay import best_order, replay
@@ -54,20 +56,24 @@ def predict(profile: Profile, order: Order, turns: dict[str, int], num_workers: 
     return found.total_seconds, found.bound_seconds
 
 
-def validate(workers: Gang, job_set: str, seconds: float, num_turns: int, kind: str) -> Row:
+def validate(workers: Gang, job_set: str, kind: str, options: argparse.Namespace) -> Row:
     """Profile, predict and run one set once."""
-    told = workers.measure("profile", job_set, 1, options={"num_turns": num_turns}).parts[0]
-    profile = Profile.from_json(told)
+    workers.set_rate(options.profile_rate or options.rate)
+    measured = workers.measure("profile", job_set, 1, options={"num_turns": options.turns}).parts[0]
+    profile = Profile.from_json(measured)
+    if options.profile_rate:
+        workers.set_rate(options.rate)
+        profile = profile.elsewhere(parse_link(options.rate), None)
     a_unit = {name: job.steps for name, job in SETS[job_set].items()}
     order = round_robin(list(a_unit))
     if kind == "best":
         order = best_order(profile.costs, {n: 50 * s for n, s in a_unit.items()}, assumptions=profile.assumptions)
     a_few = {name: 10 * steps for name, steps in a_unit.items()}
-    units = max(3, round(seconds / (predict(profile, order, a_few, workers.num_workers)[0] / 10)))
+    units = max(3, round(options.seconds / (predict(profile, order, a_few, workers.num_workers)[0] / 10)))
     turns = {name: units * steps for name, steps in a_unit.items()}
     predicted, bound = predict(profile, order, turns, workers.num_workers)
-    measured = workers.measure("motet", job_set, units, options={"order": list(order.turns)}).seconds
-    return Row(job_set, kind, predicted, measured, bound, profile.transfer_cpu_fraction)
+    seconds = workers.measure("motet", job_set, units, options={"order": list(order.turns)}).seconds
+    return Row(job_set, kind, predicted, seconds, bound, profile.transfer_cpu_fraction)
 
 
 def table(rows: list[Row]) -> str:
@@ -92,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sets", nargs="+", default=[*VALIDATED, *UNSEEN], choices=[*VALIDATED, *UNSEEN])
     parser.add_argument("--rate", default="300mbit")
+    parser.add_argument("--profile-rate", metavar="RATE", help="profile on a link of another rate")
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="about how long each run is")
@@ -100,11 +107,10 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[Row] = []
     with gang(options.num_workers) as workers:
-        workers.set_rate(options.rate)
         for _ in range(options.repeats):
             for job_set in options.sets:
                 for kind in ("round robin", "best"):
-                    row = validate(workers, job_set, options.seconds, options.turns, kind)
+                    row = validate(workers, job_set, kind, options)
                     rows.append(row)
                     sys.stderr.write(f"{row.job_set}, {row.order}: {row.measured_seconds:.2f} s, {row.error:+.1%}\n")
     print(table(rows))

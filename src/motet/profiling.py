@@ -56,6 +56,7 @@ class JobReport:
     """What one worker reports of one job's profile; ``None`` stands for what it has not seen.
 
     ``alone``: turns beside which nothing else was in flight; ``together``: turns of the round robin.
+    ``compute_spread``: the standard deviation of the turns' computing, as a fraction.
     """
 
     expected_turns: int | None
@@ -65,11 +66,12 @@ class JobReport:
     syncs: tuple[SyncSeconds, ...]
     buckets: Buckets
     state_bytes: int
+    compute_spread: float = 0.0
 
     @staticmethod
     def length(num_turns: int) -> int:
         """Return how many numbers a report takes that has up to ``num_turns`` synchronizations."""
-        return 7 + 2 * num_turns + 2 * _MOST_BUCKETS
+        return 8 + 2 * num_turns + 2 * _MOST_BUCKETS
 
     def pack(self, num_turns: int) -> list[float]:
         """Return the report as `length` numbers."""
@@ -80,6 +82,7 @@ class JobReport:
             *(self.together or nothing),
             float(self.num_bytes),
             float(self.state_bytes),
+            self.compute_spread,
         ]
         for pairs, most in ((self.syncs, num_turns), (self.buckets, _MOST_BUCKETS)):
             for pair in (*pairs, *[nothing] * (most - len(pairs))):
@@ -89,7 +92,7 @@ class JobReport:
     @classmethod
     def unpack(cls, values: Sequence[float], num_turns: int) -> Self:
         """Return what was packed into these numbers."""
-        expected, alone, busy_alone, together, busy_together, num_bytes, state_bytes, *pairs = values
+        expected, alone, busy_alone, together, busy_together, num_bytes, state_bytes, spread, *pairs = values
         syncs, buckets = pairs[: 2 * num_turns], pairs[2 * num_turns :]
         return cls(
             expected_turns=None if expected == UNKNOWN else round(expected),
@@ -99,6 +102,7 @@ class JobReport:
             syncs=unpack_syncs(syncs),
             buckets=tuple(pair for pair in zip(buckets[::2], buckets[1::2], strict=True) if pair[0] >= 0),
             state_bytes=round(state_bytes),
+            compute_spread=spread,
         )
 
 
@@ -161,6 +165,7 @@ class Profiling(Replanner):
             syncs=tuple(SyncSeconds(sync.in_flight_seconds, sync.link_seconds) for sync in syncs),
             buckets=tuple(_buckets(usable)),
             state_bytes=self._state_bytes.get(name, 0),
+            compute_spread=_spread([turn.seconds for turn in usable]),
         )
 
     def profile(self, reports: Sequence[Sequence[float]]) -> Profile:
@@ -190,7 +195,14 @@ class Profiling(Replanner):
             transfer_cpu_fraction=fraction,
             state_bytes={name: max(report.state_bytes for report in of_job) for name, of_job in by_job.items()},
             device=self._device,
+            compute_spread=max(each.compute_spread for of_job in by_job.values() for each in of_job),
         )
+
+
+def _spread(seconds: Sequence[float]) -> float:
+    """Return the standard deviation of some turns' seconds, as a fraction of their mean."""
+    mean = statistics.fmean(seconds) if seconds else 0.0
+    return statistics.stdev(seconds) / mean if len(seconds) > 1 and mean > 0 else 0.0
 
 
 def _typical_compute(turns: Sequence[_Turn]) -> ComputeSeconds | None:

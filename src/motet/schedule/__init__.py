@@ -13,6 +13,7 @@
     replanner                 when a run changes its order
     plan                      what ``motet plan`` shows: the profile, the plan that follows from it, and their file
     alternatives              the same costs on other links, with other workers, trained in other ways
+    basis                     what a plan for other links or workers rests on, and how wrong it may be
     offload_plan              what ``--offload idle`` would cost
 
 What measures the costs is `motet.profiling`, and the run itself (`motet.pipeline.recorder`).

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from motet.errors import UsageError
 from motet.schedule.alternatives import Alternatives, Link, advice, compare, on_link
+from motet.schedule.basis import Basis
 from motet.schedule.costs import Cost
 from motet.schedule.offload_plan import OffloadCost, offload_cost, offload_lines, offload_model_of
 from motet.schedule.order import Order, parse_order
@@ -28,7 +29,8 @@ class Profile:
 
     expected_turns: how many each job will take in all, where it says so. buckets, transfer_cpu_fraction: see
     `motet.schedule.simulator.Assumptions`. state_bytes: what ``--offload idle`` would move of each job. device: the
-    kind of device that the jobs computed on.
+    kind of device that the jobs computed on. compute_spread: by which fraction (standard deviation) the computing of a
+    job's turns varied on a worker. basis: what it rests on where it was not measured as it stands.
     """
 
     costs: Mapping[str, Cost]
@@ -38,6 +40,8 @@ class Profile:
     transfer_cpu_fraction: float = 0.0
     state_bytes: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    compute_spread: float | None = None
+    basis: Basis | None = None
 
     @property
     def assumptions(self) -> Assumptions:
@@ -53,8 +57,11 @@ class Profile:
         workers = num_workers or self.num_workers
         if link is None and workers == self.num_workers:
             return self
-        costs = on_link(self.costs, link or self._link(), workers, self.assumptions)
-        return replace(self, costs=costs, num_workers=workers)
+        used = link or self._link()
+        costs = on_link(self.costs, used, workers, self.assumptions)
+        rate, latency = used.bytes_per_second, used.latency_seconds
+        basis = Basis(self.num_workers, rate, latency, link is not None, self.compute_spread)
+        return replace(self, costs=costs, num_workers=workers, basis=basis)
 
     def _link(self) -> Link:
         seconds = sum(cost.sync_seconds for cost in self.costs.values())
@@ -83,6 +90,7 @@ class Profile:
             "num_workers": self.num_workers,
             "transfer_cpu_fraction": self.transfer_cpu_fraction,
             "device": self.device,
+            "compute_spread": self.compute_spread,
             "jobs": jobs,
         }
 
@@ -103,11 +111,12 @@ class Profile:
                 if job["buckets"]
             },
             transfer_cpu_fraction=float(data["transfer_cpu_fraction"]),
-            # Plans that were saved earlier hold neither.
+            # Plans that were saved earlier hold none of these.
             state_bytes={
                 name: int(job["state_bytes"]) for name, job in jobs.items() if job.get("state_bytes") is not None
             },
             device=str(data.get("device", "cpu")),
+            compute_spread=None if (spread := data.get("compute_spread")) is None else float(spread),
         )
 
 
@@ -116,6 +125,8 @@ class Plan:
     """What to do with jobs of which a profile is known. ``turns``: those that were reckoned with.
 
     ``offload``: what moving idle state costs, where that was asked about; the alternatives reckon with it.
+    ``cautious_seconds``: what Motet would take if all-reduces and the slowest worker are slower than reckoned
+    (`motet.schedule.basis`), where the profile was not measured as it stands.
     """
 
     profile: Profile
@@ -123,6 +134,7 @@ class Plan:
     alternatives: Alternatives
     advice: str
     offload: OffloadCost | None = None
+    cautious_seconds: float | None = None
 
     @property
     def order(self) -> Order:
@@ -147,6 +159,8 @@ class Plan:
             **profile,
             "order": list(self.order.turns),
             "motet_seconds": motet.total_seconds,
+            "cautious_seconds": self.cautious_seconds,
+            "basis": None if self.profile.basis is None else asdict(self.profile.basis),
             "bound_seconds": motet.bound_seconds,
             "efficiency": motet.efficiency,
             "compute_idle_seconds": motet.compute_idle_seconds,
@@ -183,7 +197,14 @@ def make_plan(
     cost = None
     if host_link is not None:
         cost = offload_cost(alternatives.order, profile.costs, turns, assumptions, alternatives.motet)
-    return Plan(profile, turns, alternatives, advice(alternatives, profile.costs, turns), cost)
+    cautious = None
+    if profile.basis is not None:
+        costs = profile.basis.cautious(profile.costs, profile.num_workers)
+        found = compare(
+            costs, turns, num_workers=profile.num_workers, order=alternatives.order, assumptions=assumptions
+        )
+        cautious = found.motet.total_seconds
+    return Plan(profile, turns, alternatives, advice(alternatives, profile.costs, turns), cost, cautious)
 
 
 def saved_order(path: Path | str, names: list[str]) -> Order:
@@ -288,7 +309,14 @@ def _alternative_lines(plan: Plan) -> list[str]:
         f"with Motet: efficiency {motet.efficiency:.2f} (the bound is {_seconds(motet.bound_seconds)}), "
         f"compute idle {motet.compute_idle_seconds / total:.0%}, network idle {motet.network_idle_seconds / total:.0%}"
     )
-    return [*_aligned(rows, left={0}), idle]
+    return [*_aligned(rows, left={0}), idle, *_basis_lines(plan)]
+
+
+def _basis_lines(plan: Plan) -> list[str]:
+    if plan.profile.basis is None or plan.cautious_seconds is None:
+        return []
+    on, cautiously, *rest = plan.profile.basis.text(plan.profile.num_workers)
+    return ["", on, f"{cautiously}: {_seconds(plan.cautious_seconds)} with Motet", *rest]
 
 
 def _offload_lines(plan: Plan) -> list[str]:
