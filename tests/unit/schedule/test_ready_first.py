@@ -16,12 +16,12 @@ seconds = st.floats(0.0, 10.0, allow_subnormal=False)
 costs_of_jobs = st.dictionaries(st.sampled_from("abcdef"), st.builds(Cost, seconds, seconds), min_size=1)
 
 SIX = {
-    "language": Cost(0.09, 0.0465),
-    "narrow": Cost(0.08, 0.028),
-    "recommender": Cost(0.03, 0.13),
-    "items": Cost(0.02, 0.0745),
-    "images": Cost(0.10, 0.0465),
-    "wide": Cost(0.07, 0.056),
+    "language": Cost(0.09, 0.0405),
+    "narrow": Cost(0.08, 0.0243),
+    "recommender": Cost(0.03, 0.1134),
+    "items": Cost(0.02, 0.0648),
+    "images": Cost(0.10, 0.0405),
+    "wide": Cost(0.07, 0.0486),
 }
 SIX_TURNS = {"language": 24, "narrow": 12, "recommender": 36, "items": 12, "images": 24, "wide": 12}
 

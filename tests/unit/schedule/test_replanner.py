@@ -101,7 +101,7 @@ def test_costs_of_an_earlier_run_make_the_first_order_and_are_put_right() -> Non
     gang = Gang(2, None, ["embedding", "conv"])
     for worker in gang.workers:
         worker.know({"embedding": Cost(1, 1), "conv": Cost(1, 1)})
-    assert gang.workers[0].order == round_robin(["conv", "embedding"])  # as `determine` has equal jobs
+    assert gang.workers[0].order == round_robin(["embedding", "conv"])  # which nothing is faster than
     assert not gang.first_known()
     gang.turns(UNEQUAL)
     change = agree_until_told(gang)
