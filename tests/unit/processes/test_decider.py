@@ -11,6 +11,7 @@ from motet.processes.exchange import Exchange
 from motet.processes.messages import Command, Conclude, ExitReport, FailRequest, FollowOrder, RoomReport, StartJob
 from motet.processes.process_job import ProcessJob
 from motet.processes.search import ListedSource
+from motet.schedule.costs import Cost
 from motet.schedule.order import Order
 
 ROOMY = 1 << 40
@@ -35,6 +36,14 @@ def decider(names: str, order: str | None, at_once: int, *, by_memory: bool = Fa
     made = Decider(cast(Exchange, sent), source, given, at_once, by_memory, lambda name, attempt, verdict: attempt == 0)
     made.begin()
     return made, sent
+
+
+def test_what_turns_cost_when_the_jobs_last_ran_makes_the_first_order() -> None:
+    sent = Sent()
+    source = ListedSource([ProcessJob(name, None, {}) for name in "ab"])
+    earlier = {"a": Cost(1.0, 10.0), "b": Cost(1.0, 0.1)}
+    Decider(cast(Exchange, sent), source, None, 2, False, lambda *_: False, earlier_costs=earlier).begin()
+    assert last_order(sent).count("b") == 10 * last_order(sent).count("a")
 
 
 def fails_on_worker_1(made: Decider, name: str, attempt: int) -> None:
