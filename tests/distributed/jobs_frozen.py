@@ -58,12 +58,12 @@ def batch() -> Tensor:
     return torch.randint(VOCABULARY, (3, 7))
 
 
-def train(at: Callable[[int, Adapted], nn.Module | None] = lambda step, model: None) -> Record:
+def train(at: Callable[[int, Adapted], nn.Module | None] = lambda step, model: None, steps: int = STEPS) -> Record:
     """Train an adapter; ``at`` is called before each step, and may return another model to wrap."""
     record, model = Record(), Adapted()
     ddp = DDP(model)
     optimizer = torch.optim.Adam([p for p in ddp.parameters() if p.requires_grad], lr=0.01)
-    for step in range(STEPS):
+    for step in range(steps):
         if (other := at(step, model)) is not None:
             ddp = DDP(other)
             optimizer = torch.optim.Adam([p for p in ddp.parameters() if p.requires_grad], lr=0.01)
@@ -79,6 +79,29 @@ def train(at: Callable[[int, Adapted], nn.Module | None] = lambda step, model: N
 def adapter() -> Record:
     """Nothing is done to the base."""
     return train()
+
+
+def brief() -> Record:
+    """It ends before the others."""
+    return train(steps=2)
+
+
+def referring(begin: int = 0) -> Record:
+    """A copy of the base is kept to compare with; later both are changed, each for itself."""
+
+    def change(step: int, model: Adapted) -> None:
+        if step == begin:
+            model.reference = copy.deepcopy(model.base)
+        if step == STEPS - 1:
+            model.base.layers[0].weight.data.add_(0.5)
+            model.reference.layers[1].weight.data.mul_(2)  # type: ignore[index, union-attr]
+
+    return train(change)
+
+
+def referring_late() -> Record:
+    """The copy is made when the job's own weights have been looked for."""
+    return referring(begin=1)
 
 
 def unfreezing() -> Record:

@@ -11,7 +11,7 @@ from motet.testing import Gang
 IDENTITY = "tests.distributed.identity:must_equal_alone"
 KINDS = (
     "adapter", "unfreezing", "merging", "writing", "loading", "resizing", "copying", "sharing_memory", "loader",
-    "teacher", "exporting",
+    "teacher", "exporting", "referring",
 )  # fmt: skip
 JOBS = {kind: f"jobs_frozen:{kind}" for kind in KINDS}
 
@@ -25,6 +25,12 @@ def test_all_end_as_they_do_alone(gangs: Callable[[int], Gang], num_workers: int
         assert 2 <= int(number) <= len(JOBS), told  # those that have ended by then share no more
         assert text.startswith("jobs share "), told
         assert told[0].endswith(" MB saved"), told
+
+
+def test_a_job_that_begins_late_ends_as_it_does_alone(gangs: Callable[[int], Gang]) -> None:
+    """When it looks for its weights it finds what another job has built meanwhile, and that other job writes to it."""
+    names = {"brief": "jobs_frozen:brief", "copies": "jobs_frozen:referring_late", "late": JOBS["adapter"]}
+    gangs(1).run(IDENTITY, names, at_once=2)
 
 
 def test_off_is_off(gangs: Callable[[int], Gang]) -> None:

@@ -12,7 +12,7 @@ from tests.processes.command import place_in, torchrun, words_of
 
 SCRIPT = Path(__file__).with_name("frozen_script.py")
 REPOSITORY = str(Path(__file__).parents[2])
-KINDS = ("adapter", "unfreezing", "merging")
+KINDS = ("adapter", "unfreezing", "merging", "referring")
 OTHERS = ("writing", "loading", "resizing", "copying", "sharing_memory", "loader", "teacher")
 
 
@@ -40,7 +40,7 @@ def must_end_as_alone(folder: Path, kinds: tuple[str, ...], num_workers: int) ->
     assert max(job["memory"]["shared_bytes"] for job in results["jobs"].values()) > 0
 
 
-def test_three_end_as_they_do_alone(tmp_path: Path) -> None:
+def test_four_end_as_they_do_alone(tmp_path: Path) -> None:
     must_end_as_alone(tmp_path, KINDS, 2)
 
 

@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from typing import ClassVar
@@ -69,9 +70,18 @@ def seal(file: int) -> None:
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
 
 
-def map_file(file: int) -> mmap.mmap:
-    """Return the whole file, mapped privately: what is written there is nobody else's."""
-    return mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+def map_block(file: int, offset: int, num_bytes: int) -> ctypes.Array[ctypes.c_ubyte]:
+    """Return a block of a file, mapped privately: what is written there is nobody else's.
+
+    Each call maps it anew, at an address of its own. Python's `mmap.mmap` would keep a file open for each.
+    """
+    libc, size = _libc(), whole_pages(num_bytes)
+    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, file, offset)
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), "frozen weights cannot be mapped")
+    block = (ctypes.c_ubyte * num_bytes).from_address(address)
+    weakref.finalize(block, libc.munmap, address, size).atexit = False  # who ends goes on reading meanwhile
+    return block
 
 
 def is_written(address: int, num_bytes: int) -> bool:

@@ -77,7 +77,7 @@ class HeldOnce:
 
     def _write(self, job: str, weights: JobWeights, answer: Answer) -> None:
         try:
-            file, places = weights.write(answer.number, answer.write)
+            file, places = weights.write(answer.write)
         except OSError as error:
             self._register.wrote(job, 0, ())
             self._notices.no_room(str(error))
@@ -92,7 +92,7 @@ class HeldOnce:
         file, places = self._files[number]
         here = {name: places[name] for name in names}
         try:
-            shared = self._jobs[job].share(number, file, here)
+            shared = self._jobs[job].share(file, here)
         except OSError as error:
             self._notices.no_room(str(error))
             shared = {}

@@ -16,7 +16,6 @@ import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from mmap import mmap
 
 import torch
 import xxhash
@@ -57,7 +56,6 @@ class JobWeights:
         self._found: list[weakref.ref[Tensor]] = []
         self._pieces: list[Piece] = []
         self._left: list[torch.UntypedStorage] = []  # memory that another thread may be reading still
-        self._files: weakref.WeakValueDictionary[int, mmap] = weakref.WeakValueDictionary()
 
     def find(self, modules: Iterable[nn.Module]) -> None:
         """Find the frozen weights of these modules that were not seen before. Reads none of their bytes."""
@@ -86,7 +84,7 @@ class JobWeights:
                 named[name] = storage.nbytes()
         return named
 
-    def write(self, number: int, names: Collection[str]) -> tuple[int, Places]:
+    def write(self, names: Collection[str]) -> tuple[int, Places]:
         """Write pieces to a file for others to map, and use its pages; return it, open, with its places.
 
         Each piece's own memory is freed before the next one is written. Raises `OSError` where there is no memory.
@@ -99,10 +97,9 @@ class JobWeights:
         end = freed = 0
         file = pages.new_file(sum(pages.whole_pages(piece.num_bytes) for piece in chosen.values()))
         try:
-            mapped = self._files[number] = pages.map_file(file)
             for name, piece in chosen.items():
                 pages.write(file, end, piece.address, piece.num_bytes)
-                if self._exchange(piece, mapped, end):
+                if self._exchange(piece, file, end):
                     places[name] = end
                 end += pages.whole_pages(piece.num_bytes)
                 if end - freed > _FREED_BYTES:
@@ -115,29 +112,27 @@ class JobWeights:
         pages.give_back_freed()
         return file, places
 
-    def share(self, number: int, file: int, places: Places) -> dict[str, int]:
-        """Use the pages of file ``number``, open as ``file``, for pieces that it has; return their bytes by name.
+    def share(self, file: int, places: Places) -> dict[str, int]:
+        """Use the pages of a file, which is open, for pieces that it has; return their bytes by name.
 
         Those whose bytes have changed since they were looked at stay the job's own.
         """
-        mapped = self._files.get(number)
-        if mapped is None:
-            mapped = self._files[number] = pages.map_file(file)
         shared: dict[str, int] = {}
         for piece in self._pieces:
             offset = places.get(piece.name)
             if offset is None or piece.own:
                 continue
-            if piece.shared or self._exchange(piece, mapped, offset):
+            if piece.shared or self._exchange(piece, file, offset):
                 shared[piece.name] = piece.num_bytes
         pages.give_back_freed()
         return shared
 
-    def _exchange(self, piece: Piece, mapped: mmap, offset: int) -> bool:
+    def _exchange(self, piece: Piece, file: int, offset: int) -> bool:
         storage = self._storage(piece)
         if storage is None or not storage.resizable():
             return False
-        there = torch.frombuffer(mapped, dtype=torch.uint8, count=piece.num_bytes, offset=offset).untyped_storage()
+        block = pages.map_block(file, offset, piece.num_bytes)  # its own, also where another piece has the same bytes
+        there = torch.frombuffer(block, dtype=torch.uint8).untyped_storage()
         if not pages.same_bytes(storage.data_ptr(), there.data_ptr(), piece.num_bytes):
             return False
         storage._swap_data_ptr_(there)  # type: ignore[attr-defined]  # it now is what was the job's memory

@@ -73,7 +73,7 @@ class OwnWeights:
     def _share(self, number: int, places: Mapping[str, int]) -> None:
         file, shared = self._channel.take_file(), dict[str, int]()
         try:
-            shared = self._weights.share(number, file, places)
+            shared = self._weights.share(file, places)
         except OSError as error:
             self._channel.send(FrozenFailure(str(error)))
         finally:
@@ -84,7 +84,7 @@ class OwnWeights:
         if not names:
             return
         try:
-            file, places = self._weights.write(number, names)
+            file, places = self._weights.write(names)
         except OSError as error:
             self._channel.send(FrozenFailure(str(error)))
             return

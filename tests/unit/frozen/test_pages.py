@@ -25,7 +25,7 @@ def file() -> Iterator[int]:
 
 
 def mapped(file: int) -> torch.Tensor:
-    return torch.frombuffer(pages.map_file(file), dtype=torch.uint8, count=NUM_BYTES)
+    return torch.frombuffer(pages.map_block(file, 0, NUM_BYTES), dtype=torch.uint8)
 
 
 def test_a_write_reaches_neither_the_file_nor_another_mapping(file: int) -> None:

@@ -31,9 +31,9 @@ def share(*modules: nn.Module) -> list[JobWeights]:
         job.name()
         jobs.append(job)
     names = [piece.name for piece in jobs[-1]._pieces]
-    file, places = jobs[-1].write(1, names)
+    file, places = jobs[-1].write(names)
     for job in jobs:
-        job.share(1, file, places)
+        job.share(file, places)
     os.close(file)
     return jobs
 
@@ -59,6 +59,27 @@ def test_equal_weights_lie_in_one_file_under_all_who_use_them() -> None:
     assert torch.equal(other.weight, before)
 
 
+def test_two_weights_of_one_job_with_equal_bytes_stay_two() -> None:
+    ours, other = nn.ModuleList([frozen(), frozen(), frozen()]), frozen()
+    before = other.weight.clone()
+    share(ours, other)
+    assert len({each.weight.data_ptr() for each in ours}) == 3
+    assert all(is_mapped(each.weight) for each in ours)
+    ours[0].weight.data.add_(1)
+    for each in (ours[1], ours[2], other):
+        assert torch.equal(each.weight, before)
+
+
+def test_memory_goes_with_the_weights() -> None:
+    one, other = frozen(), frozen()
+    share(one, other)
+    address = one.weight.data_ptr()
+    del one
+    rows = Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
+    begins = [int(row.split("-")[0], 16) for row in rows if "motet-frozen" in row]
+    assert begins == [other.weight.data_ptr()] != [address]
+
+
 def test_what_is_written_all_over_becomes_ordinary_memory() -> None:
     one, other = frozen(), frozen()
     jobs = share(one, other)
@@ -78,9 +99,9 @@ def test_what_has_changed_meanwhile_stays_its_own() -> None:
     for job, module in zip(jobs, (one, other), strict=True):
         job.find(module.modules())
         job.name()
-    file, places = jobs[1].write(1, [piece.name for piece in jobs[1]._pieces])
+    file, places = jobs[1].write([piece.name for piece in jobs[1]._pieces])
     one.weight.data[5, 5] += 1
-    assert jobs[0].share(1, file, places) == {}
+    assert jobs[0].share(file, places) == {}
     os.close(file)
     assert not is_mapped(one.weight)
 
