@@ -262,11 +262,11 @@ def test_workers_that_do_not_come_along_are_given_up(monkeypatch: pytest.MonkeyP
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     interruption = Interruption(stop_after_seconds=60.0)
-    assert (interruption.requested, interruption.wish, interruption.hopeless()) == (False, 0, None)
+    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (False, 0, None)
     now += 60
-    assert (interruption.requested, interruption.wish, interruption.hopeless()) == (True, 1, None)
+    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (True, 1, None)
     now += PATIENCE_SECONDS + 1
-    assert interruption.wish == 2
+    assert interruption.stop_request == 2
     now += GRACE_SECONDS
     assert isinstance(interruption.hopeless(), GangError)
     interruption.settled()

@@ -24,7 +24,7 @@ from motet.intercept import exports
 from motet.intercept.buffers import BufferSync
 from motet.intercept.groups import WorldSeams
 from motet.patching import Call
-from motet.same_files import tell_and_write
+from motet.same_files import report_and_write
 from motet.torch_versions import RECOMPILES_ISOLATED
 from motet.trainers.length import turns_expected
 from motet.workers import Workers
@@ -121,7 +121,7 @@ class JobSeams(WorldSeams):
 
     def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Write a file from C++: nothing that Python does tells of it."""
-        return tell_and_write(original, *args, **kwargs)
+        return report_and_write(original, *args, **kwargs)
 
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:
         """Build a DDP model whose gradients are deferred."""

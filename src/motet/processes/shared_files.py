@@ -15,8 +15,8 @@ from motet.processes.job_messages import FileReport
 from motet.processes.messages import ClashReport
 from motet.processes.process_job import ProcessJob
 from motet.same_files.ledger import MOST_PATHS, Clash, Ledger
+from motet.same_files.notices import ClashNotices, with_remedy
 from motet.same_files.outputs import GivenOutputs
-from motet.same_files.telling import Told, with_remedy
 
 
 class SharedFiles:
@@ -38,12 +38,12 @@ class SharedFiles:
         self._fail = fail
         self._pass_on = pass_on
         self._ledger = Ledger()
-        self._told = Told()
+        self._notices = ClashNotices()
         self._received: list[tuple[str, FileReport]] = []
         self._last: dict[str, tuple[str, FileReport]] = {}  # who has written a file last
 
     def begin(self, jobs: Iterable[ProcessJob]) -> None:
-        """Tell of the places that several jobs are told to write to, before any of them does."""
+        """Notify of the places that several jobs were given to write to, before any of them does."""
         outputs = GivenOutputs()
         for job in jobs:
             outputs.note(job.described())
@@ -70,13 +70,13 @@ class SharedFiles:
                 self._found(clash)
 
     def passed_on(self, report: ClashReport) -> None:
-        """Tell of a clash that another worker has found, on worker 0."""
-        self._tell(Clash(report.job, report.verb, report.path, tuple(report.others)))
+        """Notify of a clash that another worker has found, on worker 0."""
+        self._notify_clash(Clash(report.job, report.verb, report.path, tuple(report.others)))
 
     def finish(self) -> None:
-        """Tell of all such files once more, on worker 0."""
+        """Notify of all such files once more, on worker 0."""
         self.settle()
-        for text in self._told.at_the_end() if self._pass_on is None else ():
+        for text in self._notices.at_the_end() if self._pass_on is None else ():
             self._notify(None, text)
 
     def _happened(self, job: str, report: FileReport) -> list[Clash]:
@@ -108,14 +108,14 @@ class SharedFiles:
         self._last[path] = job, report
 
     def _found(self, clash: Clash) -> None:
-        if self._pass_on is not None and self._told.is_news(clash):
+        if self._pass_on is not None and self._notices.is_news(clash):
             self._pass_on(ClashReport(clash.job, clash.verb, clash.path, clash.others))
-        text = self._tell(clash)
+        text = self._notify_clash(clash)
         if text is not None and self._answer != "warn":
             self._fail(clash.job, text)
 
-    def _tell(self, clash: Clash) -> str | None:
-        text = self._told.take(clash)
+    def _notify_clash(self, clash: Clash) -> str | None:
+        text = self._notices.take(clash)
         if text is not None:
             self._notify(clash.job, with_remedy(text))
         return text

@@ -23,7 +23,7 @@ from motet.intercept import exports, loader_workers
 from motet.patches import IN_A_JOBS_PROCESS
 from motet.patching import Call, replace_names
 from motet.processes.turns import JobTurns
-from motet.same_files import tell_and_write
+from motet.same_files import report_and_write
 
 SHORTEST_SLEEP_SECONDS = 0.001
 FORWARDS_THAT_LAY_OUT = 4
@@ -161,4 +161,4 @@ class Waits:
 
     def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Write a file from C++."""
-        return tell_and_write(original, *args, **kwargs)
+        return report_and_write(original, *args, **kwargs)

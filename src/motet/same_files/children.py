@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from motet.same_files.paths import words_of
+from motet.same_files.paths import arguments_of
 
 LOOK_EVERY_SECONDS = 0.1
 _MOST_BYTES = 4096  # so much is written at once, or not at all (PIPE_BUF)
@@ -59,8 +59,8 @@ class Children:
     def runs(self, job: str, command: object, folder: object = None) -> None:
         """In a child: another program is started."""
         start = os.getcwd() if folder is None else os.fsdecode(folder)  # type: ignore[arg-type]
-        for word in words_of(command, start):
-            self.may_write(job, os.path.join(start, word))
+        for argument in arguments_of(command, start):
+            self.may_write(job, os.path.join(start, argument))
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         """In a child, stand for what takes note of files there: pass everything on."""

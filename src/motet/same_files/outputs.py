@@ -9,7 +9,7 @@ from typing import Any
 
 from motet.jobs import Job, JobSpec, Script
 from motet.jobs.parameters import parameters_of
-from motet.same_files.telling import REMEDY, several
+from motet.same_files.notices import REMEDY, several
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 

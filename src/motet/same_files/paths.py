@@ -25,7 +25,7 @@ _EVENTS = re.compile(r"events\.out\.tfevents\..*")
 
 _APART = re.compile(r"""[\s<>;&|=,'"`()\[\]{}]+""")
 _NO_PATH = re.compile(r"[\0\n]")
-MOST_WORDS, MOST_FOLDERS = 32, 3
+MAX_ARGUMENTS, MOST_FOLDERS = 32, 3
 
 
 class Places:
@@ -58,7 +58,7 @@ class Places:
                 found = os.path.realpath(found)
         except (OSError, ValueError):
             return None
-        return None if self._is_left_out(found, name) else _as_told(found, name)
+        return None if self._is_left_out(found, name) else _as_given(found, name)
 
     def _is_left_out(self, found: str, name: str) -> bool:
         if found.startswith(self._left_out) or _NAMES.fullmatch(name):
@@ -71,7 +71,7 @@ class Places:
         return not found.startswith(self._run_dir + "jobs" + os.sep)
 
 
-def _as_told(found: str, name: str) -> str:
+def _as_given(found: str, name: str) -> str:
     return os.path.dirname(found) if _EVENTS.fullmatch(name) else found
 
 
@@ -92,10 +92,10 @@ def path_of_database(database: object) -> str | None:
     return urllib.parse.unquote(path) or None
 
 
-def words_of(command: object, folder: str) -> Iterator[str]:
-    """Yield the words of a command that could name files, seen from ``folder``, and what may be written below folders.
+def arguments_of(command: object, folder: str) -> Iterator[str]:
+    """Yield the arguments of a command that could name files seen from ``folder``, and files below those that are folders.
 
-    A word may hold a whole program (``sh -c``, ``python -c``), so each is taken apart, too.
+    An argument may hold a whole program (``sh -c``, ``python -c``), so each is taken apart, too.
     """
     given: Any = [command] if isinstance(command, (str, bytes)) else command
     try:
@@ -103,7 +103,7 @@ def words_of(command: object, folder: str) -> Iterator[str]:
     except TypeError:
         return
     parts = dict.fromkeys(part for text in texts for part in (text, *_APART.split(text)) if _may_be_path(part))
-    words = list(itertools.islice(parts, MOST_WORDS))
+    words = list(itertools.islice(parts, MAX_ARGUMENTS))
     yield from words
     folders = [word for word in words if word not in (".", "/") and os.path.isdir(os.path.join(folder, word))]
     for place, word in itertools.product(folders[:MOST_FOLDERS], words):

@@ -28,9 +28,9 @@ from motet.same_files.children import Children
 from motet.same_files.hook import FileEvents
 from motet.same_files.ledger import Clash, Ledger, Signature
 from motet.same_files.libraries import Libraries
+from motet.same_files.notices import REMEDY, ClashNotices, describe, with_remedy
 from motet.same_files.outputs import GivenOutputs
-from motet.same_files.paths import Places, words_of
-from motet.same_files.telling import REMEDY, Told, in_words, with_remedy
+from motet.same_files.paths import Places, arguments_of
 from motet.workers.agreement import Agreements
 from motet.workers.messages import FilesReport
 
@@ -45,7 +45,7 @@ def about_to_write(path: object) -> None:
         _active.events.about_to_write(path)
 
 
-def tell_and_write(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def report_and_write(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call what writes the file that is its first argument to be a path."""
     for path in (*args, *kwargs.values()):
         if isinstance(path, str | os.PathLike):
@@ -96,8 +96,8 @@ class SameFiles:
         self._children = Children()
         self.events = FileEvents(_running, self, self._children)
         self._libraries: Libraries | None = None
-        self._clashes: list[Clash] = []  # not told yet
-        self._told = Told()
+        self._clashes: list[Clash] = []  # not reported yet
+        self._notices = ClashNotices()
         self._doubtful: dict[str, dict[str, tuple[int, Signature]]] = {}  # what a job may write, how it stood, and when
         self._doomed: dict[str, str] = {}  # jobs to be stopped, and why
         self._num_published = 0
@@ -135,13 +135,13 @@ class SameFiles:
                 doubtful[path] = begin, _signature(path)
 
     def turn_ended(self, job: str) -> None:
-        """A job has computed: tell what came up. Raises `SameFileError` where that is asked for."""
+        """A job has computed: report what came up. Raises `SameFileError` where that is asked for."""
         if self._children.due():
             self._read_children()
         if doubtful := self._doubtful.get(job):
             for path, (since, before) in list(doubtful.items()):
                 now = _signature(path)
-                if now == before == (None, None):  # a word of a command that named no file
+                if now == before == (None, None):  # an argument of a command that named no file
                     del doubtful[path]
                 if now != before:
                     doubtful[path] = since, now
@@ -162,7 +162,7 @@ class SameFiles:
         for clash in self._clashes:  # of threads that went on
             self._report(clash)
         if self._workers.worker == 0:
-            for text in self._told.at_the_end():
+            for text in self._notices.at_the_end():
                 self._notice(None, text)
 
     # What all workers must know
@@ -234,8 +234,8 @@ class SameFiles:
     def runs(self, job: str, command: object, folder: object = None) -> None:
         """Another program is started, and may write what its arguments name."""
         start = os.getcwd() if folder is None else os.fsdecode(folder)  # type: ignore[arg-type]
-        for word in words_of(command, start):
-            self.may_write(job, word, start)
+        for argument in arguments_of(command, start):
+            self.may_write(job, argument, start)
 
     def removes(self, job: str, path: object, folder: int = -1) -> None:
         """A file is removed."""
@@ -266,17 +266,17 @@ class SameFiles:
         with self._lock:
             self._clashes.append(clash)
             if self._answer == "error" and self._error is None:
-                self._error = SameFileError(f"Job '{clash.job}' {in_words(clash)}. {REMEDY}.")
+                self._error = SameFileError(f"Job '{clash.job}' {describe(clash)}. {REMEDY}.")
         if self._error is not None and not too_late:
             raise self._error  # in the job, before anything is lost
 
     # What is reported
 
     def _report(self, clash: Clash) -> None:
-        if self._workers.worker != 0 and self._told.is_news(clash):
+        if self._workers.worker != 0 and self._notices.is_news(clash):
             self._num_published += 1
             self._workers.publish(f"same-file/{self._workers.worker}/{self._num_published}", json.dumps(asdict(clash)))
-        if (text := self._told.take(clash)) is None:
+        if (text := self._notices.take(clash)) is None:
             return
         if self._answer == "stop-job":
             self._doomed.setdefault(clash.job, text)

@@ -14,7 +14,7 @@ import pytest
 from motet.jobs import Job, Script
 from motet.same_files.ledger import MOST_PATHS, Ledger
 from motet.same_files.outputs import GivenOutputs, outputs_of
-from motet.same_files.paths import MOST_WORDS, Places, path_of_database, words_of
+from motet.same_files.paths import MAX_ARGUMENTS, Places, arguments_of, path_of_database
 
 
 def test_one_name_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,17 +68,17 @@ def test_the_file_of_a_database(database: Any, path: str | None) -> None:
     assert path_of_database(database) == path
 
 
-def test_words_of_a_command(tmp_path: Path) -> None:
+def test_arguments_of_a_command(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     words = ["cp", "-v", "a b.pt", b"--to=c.pt", "x" * 2000]
-    assert set(words_of(words, str(tmp_path))) == {"cp", "a b.pt", "a", "b.pt", "c.pt"}
-    assert "best.txt" in set(words_of("echo 1>'best.txt'", str(tmp_path)))
-    assert "best.txt" in set(words_of(["sh", "-c", "sleep 1; echo 1 >best.txt"], str(tmp_path)))
-    assert "best.txt" in set(words_of(["python", "-c", "open('best.txt', 'w').write('1')"], str(tmp_path)))
-    assert "out/best.txt" in set(words_of(["cp", "draft/best.txt", "out"], str(tmp_path)))
-    assert "out/best.txt" in set(words_of("cd out && echo 1 > best.txt", str(tmp_path)))
-    assert list(words_of(7, str(tmp_path))) == []
-    assert len(list(words_of(" ".join(map(str, range(10_000))), str(tmp_path)))) <= MOST_WORDS
+    assert set(arguments_of(words, str(tmp_path))) == {"cp", "a b.pt", "a", "b.pt", "c.pt"}
+    assert "best.txt" in set(arguments_of("echo 1>'best.txt'", str(tmp_path)))
+    assert "best.txt" in set(arguments_of(["sh", "-c", "sleep 1; echo 1 >best.txt"], str(tmp_path)))
+    assert "best.txt" in set(arguments_of(["python", "-c", "open('best.txt', 'w').write('1')"], str(tmp_path)))
+    assert "out/best.txt" in set(arguments_of(["cp", "draft/best.txt", "out"], str(tmp_path)))
+    assert "out/best.txt" in set(arguments_of("cd out && echo 1 > best.txt", str(tmp_path)))
+    assert list(arguments_of(7, str(tmp_path))) == []
+    assert len(list(arguments_of(" ".join(map(str, range(10_000))), str(tmp_path)))) <= MAX_ARGUMENTS
 
 
 def test_the_ledger() -> None:
