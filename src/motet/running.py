@@ -17,7 +17,7 @@ from typing import IO, TextIO, Unpack
 
 from motet.checkpoints import resuming
 from motet.checkpoints.earlier_costs import CostKeeper, find_on_0
-from motet.checkpoints.gang import Gang, wait_for_word
+from motet.checkpoints.gang import Gang, wait_for_published
 from motet.checkpoints.policy import Disks, RecoveryPolicy
 from motet.checkpoints.transfer import hand_in_attempts
 from motet.config import RunConfig, RunOptions
@@ -347,7 +347,7 @@ def _common_run_dir(
         workers.publish(f"own disk/{workers.worker}", "yes" if found.own_disk else "")
 
     def any_own() -> str:
-        words = [wait_for_word(workers, f"own disk/{worker}") for worker in range(1, workers.num_workers)]
+        words = [wait_for_published(workers, f"own disk/{worker}") for worker in range(1, workers.num_workers)]
         return "yes" if any(words) else ""
 
     found.separate_disks = bool(workers.broadcast_from_0(any_own, key="separate disks"))

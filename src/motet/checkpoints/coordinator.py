@@ -28,7 +28,7 @@ from motet.errors import CheckpointError, GangError, UsageError
 from motet.jobs.outcome import JobStopped
 
 LOOK_EVERY_SECONDS = 0.02
-REFUSALS_TO_TELL = 10
+REFUSALS_BEFORE_NOTICE = 10
 
 Notice = Callable[[str, str], None]
 
@@ -206,7 +206,7 @@ class Coordinator:
             return
         if save.errors:
             save.checkpoints.abandon(save.turn)  # those who were well have left their parts
-            self._given_up(job, save.turn, save.errors[min(save.errors)])
+            self._abandoned(job, save.turn, save.errors[min(save.errors)])
             return
         assert self._writer is not None
         save.committing = True
@@ -214,7 +214,7 @@ class Coordinator:
 
     def _commit_ended(self, done: Done) -> None:
         if done.error is not None:
-            self._given_up(done.job, done.turn, str(done.error))
+            self._abandoned(done.job, done.turn, str(done.error))
             return
         save = self._open.pop((done.job, done.turn))
         for problem in save.checkpoints.problems:
@@ -224,7 +224,7 @@ class Coordinator:
             self.notice(done.job, f"is saved again, from turn {done.turn} on.")
         self._saved(done.job, done.turn)
 
-    def _given_up(self, job: str, turn: int, error: str) -> None:
+    def _abandoned(self, job: str, turn: int, error: str) -> None:
         del self._open[job, turn]
         if job not in self._failing:  # reported once, not at every turn that is due while a disk is full
             self._failing.add(job)
@@ -338,7 +338,7 @@ class JobSaver:
             self.save_point()
         elif self._due() and self._stepped_after != -1:
             self._num_refused += 1
-            if self._num_refused == REFUSALS_TO_TELL:
+            if self._num_refused == REFUSALS_BEFORE_NOTICE:
                 self._saving.notice(
                     self._job.name,
                     "is due to be saved, but each time that it asks for a batch the optimizer has not stepped since "

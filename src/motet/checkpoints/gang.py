@@ -55,17 +55,18 @@ class Gang(Protocol):
         """Return what ``make_text`` returns on worker 0, on all of them."""
 
 
-def wait_for_word(workers: Gang, key: str) -> str:
+def wait_for_published(workers: Gang, key: str) -> str:
     """Return what another worker publishes under ``key``, once it has; for what each of them does soon."""
     deadline = time.monotonic() + workers.timeout_seconds
-    while (word := workers.lookup(key)) is None:
+    while (text := workers.lookup(key)) is None:
         if workers.watch.error is not None:
             raise workers.watch.error
         if time.monotonic() > deadline:
-            raise SyncTimeoutError(f"another worker has not told in time of {key}; a longer --timeout waits longer")
+            within = f"within {workers.timeout_seconds:g} s"
+            raise SyncTimeoutError(f"another worker did not publish {key} {within}; raise --timeout if it needs longer")
         time.sleep(PAUSE_SECONDS)
     workers.unpublish(key)
-    return word
+    return text
 
 
 class SavedJob(Protocol):

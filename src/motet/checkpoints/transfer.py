@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import Store
 
 from motet.checkpoints import resuming
 from motet.checkpoints.files import Checkpoints
-from motet.checkpoints.gang import Gang, wait_for_word
+from motet.checkpoints.gang import Gang, wait_for_published
 from motet.checkpoints.manifest import Part
 from motet.errors import CheckpointError
 from motet.run_dir import RunDir, make_folder, opener
@@ -96,7 +96,7 @@ def hand_in_attempts(workers: Gang, run_dir: RunDir, names: Sequence[str]) -> No
 
     def take() -> str:
         for worker in range(1, workers.num_workers):
-            for name, attempts in json.loads(wait_for_word(workers, f"attempts/{worker}")).items():
+            for name, attempts in json.loads(wait_for_published(workers, f"attempts/{worker}")).items():
                 for attempt in attempts:
                     resuming.keep_attempt(run_dir, name, resuming.Attempt(**attempt))
         return ""

@@ -26,7 +26,7 @@ from motet.config import House, RunConfig
 from motet.errors import UsageError
 from motet.events import Observer
 from motet.integrations.decisions import Decisions
-from motet.integrations.optuna_processes import search_of, tell_all
+from motet.integrations.optuna_processes import broadcast_end, search_of
 from motet.integrations.optuna_trials import Callback, Limits, Trials
 from motet.processes.peers import Peers
 from motet.results import Results
@@ -97,7 +97,7 @@ def optimize(
 
     def ended(peers: Peers) -> None:
         error = trials[0].error if trials else None
-        tell_all(peers, error)
+        broadcast_end(peers, error)
 
     try:
         if house == "process":

@@ -18,7 +18,7 @@ FAILED = "failed"
 
 
 class TrialsElsewhere:
-    """The `motet.processes.search.Source` of a search: its trials, as jobs that are told which trial they are."""
+    """The `motet.processes.search.Source` of a search: its trials, as jobs that are given which trial they are."""
 
     def __init__(self, trials: Trials) -> None:
         self._trials = trials
@@ -34,7 +34,7 @@ class TrialsElsewhere:
         return None if job is None else ProcessJob(job.name, None, None, given=self._trials.begun(job.name))
 
     def job_ended(self, name: str, result: JobResult) -> None:
-        """Tell the study."""
+        """Record it in the study."""
         self._trials.job_ended(name, result)
 
     def stop(self) -> Sequence[str]:
@@ -79,11 +79,12 @@ def _train(objective: Callable[[Any], Any], name: str, begun: Mapping[str, Any],
     return run_trial(objective, trial, failed)
 
 
-def tell_all(peers: Peers, error: Exception | None) -> None:
+def broadcast_end(peers: Peers, error: Exception | None) -> None:
     """Raise on all workers what ended the search early, which worker 0 knows."""
 
-    def say() -> None:
+    def raise_it() -> None:
         if error is not None:
             raise error
 
-    Decisions("search/ended", peers.worker, lambda make, key: peers.broadcast_from_0(make, key=key)).ask("its end", say)
+    decisions = Decisions("search/ended", peers.worker, lambda make, key: peers.broadcast_from_0(make, key=key))
+    decisions.ask("its end", raise_it)

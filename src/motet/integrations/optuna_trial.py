@@ -171,13 +171,13 @@ class SharedTrial(BaseTrial):
 
     def settled(self, value: Any) -> float | list[float]:
         """Return the value that the trial ends with, worker 0's; raise `TrialFailed` on all workers if it is none."""
-        told = self._ask("the value", lambda real: _feasible(value, len(real("study.directions"))))
-        if isinstance(told, str):
-            raise TrialFailed(f"trial {self._number} ends without a value: {told}")
-        if len(told) == 1:
-            current_job().log(value=told[0])
-            return float(told[0])
-        return [float(number) for number in told]
+        values = self._ask("the value", lambda real: _feasible(value, len(real("study.directions"))))
+        if isinstance(values, str):
+            raise TrialFailed(f"trial {self._number} ends without a value: {values}")
+        if len(values) == 1:
+            current_job().log(value=values[0])
+            return float(values[0])
+        return [float(number) for number in values]
 
 
 class SharedStudy:

@@ -228,10 +228,10 @@ class Trials:
             study.tell(trial, result.result, state=TrialState.COMPLETE)
         else:
             study.tell(trial, state=TrialState.PRUNED if result.status == "pruned" else TrialState.FAIL)
-        told = next(t for t in study.get_trials(deepcopy=False) if t.number == trial.number)
-        self._log(told, running.error)
+        recorded = next(t for t in study.get_trials(deepcopy=False) if t.number == trial.number)
+        self._log(recorded, running.error)
         for callback in self._callbacks:
-            callback(study, copy.deepcopy(told))
+            callback(study, copy.deepcopy(recorded))
         failed = result.status == "failed" and not isinstance(running.error, TrialFailed)
         return failed and not isinstance(running.error, self._limits.catch)
 
@@ -264,7 +264,7 @@ def _call(objective: Callable[[Any], Any], running: _Running) -> float | list[fl
 def run_trial(
     objective: Callable[[Any], Any], trial: SharedTrial, failed: Callable[[Exception], None]
 ) -> float | list[float]:
-    """Run one trial, in its job: on all workers. ``failed`` is told what it raises."""
+    """Run one trial, in its job: on all workers. ``failed`` is called with what it raises."""
     try:
         return trial.settled(objective(trial))
     except TrialPruned as pruned:

@@ -1,4 +1,4 @@
-"""What a run tells Ray, in the background: checkpoints, metrics, results.
+"""What a run reports to Ray, in the background: checkpoints, metrics, results.
 
 ``ray.train.report`` is called by all workers equally often, and each call waits for all of them. No turn of a job is
 to wait for that, nor for the storage. So a thread on each worker makes the calls: worker 0's when a job has been saved,
@@ -72,9 +72,9 @@ class Reports:
         return self._leads and self._thread.is_alive()
 
     def observe(self, event: Event) -> None:
-        """Take note of what the next report tells, and that one is due."""
+        """Note what the next report holds, and that one is due."""
         if self._error is not None:
-            raise self._error  # told once; `finish` raises it, too
+            raise self._error  # reported once; `finish` raises it, too
         if isinstance(event, MetricsLogged):
             self._metrics.update({f"{event.job}/{name}": value for name, value in event.values.items()})
         elif isinstance(event, JobEnded):
@@ -170,17 +170,17 @@ class Reports:
 
 
 def _failure(error: BaseException) -> MotetError:
-    """Return what to tell the user of an error met while reporting."""
+    """Return what to raise to the user for an error met while reporting."""
     if isinstance(error, MotetError):
         return error
-    told = WorkerFailedError(
+    failure = WorkerFailedError(
         f"Worker {dist.get_rank()} could not report to Ray: {type(error).__name__}: {error}. What jobs have saved "
         "since the last report is not in Ray's storage. See that the storage and the workers' temporary folders can "
         "be written and have room, then call fit with the same name and storage_path: jobs go on from the last "
         "report."
     )
-    told.__cause__ = error
-    return told
+    failure.__cause__ = error
+    return failure
 
 
 @contextlib.contextmanager

@@ -35,8 +35,8 @@ def what_is_given(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def differences(here: Mapping[str, Any], there: Mapping[str, Any], name: str, other: str) -> list[str]:
     """Return, for people, what ``name`` was given unlike ``other``; files count that both have."""
     found = []
-    for path, told in here["files"].items():
-        if there["files"].get(path, told) != told:
+    for path, checksum in here["files"].items():
+        if there["files"].get(path, checksum) != checksum:
             found.append(f"{path} is another file on {name} than on {other}")
     if here["jobs"] != there["jobs"]:
         mine, theirs = here["jobs"], there["jobs"]

@@ -83,29 +83,38 @@ def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
         return outcome.lost
     if outcome.overdue:
         return SyncTimeoutError(outcome.overdue)
-    told = {worker: error for worker in outcome.exits if (error := _told(run_dir, worker)) is not None}
-    for error in told.values():
+    reported = {worker: error for worker in outcome.exits if (error := _reported_error(run_dir, worker)) is not None}
+    for error in reported.values():
         if not isinstance(error, GangError):
             return error
     lost = [worker for worker, status in outcome.exits.items() if status < 0 and worker not in outcome.killed]
-    broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in told]
+    broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in reported]
     lines = [_ending(outcome, run_dir, worker) for worker in (*lost, *broken)]
-    lines += _without_echoes([str(told[worker]) for worker in sorted(told)[: 1 if lines else None]])
+    lines += _without_echoes([str(reported[worker]) for worker in sorted(reported)[: 1 if lines else None]])
     lines += [
         f"worker {worker} did not end by itself and was ended{_doing(run_dir, worker)}"
         for worker in sorted(outcome.killed)
     ]
     if not lines:
         lines = ["the workers ended without results"]
-    kind = WorkerLostError if lost else WorkerFailedError if broken else type(told[min(told)]) if told else GangError
+    kind = (
+        WorkerLostError
+        if lost
+        else WorkerFailedError
+        if broken
+        else type(reported[min(reported)])
+        if reported
+        else GangError
+    )
     return kind("\n".join(lines))
 
 
 def what_workers_reported(run_dir: RunDir) -> str:
     """Return the errors that the workers of the last attempt left, as one text; empty if they could not."""
     paths = sorted(run_dir.state_dir.glob("error-*"))
-    told = [_told(run_dir, int(path.name.removeprefix("error-"))) for path in paths if path.name[6:].isdigit()]
-    return "\n".join(_without_echoes([str(error) for error in told if error is not None])).strip()
+    workers = [int(path.name.removeprefix("error-")) for path in paths if path.name[6:].isdigit()]
+    errors_left = [_reported_error(run_dir, worker) for worker in workers]
+    return "\n".join(_without_echoes([str(error) for error in errors_left if error is not None])).strip()
 
 
 def _without_echoes(texts: list[str]) -> list[str]:
@@ -114,14 +123,14 @@ def _without_echoes(texts: list[str]) -> list[str]:
     return [text for text in different if not any(other in text for other in different if other != text)]
 
 
-def _told(run_dir: RunDir, worker: int) -> MotetError | None:
+def _reported_error(run_dir: RunDir, worker: int) -> MotetError | None:
     """Return the error that ``worker`` left for the launcher, if it could."""
     try:
-        word = json.loads(run_dir.error_path(worker).read_text(encoding="utf-8"))
-        kind = getattr(errors, word["type"], MotetError)
-        error = kind(str(word["text"])) if isinstance(kind, type) and issubclass(kind, MotetError) else None
+        report = json.loads(run_dir.error_path(worker).read_text(encoding="utf-8"))
+        kind = getattr(errors, report["type"], MotetError)
+        error = kind(str(report["text"])) if isinstance(kind, type) and issubclass(kind, MotetError) else None
         if isinstance(error, GangError):
-            error.turns = {str(job): int(turn) for job, turn in word.get("turns", {}).items()}
+            error.turns = {str(job): int(turn) for job, turn in report.get("turns", {}).items()}
         return error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -153,8 +162,8 @@ def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
     for worker in range(outcome.num_workers):
         if (state := run_dir.read_state(worker)) is not None:
             turns[state.job] = max(turns.get(state.job, 0), state.turn)
-        if isinstance(told := _told(run_dir, worker), GangError):
-            for job, turn in told.turns.items():
+        if isinstance(error := _reported_error(run_dir, worker), GangError):
+            for job, turn in error.turns.items():
                 turns[job] = max(turns.get(job, 0), turn)
     for data in run_dir.description.get("jobs", []):
         name = data["name"]

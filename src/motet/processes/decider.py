@@ -93,7 +93,7 @@ class Decider:
         self._by_memory = by_memory
         self._rooms: dict[int, RoomReport] = {}
         self._num_changes = 0
-        self._told_full = 0
+        self._reported_full = 0
         self._charge = charge
         self._num_ends = 0
         self._begin = time.monotonic()
@@ -175,8 +175,8 @@ class Decider:
             return False
         if has_room(rooms):
             return True
-        if self._told_full != len(self._running):
-            self._told_full = len(self._running)
+        if self._reported_full != len(self._running):
+            self._reported_full = len(self._running)
             self._exchange.broadcast(Notify(None, full_text(len(self._running), rooms)))
         return False
 

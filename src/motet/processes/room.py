@@ -141,18 +141,18 @@ class Room:
 
 
 def has_room(reports: Iterable[RoomReport]) -> bool:
-    """Tell whether one more job fits on every worker, in main memory and on its device."""
-    told = list(reports)
-    on_devices = [MemoryReport.unpack(report.device) for report in told if report.device is not None]
-    return fits([MemoryReport.unpack(report.host) for report in told]) and (not on_devices or fits(on_devices))
+    """Return whether one more job fits on every worker, in main memory and on its device."""
+    rooms = list(reports)
+    on_devices = [MemoryReport.unpack(room.device) for room in rooms if room.device is not None]
+    return fits([MemoryReport.unpack(room.host) for room in rooms]) and (not on_devices or fits(on_devices))
 
 
 def full_text(num_running: int, reports: Iterable[RoomReport]) -> str:
     """Say why the next job waits."""
-    told = [
+    memories = [
         MemoryReport.unpack(each) for report in reports for each in (report.host, report.device) if each is not None
     ]
-    scarce = min(told, key=lambda report: report.available_bytes - MARGIN * report.total_bytes - report.need_bytes)
+    scarce = min(memories, key=lambda memory: memory.available_bytes - MARGIN * memory.total_bytes - memory.need_bytes)
     return (
         f"--at-once auto: {num_running} of the jobs are running. The largest takes {size_text(scarce.need_bytes)}, "
         f"{size_text(scarce.available_bytes)} are free, and {MARGIN:.0%} of {size_text(scarce.total_bytes)} stay free: "

@@ -140,11 +140,11 @@ class JobTurns:
             self._taken_at = self._begin
 
     def _held(self, end: int) -> None:
-        """Tell the worker, as soon as the turn is given away, from when to when this job had it."""
+        """Report to the worker, as soon as the turn is given away, from when to when this job had it."""
         self._seat.write(Stretch(self._begin, end, 0, self.num_turns, False))
 
     def _synced(self, end: int, arrived: int, launched: int, num_bytes: int = 0) -> None:
-        """Tell the worker of a turn whose gradients have come; it is counted by now."""
+        """Report to the worker a turn whose gradients have arrived; it is counted by now."""
         self._seat.write(Stretch(end, end, arrived, self.num_turns, True, launched, num_bytes, self._backward_begin))
 
     # DDP
@@ -233,13 +233,13 @@ class JobTurns:
             self._take()
 
     def _launched(self, end: int) -> tuple[int, int]:
-        """Return when the first gradients of this turn left, as far as DDP tells, and how many bytes travel."""
+        """Return when the first gradients of this turn left, as far as DDP logs it, and the bytes in flight."""
         lead, num_bytes = 0.0, 0
         for model in self._in_flight:
             leads = self._lead.setdefault(model, [])
             if len(leads) < ASKED_FOR_COSTS:
-                told = model._get_ddp_logging_data()
-                leads.append(float(told.get("backward_compute_comm_overlap_time", 0)))
+                logged = model._get_ddp_logging_data()
+                leads.append(float(logged.get("backward_compute_comm_overlap_time", 0)))
                 leads.sort()
             lead = max(lead, leads[len(leads) // 2])
             num_bytes += _bytes_of(model)
@@ -256,7 +256,7 @@ def _bytes_of(model: DistributedDataParallel) -> int:
 
 
 def _root_of(tensors: Any) -> torch.Tensor | None:
-    """Return a tensor at which the backward begins; None if there is none that can be told of it."""
+    """Return a tensor at which the backward begins; None if none of them can have a hook."""
     for tensor in (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors):
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
             return tensor

@@ -93,7 +93,7 @@ def path_of_database(database: object) -> str | None:
 
 
 def arguments_of(command: object, folder: str) -> Iterator[str]:
-    """Yield the arguments of a command that could name files seen from ``folder``, and files below those that are folders.
+    """Yield the arguments of a command that could name files, seen from ``folder``, and files below folders.
 
     An argument may hold a whole program (``sh -c``, ``python -c``), so each is taken apart, too.
     """
