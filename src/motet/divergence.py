@@ -13,16 +13,16 @@ LASTING = 10
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """A value that is not finite: ``word`` for it, and the turn from which on it never was again."""
+    """A value that is not finite: of which ``kind`` (NaN, infinity), and the turn from which on it never was again."""
 
-    word: str
+    kind: str
     since_turn: int
 
     def __str__(self) -> str:
-        return f"{self.word} since turn {self.since_turn}"
+        return f"{self.kind} since turn {self.since_turn}"
 
 
-def word_of(value: float) -> str:
+def kind_of(value: float) -> str:
     """Return ``NaN`` or ``infinity``; '' for a finite value."""
     return "" if math.isfinite(value) else "NaN" if math.isnan(value) else "infinity"
 
@@ -31,7 +31,7 @@ def diverged_at_the_end(turns: Iterable[int], values: Iterable[float]) -> Diverg
     """Return how a curve ends, if not in a finite value."""
     state = State()
     for turn, value in zip(turns, values, strict=True):
-        state.note("", turn, word_of(value))
+        state.note("", turn, kind_of(value))
     return state.now.get("")
 
 
@@ -42,14 +42,14 @@ class State:
         self.now: dict[str, Diverged] = {}
         self._counts: dict[str, int] = {}
 
-    def note(self, name: str, turn: int, word: str) -> bool:
-        """Take note of a value (``word``: see `word_of`); return whether it has not been finite for long."""
-        if not word:
+    def note(self, name: str, turn: int, kind: str) -> bool:
+        """Take note of a value (``kind``: see `kind_of`); return whether it has not been finite for long."""
+        if not kind:
             self.now.pop(name, None)
             self._counts.pop(name, None)
             return False
         before = self.now.get(name)
-        self.now[name] = Diverged(word, turn if before is None else before.since_turn)
+        self.now[name] = Diverged(kind, turn if before is None else before.since_turn)
         self._counts[name] = self._counts.get(name, 0) + 1
         return self._counts[name] >= LASTING
 
@@ -59,7 +59,7 @@ class State:
 
     def to_json(self) -> dict[str, dict[str, object]] | None:
         """Return the form that results.json has; None if everything is finite."""
-        return {name: {"value": one.word, "since_turn": one.since_turn} for name, one in self.now.items()} or None
+        return {name: {"value": one.kind, "since_turn": one.since_turn} for name, one in self.now.items()} or None
 
 
 def diverged_text(values: Mapping[str, Diverged]) -> str:

@@ -131,7 +131,7 @@ def work(
 
 
 def _keep_for_the_launcher(error: BaseException, run_dir: RunDir | None) -> None:
-    """Leave word of an error of Motet's own: where it was met, and how far jobs were."""
+    """Leave an error of Motet's own for the launcher: where it was met, and how far jobs were."""
     where = [note for note in getattr(error, "__notes__", ()) if note.startswith("worker ")]
     text = where[-1] if where else f"worker {worker()}: {type(error).__name__}: {error}"
     kept = WorkerFailedError(text)
@@ -184,7 +184,7 @@ def _run(
     """Build the jobs and let the pipeline run them."""
     description, quiet = run_dir.description, config.quiet or status_file
     if worker() == 0 and not quiet:
-        _say_phase("the workers have started and import torch")
+        _report_phase("the workers have started and import torch")
     from motet.gradients.aggregation.server import set_one_aside
     from motet.observe import MetricsWriter, Progress, TraceRecorder
     from motet.running import Show, run_jobs
@@ -196,7 +196,7 @@ def _run(
             return _aggregate_only(store)
         aggregation = partial(_served, store)
     if worker() == 0 and not quiet:
-        _say_phase("the workers join each other")
+        _report_phase("the workers join each other")
     progress = Progress(quiet=quiet, logs=run_dir.shown_log, verbose=config.verbose)
     status = [StatusFile(run_dir.path)] if status_file else []
     observers: list[Observer] = [progress, MetricsWriter(run_dir.path), TraceRecorder(run_dir.path), *status, *trackers]
@@ -238,7 +238,7 @@ def _process_job(run_dir: RunDir, data: Mapping[str, Any], calls: Mapping[str, C
     return ProcessJob(spec.name, None, spec.to_json(), spec.turns, spec.cwd, spec.env)
 
 
-def _say_phase(text: str) -> None:
+def _report_phase(text: str) -> None:
     """Say what takes its time before the progress has anything to show."""
     sys.stderr.write(f"motet: {text}\n")
     sys.stderr.flush()
@@ -296,18 +296,18 @@ def begin_together(
     key = f"motet/begin/{attempt}"
     if rank == 0:
         try:
-            wait_for_all(store, f"motet/here/{attempt}", rank, size, _say_phase)
+            wait_for_all(store, f"motet/here/{attempt}", rank, size, _report_phase)
             run_dir, config = begin()
             hold = run_dir.held()
             hold.__enter__()
             _held.append(hold)
-        except BaseException as error:  # whatever it is: the others wait for a word
+        except BaseException as error:  # whatever it is: the others wait for a message
             store.set(key, json.dumps({"error": pack_error(error)}))
             raise
         begun = {"path": str(run_dir.path), "description": dict(run_dir.description), "config": config.to_json()}
         store.set(key, json.dumps(begun))
         return run_dir, True, config
-    wait_for_all(store, f"motet/here/{attempt}", rank, size, _say_phase)
+    wait_for_all(store, f"motet/here/{attempt}", rank, size, _report_phase)
     message = _wait_for_begin(store, key)
     if "error" in message:
         raise unpack_error(message["error"])

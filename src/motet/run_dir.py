@@ -238,7 +238,7 @@ class RunDir:
             self.state_path(worker).unlink(missing_ok=True)
 
     def read_state(self, worker: int) -> WorkerState | None:
-        """Return what ``worker`` was doing last; None if it never said so, or was torn away in the middle of a word."""
+        """Return what ``worker`` was doing last; None if it never wrote that, or only a part of it."""
         try:
             text = self.state_path(worker).read_bytes().replace(b"\0", b" ").decode("utf-8")
             job, turn, phase = text.strip().rsplit(maxsplit=2)

@@ -208,11 +208,11 @@ def _run(
             orderly = True
             raise
         names = list(source.names)
-        standing = _leave_out_ended(source, folder, workers, config)
+        resume_state = _leave_out_ended(source, folder, workers, config)
         if not source.names:
             orderly = True
             wall_seconds = time.perf_counter() - begin
-            return Results(dict(standing.ended), num_workers=workers.num_workers, wall_seconds=wall_seconds)
+            return Results(dict(resume_state.ended), num_workers=workers.num_workers, wall_seconds=wall_seconds)
         planning = planning or Replanner(None, source.names)
         if folder is not None and isinstance(source, ListedJobs):
             planning.know(find_on_0(workers.broadcast_from_0, folder, source.names, config, workers.num_workers))
@@ -226,7 +226,7 @@ def _run(
             JobHooks(job_dir, start_job, output.end, notify_user),
             observers,
             aggregation=aggregates,
-            safety=_safety(workers, folder, standing, notify_user),
+            recovery=_recovery(workers, folder, resume_state, notify_user),
             transfers=transfers,
         )
         begun = True  # from here on the pipeline publishes it
@@ -234,7 +234,7 @@ def _run(
         if aggregates is not None:
             aggregates.close()
         orderly = True
-        jobs = {**standing.ended, **results.jobs}
+        jobs = {**resume_state.ended, **results.jobs}
         ordered = [*names, *(name for name in jobs if name not in names)]
         return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
     except BaseException as error:
@@ -266,9 +266,9 @@ def _leave_out_ended(
         return resuming.ResumeState()
     names = list(source.names)
     hand_in_attempts(workers, folder, names)
-    standing = resuming.inspect_on_0(workers.broadcast_from_0, folder, names, config)
-    source.leave_out(standing.ended)
-    return standing
+    resume_state = resuming.inspect_on_0(workers.broadcast_from_0, folder, names, config)
+    source.leave_out(resume_state.ended)
+    return resume_state
 
 
 def _aggregation(config: RunConfig, workers: Workers) -> Aggregation | None:
@@ -279,8 +279,8 @@ def _aggregation(config: RunConfig, workers: Workers) -> Aggregation | None:
     return Aggregation(workers.worker, workers.num_workers, config.aggregators)
 
 
-def _safety(
-    workers: Workers, folder: RunDir | None, standing: resuming.ResumeState, notify_user: Callable[[str], None]
+def _recovery(
+    workers: Workers, folder: RunDir | None, resume_state: resuming.ResumeState, notify_user: Callable[[str], None]
 ) -> RecoveryPolicy:
     """Return what the pipeline does with what it learns about jobs, so that a later start knows."""
     if folder is None:
@@ -301,7 +301,7 @@ def _safety(
         keep_result=keep_result,
         record_failure=record_failure,
         withdraw_failure=lambda name: resuming.withdraw_failure(folder, name, start, workers.worker),
-        starting_again=standing.starting_again,
+        starting_again=resume_state.starting_again,
         run_dir=folder.path,
     )
 

@@ -45,7 +45,7 @@ class Stage:
         self.path = path
         self.fifo = path / "ready"
         os.mkfifo(self.fifo)
-        self.said: list[str] = []
+        self.notified: list[str] = []
 
     def run(self, code: str, *options: str, meanwhile: Callable[[list[list[str]]], None] | None = None) -> Outcome:
         """Run ``code`` in workers; ``meanwhile`` gets what two workers told (number, process, word)."""
@@ -69,7 +69,7 @@ class Stage:
         if meanwhile is not None:
             thread.start()
         parsed = parse_torchrun_options(["--nproc-per-node=2", *options])
-        outcome = run_workers(parsed, [str(self.fifo)], program=str(program), say=self.said.append)
+        outcome = run_workers(parsed, [str(self.fifo)], program=str(program), notify=self.notified.append)
         if meanwhile is not None:
             thread.join(timeout=30)
             assert not thread.is_alive(), "the workers did not say that they were ready"
@@ -127,7 +127,7 @@ def test_workers_start_again_after_one_failed(stage: Stage) -> None:
     )
     assert outcome.agreed
     assert outcome.exits == {0: 0, 1: 0}
-    assert stage.said == ["worker 1 ended with exit status 7; all workers start again"]
+    assert stage.notified == ["worker 1 ended with exit status 7; all workers start again"]
 
 
 def test_a_killed_worker_is_named_with_its_job_and_turn(stage: Stage) -> None:
@@ -150,7 +150,7 @@ def test_a_killed_worker_is_named_with_its_job_and_turn(stage: Stage) -> None:
 
 
 def test_survivors_may_speak_and_then_are_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent, "LAST_WORDS_SECONDS", 1.0)
+    monkeypatch.setattr(agent, "FINAL_OUTPUT_SECONDS", 1.0)
     outcome = stage.run("""
         signal.signal(signal.SIGTERM, lambda *_: os._exit(9))  # nobody may send it
         subprocess.Popen(["sleep", "1000"])                    # such as a DataLoader worker
@@ -203,7 +203,7 @@ def test_a_stop_that_reaches_the_workers_first_starts_nothing_again(stage: Stage
     )
     assert outcome.stopped_by is signal.SIGTERM
     assert outcome.exits == {0: -signal.SIGTERM, 1: -signal.SIGTERM}
-    assert stage.said == []
+    assert stage.notified == []
 
 
 @pytest.mark.parametrize("how", ["a second signal", "patience"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, diverged_text, from_json, word_of
+from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, diverged_text, from_json, kind_of
 from motet.events import Diverged as DivergedEvent
 from motet.events import Event
 from motet.gradients.nonfinite import Watch, _word
@@ -36,10 +36,10 @@ def test_what_is_told() -> None:
     state = State()
     state.note("gradients", 4, "NaN")
     assert state.text() == "gradients are NaN since turn 4"
-    state.note("loss", 5, word_of(INF))
+    state.note("loss", 5, kind_of(INF))
     assert state.text() == "loss is infinity since turn 5"
     assert diverged_text(from_json(state.to_json())) == state.text()
-    state.note("loss", 6, word_of(0.5))
+    state.note("loss", 6, kind_of(0.5))
     state.note("gradients", 6, "")
     assert state.to_json() is None
 

@@ -40,7 +40,7 @@ _WRITING, _REMOVING = ".writing-", ".removing-"
 class Checkpoints:
     """One job's checkpoints, as this worker sees them.
 
-    ``keep``: how many stay, the newest. ``attempt``: a word that all workers of this start of the gang share and no
+    ``keep``: how many stay, the newest. ``attempt``: a name that all workers of this start of the gang share and no
     other start does, so that a worker left over from an earlier start cannot write into a checkpoint of this one.
     ``at_moment`` is called with the name of each step of writing: for fault injection.
     """
@@ -74,7 +74,7 @@ class Checkpoints:
     # Writing
 
     def begin_attempt(self, attempt: str) -> None:
-        """Take the word of this start of the gang, once worker 0 has sent it."""
+        """Take the name of this start of the gang, once worker 0 has sent it."""
         self.attempt = attempt
 
     def remove_leftovers(self) -> None:
@@ -214,7 +214,7 @@ class Checkpoints:
             raise CheckpointError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
 
     def part_path(self, turn: int, name: str) -> Path:
-        """Return where a part of the checkpoint that is being written lies; for parts that travel (`transfer`)."""
+        """Return where a part of the checkpoint that is being written lies; for parts that are sent (`transfer`)."""
         return self._writing(turn) / f"{name}.pt"
 
     # Steps

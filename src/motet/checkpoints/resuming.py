@@ -86,13 +86,13 @@ def inspect(
 def inspect_on_0(
     broadcast_from_0: Callable[[Callable[[], str]], str], run_dir: RunDir, names: Sequence[str], config: RunConfig
 ) -> ResumeState:
-    """Return where the run stands, by worker 0's word, on all workers. Collective."""
+    """Return where the run stands, as worker 0 finds it, on all workers. Collective."""
 
     def look() -> str:
-        standing = inspect(run_dir, names, max_job_failures=config.max_job_failures, only=config.only)
-        for name in standing.left_out:
-            keep_result(run_dir, name, standing.ended[name], None)
-        return json.dumps(standing.to_json())
+        resume_state = inspect(run_dir, names, max_job_failures=config.max_job_failures, only=config.only)
+        for name in resume_state.left_out:
+            keep_result(run_dir, name, resume_state.ended[name], None)
+        return json.dumps(resume_state.to_json())
 
     return ResumeState.from_json(json.loads(broadcast_from_0(look)))
 
@@ -156,7 +156,7 @@ def sound(result: JobResult) -> JobResult:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A job failed on ``worker`` alone. ``start`` is a word for one start of the gang."""
+    """A job failed on ``worker`` alone. ``start`` names one start of the gang."""
 
     start: str
     worker: int

@@ -25,7 +25,7 @@ from motet.run_dir import RunDir, make_folder, opener
 from motet.workers.deadlock import WaitsFor
 
 PIECE_BYTES = 8 << 20
-MOST_PART_BYTES = 256 << 20  # that travels in one word: what a worker holds alone is small
+MOST_PART_BYTES = 256 << 20  # sent in one message: what a worker holds alone is small
 AHEAD = 4  # pieces in the store that not everybody has read yet
 PAUSE_SECONDS = 0.002
 

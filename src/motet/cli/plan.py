@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         )
     options.max_restarts = 0
     names = ", ".join(job["name"] for job in description["jobs"])
-    _say(options, f"profiling {names} in throw-away workers; what jobs write outside of {{job_dir}} remains")
+    _notify(options, f"profiling {names} in throw-away workers; what jobs write outside of {{job_dir}} remains")
     with tempfile.TemporaryDirectory(prefix="motet-plan-") as scratch:
         run_dir = RunDir.create(Path(scratch, "run"), description)
         outcome = run_workers(options, [str(run_dir.path)], run_dir=run_dir, last=False)
@@ -139,7 +139,7 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     from motet.launcher.options import check_torchrun_options
 
     check_torchrun_options(options)
-    check_specs(specs, say=lambda text: _say(options, text))
+    check_specs(specs, notify=lambda text: _notify(options, text))
     return {**description, "profile": {"turns": options.turns}}
 
 
@@ -201,7 +201,7 @@ def _note(plan: Plan) -> str:
     )
 
 
-def _say(options: argparse.Namespace, text: str) -> None:
+def _notify(options: argparse.Namespace, text: str) -> None:
     if not options.quiet:
         sys.stderr.write(f"motet: {text}\n")
         sys.stderr.flush()

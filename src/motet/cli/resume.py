@@ -141,7 +141,7 @@ def _work_in_place(argv: Sequence[str]) -> None:
         _check(run_dir)
         config = _configure(options, _begun(run_dir))
         if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-            start.standing_of(options, run_dir, config, retry_failed=options.retry_failed)
+            start.resume_state_of(options, run_dir, config, retry_failed=options.retry_failed)
         return run_dir, config
 
     status, results, found = entry.work(lambda: entry.begin_together(find), launched=False)

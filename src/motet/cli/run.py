@@ -15,7 +15,7 @@ from motet.checkpoints.resuming import begin_or_go_on, check_place, options_of_s
 from motet.cli import Parser
 from motet.cli.config_options import add_config_options, given_options
 from motet.cli.several import Begun, run_on_several
-from motet.cli.start import go_on, prepare_to_go_on, report, run_workers, say
+from motet.cli.start import go_on, notify, prepare_to_go_on, report, run_workers
 from motet.cli.tasks import refuse_torchruns_options, works_in_place
 from motet.config import RunConfig
 from motet.errors import UsageError
@@ -123,11 +123,11 @@ def describe(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]
     if str(options.nnodes) in {"1", "1:1"} or options.standalone:  # of several hosts the leading one knows
         check_place(options.run_dir, description, fresh=options.fresh, seed=options.seed)
     check_trackers(config.trackers)
-    say(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
+    notify(options, f"checking {len(specs)} job{'s' * (len(specs) != 1)}: what they import is imported once")
     from motet.launcher.options import check_torchrun_options  # torch: seconds
 
     check_torchrun_options(options)
-    check_specs(specs, say=lambda text: say(options, text))
+    check_specs(specs, notify=lambda text: notify(options, text))
     if options.plan is not None and (seconds := saved_prediction(options.plan)) is not None:
         description["prediction"] = {"wall_seconds": seconds}
     return description
@@ -152,15 +152,15 @@ def specs_of(options: argparse.Namespace) -> list[JobSpec]:
 def _run_here(options: argparse.Namespace, description: dict[str, Any]) -> int:
     run_dir, goes_on = begin_or_go_on(options.run_dir, description, fresh=options.fresh, seed=options.seed)
     if goes_on:
-        say(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
+        notify(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
         with run_dir.held():
             return go_on(options, run_dir, options_of_start(run_dir, description))
-    say(options, f"run directory {shown_path(run_dir.path)}; starting workers")
+    notify(options, f"run directory {shown_path(run_dir.path)}; starting workers")
     with run_dir.held():
         outcome = run_workers(
             options,
             [str(run_dir.path)],
-            say=lambda text: say(options, text),
+            notify=lambda text: notify(options, text),
             explain=lambda: what_workers_reported(run_dir),
             run_dir=run_dir,
             timeout_seconds=options.config.timeout_seconds,
@@ -175,7 +175,7 @@ def _run_on_several(options: argparse.Namespace, description: dict[str, Any]) ->
         run_dir, goes_on = begin_or_go_on(options.run_dir, description, fresh=options.fresh, seed=options.seed)
         if not goes_on:
             return Begun(run_dir)
-        say(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
+        notify(options, f"run directory {shown_path(run_dir.path)}: this run has begun before, and goes on")
         config = options_of_start(run_dir, description)
         return Begun(run_dir, config, prepare_to_go_on(options, run_dir, config))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from motet import entry
-from motet.cli.start import report, run_workers, say
+from motet.cli.start import notify, report, run_workers
 from motet.config import RunConfig
 from motet.launcher.outcome import conclude, exit_status, what_workers_reported
 from motet.run_dir import RunDir, shown_path
@@ -41,7 +41,7 @@ def run_on_several(
     from motet.launcher.options import meeting_of
 
     about = {"given": None if jobs is None else what_is_given(jobs), "allow_different": options.allow_different}
-    hosts = Hosts(meeting_of(options), about, lambda text: say(options, text))
+    hosts = Hosts(meeting_of(options), about, lambda text: notify(options, text))
     with contextlib.ExitStack() as held, contextlib.closing(hosts):
         run_dirs: list[RunDir] = []
 
@@ -49,10 +49,10 @@ def run_on_several(
             begun = begin()
             held.enter_context(begun.run_dir.held())
             run_dirs.append(begun.run_dir)
-            return _word(begun)
+            return _message(begun)
 
-        def take(word: Mapping[str, Any]) -> None:
-            run_dirs.append(RunDir.join(word["path"], word["description"])[0])
+        def take(message: Mapping[str, Any]) -> None:
+            run_dirs.append(RunDir.join(message["path"], message["description"])[0])
 
         hosts.begin, hosts.take = begin_here, take
         hosts.open()
@@ -62,7 +62,7 @@ def run_on_several(
         return _run(options, hosts, run_dirs[0])
 
 
-def _word(begun: Begun) -> dict[str, Any]:
+def _message(begun: Begun) -> dict[str, Any]:
     """Return what the leading host sends to the others, and a file by which they see whether they share its disk."""
     return {
         "path": str(begun.run_dir.path),
@@ -86,11 +86,11 @@ def _run(options: argparse.Namespace, hosts: Hosts, run_dir: RunDir) -> int:
     if not hosts.shares_disk:
         arguments.append("--own-disk")
     where = shown_path(run_dir.path) if hosts.leads or hosts.shares_disk else f"{run_dir.path}, on a disk of its own"
-    say(options, f"run directory {where}; starting workers")
+    notify(options, f"run directory {where}; starting workers")
     outcome = run_workers(
         options,
         arguments,
-        say=lambda text: say(options, text),
+        notify=lambda text: notify(options, text),
         explain=lambda: what_workers_reported(run_dir),
         run_dir=run_dir,
         timeout_seconds=config.timeout_seconds,
@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace, hosts: Hosts, run_dir: RunDir) -> int:
     writes = hosts.leads or not hosts.shares_disk
     results, error = conclude(outcome, run_dir, writes=writes)
     if not hosts.shares_disk:
-        say(options, f"the logs of this host's workers are in {run_dir.path / 'jobs'}, on its own disk")
+        notify(options, f"the logs of this host's workers are in {run_dir.path / 'jobs'}, on its own disk")
     if hosts.leads:
         return report(run_dir, results, error, refused=refused)
     if refused:

@@ -64,7 +64,7 @@ def _how_to_go_on(run_dir: RunDir, results: Results) -> str:
     return f"motet: to go on: {command} ({', '.join(text)})\n"
 
 
-def say(options: argparse.Namespace, text: str) -> None:
+def notify(options: argparse.Namespace, text: str) -> None:
     """Say something on stderr, unless the command is to be quiet."""
     if not options.quiet:
         sys.stderr.write(f"motet: {text}\n")
@@ -84,7 +84,7 @@ def go_on(
     outcome = run_workers(
         options,
         [str(run_dir.path), f"--config={json.dumps(config.to_json())}"],
-        say=lambda text: say(options, text),
+        notify=lambda text: notify(options, text),
         explain=lambda: what_workers_reported(run_dir),
         run_dir=run_dir,
         timeout_seconds=config.timeout_seconds,
@@ -97,23 +97,23 @@ def prepare_to_go_on(
 ) -> int | None:
     """Check what is left to do of a run, and say where it goes on; return a status where nothing is left."""
     names = resuming.job_names(run_dir)
-    standing = standing_of(options, run_dir, config, retry_failed=retry_failed)
-    if not (left := [name for name in names if name not in standing.ended]):
-        jobs = {name: standing.ended[name] for name in names}
+    resume_state = resume_state_of(options, run_dir, config, retry_failed=retry_failed)
+    if not (left := [name for name in names if name not in resume_state.ended]):
+        jobs = {name: resume_state.ended[name] for name in names}
         results = Results(jobs, num_workers=0, wall_seconds=0.0)
         text = "nothing to do: all jobs that were asked for have ended"
         hint = " (--retry-failed goes on with those that failed)" if exit_status(results) == 1 else ""
-        say(options, text + hint)
+        notify(options, text + hint)
         sys.stdout.write(results_table(results, width=terminal_width()))
         return exit_status(results)
     specs = [JobSpec.from_json(data) for data in run_dir.description["jobs"] if data["name"] in left]
-    check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs], say=lambda text: say(options, text))
+    check_specs([spec.filled(run_dir.job_dir(spec.name)) for spec in specs], notify=lambda text: notify(options, text))
     for name in left:
-        _say_where(options, run_dir, name)
+        _notify_where(options, run_dir, name)
     return None
 
 
-def standing_of(
+def resume_state_of(
     options: argparse.Namespace,
     run_dir: RunDir,
     config: RunConfig,
@@ -126,17 +126,17 @@ def standing_of(
     resuming.inspect(run_dir, names, max_job_failures=failures, only=only)  # is everything whole that is asked for?
     if retry_failed:
         for name in resuming.retry(run_dir, only or names):
-            say(options, f"job '{name}' had failed and is tried again")
+            notify(options, f"job '{name}' had failed and is tried again")
     return resuming.inspect(run_dir, names, max_job_failures=failures, only=only)
 
 
-def _say_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
+def _notify_where(options: argparse.Namespace, run_dir: RunDir, name: str) -> None:
     """Say where a job goes on; raise `CheckpointError` if it has checkpoints and none of them is whole."""
     from motet.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(run_dir.checkpoints_dir, name, worker=0, num_workers=1)
     found = checkpoints.latest()
     for problem in checkpoints.problems:
-        say(options, f"job '{name}': {problem}")
+        notify(options, f"job '{name}': {problem}")
     if found is not None:
-        say(options, f"job '{name}' goes on after turn {found.turn}")
+        notify(options, f"job '{name}' goes on after turn {found.turn}")

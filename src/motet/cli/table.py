@@ -40,7 +40,7 @@ def _failure(name: str, error: str, logs: Callable[[str], object] | None) -> str
 def _row(name: str, job: JobResult) -> list[str]:
     share = f" ({job.hidden_seconds / job.sync_seconds:.0%})" if job.sync_seconds > 0 else ""
     seconds = [f"{job.compute_seconds:.1f} s", f"{job.sync_seconds:.1f} s", f"{job.hidden_seconds:.1f} s{share}"]
-    status = ", ".join([job.status, *sorted({one.word for one in from_json(job.nonfinite).values()})])
+    status = ", ".join([job.status, *sorted({one.kind for one in from_json(job.nonfinite).values()})])
     return [name, status, str(job.turns), _shown(job), *seconds]
 
 

@@ -41,9 +41,9 @@ def load_pairs(seed: int, context_size: int = 16, files: tuple[Path, ...] | None
     everywhere = {"self", "cls", *dir(builtins)}  # only ever looked up in: the order of a set differs between processes
     mentions = {}
     for key, names in functions(python_files() if files is None else files).items():
-        telling = tuple(name for name in names if name not in everywhere)
-        if len(telling) >= FEWEST_IDENTIFIERS:
-            mentions[key] = telling
+        distinctive = tuple(name for name in names if name not in everywhere)
+        if len(distinctive) >= FEWEST_IDENTIFIERS:
+            mentions[key] = distinctive
     identifiers = _numbered(name for names in mentions.values() for name in names)
     # A class is numbered as "module.class", the module itself as "module"; functions outside classes as "module.".
     places = _numbered(place for module, owner, _ in mentions for place in (f"{module}.{owner}", module))

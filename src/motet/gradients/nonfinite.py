@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from motet.config import OnNan
-from motet.divergence import GRADIENTS, State, word_of
+from motet.divergence import GRADIENTS, State, kind_of
 from motet.errors import NonFiniteError
 from motet.events import Diverged, Event
 from motet.jobs.outcome import JobStopped
@@ -54,24 +54,24 @@ class Watch:
     def logged(self, job: str, turn: int, values: Mapping[str, float]) -> None:
         """Take note of what a job logged."""
         for name, value in values.items():
-            self.note(job, name, turn, word_of(value))
+            self.note(job, name, turn, kind_of(value))
 
     def synced(self, job: str, turn: int, models: Iterable[DistributedDataParallel]) -> None:
         """Take note of the gradients of a turn."""
-        words = [_word(grad) for model in models if (grad := self._small_gradient(model)) is not None]
-        if words:
-            self.note(job, GRADIENTS, turn, next(filter(None, words), ""))
+        kinds = [_kind(grad) for model in models if (grad := self._small_gradient(model)) is not None]
+        if kinds:
+            self.note(job, GRADIENTS, turn, next(filter(None, kinds), ""))
 
-    def note(self, job: str, name: str, turn: int, word: str) -> None:
-        """Take note of how one value of a job is not finite; ``word`` is empty if it is."""
+    def note(self, job: str, name: str, turn: int, kind: str) -> None:
+        """Take note of how one value of a job is not finite; ``kind`` is empty if it is."""
         state = self._states[job]
         before = state.now.get(name)
-        if state.note(name, turn, word):
+        if state.note(name, turn, kind):
             self._notice(job, _DIVERGED.format(state.text()))
         after = state.now.get(name)
         if before != after:
             since = None if after is None else after.since_turn
-            self._observe(Diverged(time=time.perf_counter(), job=job, name=name, value=word, since_turn=since))
+            self._observe(Diverged(time=time.perf_counter(), job=job, name=name, value=kind, since_turn=since))
 
     def ended(self, job: str) -> dict[str, dict[str, object]] | None:
         """Notify the user if the job ends so, and return what `motet.results.JobResult.nonfinite` holds."""
@@ -97,7 +97,7 @@ class Watch:
 _DIVERGED = "has diverged: {}. (--on-nan stop-job ends such a job.)"
 
 
-def _word(grad: Tensor) -> str:
+def _kind(grad: Tensor) -> str:
     try:
         total = grad.sum().item()
         if math.isfinite(abs(total)) or torch.isfinite(grad).all():  # the sum alone is quick, and may overflow

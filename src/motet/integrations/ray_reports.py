@@ -2,8 +2,7 @@
 
 ``ray.train.report`` is called by all workers equally often, and each call waits for all of them. No turn of a job is
 to wait for that, nor for the storage. So a thread on each worker makes the calls: worker 0's when a job has been saved,
-the others' when worker 0 has left word in the store that it makes the next one. If worker 0 cannot make it, it leaves
-word of that.
+the others' when worker 0 has published in the store that it makes the next one, or that it cannot.
 """
 
 from __future__ import annotations

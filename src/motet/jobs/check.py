@@ -28,19 +28,19 @@ def check_specs(
     specs: Sequence[JobSpec],
     *,
     timeout_seconds: float = _CHECK_TIMEOUT_SECONDS,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Import each function, match its arguments, compile each script, all in one short-lived child process.
 
     The child's environment is that of worker 0 of one. Nothing is trained, and this process imports nothing. Blocks for
-    as long as the imports take, and reports so to ``say`` now and then. Raises one UsageError that lists every problem.
+    as long as the imports take, and notifies now and then. Raises one UsageError that lists every problem.
     """
     if not specs:
         return
     with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as noise:
         request.write(json.dumps([spec.to_json() for spec in specs], default=repr).encode())
         request.seek(0)
-        status = _run_child(request, report, noise, timeout_seconds, say)
+        status = _run_child(request, report, noise, timeout_seconds, notify)
         report.seek(0)
         problems, unfinished = _read_report(report.read(), len(specs))
         if unfinished is not None:
@@ -52,7 +52,7 @@ def check_specs(
 
 
 def _run_child(
-    request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_seconds: float, say: Callable[[str], None]
+    request: IO[bytes], report: IO[bytes], noise: IO[bytes], timeout_seconds: float, notify: Callable[[str], None]
 ) -> int | None:
     """Return the child's exit status, or None if it took too long. Files, not pipes: a grandchild cannot hold them."""
     child = subprocess.Popen(
@@ -64,7 +64,7 @@ def _run_child(
         start_new_session=True,
     )
     try:
-        return _wait(child, timeout_seconds, say)
+        return _wait(child, timeout_seconds, notify)
     finally:
         # The whole session: an import may have started processes, and Ctrl-C does not reach them.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -72,7 +72,7 @@ def _run_child(
         child.wait()
 
 
-def _wait(child: subprocess.Popen[bytes], timeout_seconds: float, say: Callable[[str], None]) -> int | None:
+def _wait(child: subprocess.Popen[bytes], timeout_seconds: float, notify: Callable[[str], None]) -> int | None:
     """Return the child's exit status, or None if it took too long; say so every two seconds, later less often."""
     begin, pause = time.monotonic(), _SILENT_SECONDS
     while True:
@@ -83,7 +83,7 @@ def _wait(child: subprocess.Popen[bytes], timeout_seconds: float, say: Callable[
             if left <= pause:
                 return None
             seconds = time.monotonic() - begin
-            say(f"still importing what the jobs need ({seconds:.0f} s)")
+            notify(f"still importing what the jobs need ({seconds:.0f} s)")
             pause = min(max(_SILENT_SECONDS, seconds / 10), 60.0)
 
 

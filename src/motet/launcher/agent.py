@@ -33,7 +33,7 @@ from motet.launcher.guardian import Guardian
 LOOPBACK = "127.0.0.1"
 # How long the survivors of a lost worker may take to find out and to say so; a closed connection shows in well
 # under a second, in 4 seconds with DataLoader workers.
-LAST_WORDS_SECONDS = 10.0
+FINAL_OUTPUT_SECONDS = 10.0
 # How long this host waits, when its workers have ended well, for those of others.
 OTHERS_SECONDS = 30.0
 # How long all workers may take to end after a stop was asked for. The run as a whole has 30 seconds.
@@ -105,7 +105,7 @@ class Agent(LocalElasticAgent):
         before_restart: Callable[[Agent], None],
         guardian: Guardian,
         ends: Ends | None,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         assert config.logs_specs is not None
         super().__init__(
@@ -122,7 +122,7 @@ class Agent(LocalElasticAgent):
         self.attempt = 0
         self.overdue = ""
         self._before_restart = before_restart
-        self._guardian, self._ends, self._say = guardian, ends, say
+        self._guardian, self._ends, self._notify = guardian, ends, notify
         self._starting = self._ends_now = False
         self._asked_to_stop_at: float | None = None
         self._first_failure_at: float | None = None
@@ -151,7 +151,9 @@ class Agent(LocalElasticAgent):
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(number, own)
         self._signal_groups(signal.SIGCONT)
-        self._say(f"was stopped ({signal.Signals(number).name}) for {time.monotonic() - begun:.0f} s; the run goes on")
+        self._notify(
+            f"was stopped ({signal.Signals(number).name}) for {time.monotonic() - begun:.0f} s; the run goes on"
+        )
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.exits, self.killed, self.overdue = {}, set(), ""
@@ -207,7 +209,7 @@ class Agent(LocalElasticAgent):
         return (
             self._ends_now
             or (self._asked_to_stop_at is not None and now - self._asked_to_stop_at > STOP_SECONDS)
-            or (self._first_failure_at is not None and now - self._first_failure_at > LAST_WORDS_SECONDS)
+            or (self._first_failure_at is not None and now - self._first_failure_at > FINAL_OUTPUT_SECONDS)
         )
 
     def _note_exits(self, worker_group: WorkerGroup) -> dict[int, Popen[bytes]]:
@@ -232,7 +234,7 @@ class Agent(LocalElasticAgent):
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         if self._pcontext is not None:  # torch itself takes this time only from 2.13 on; closed twice is closed
-            self._pcontext.close(death_sig, int(LAST_WORDS_SECONDS))
+            self._pcontext.close(death_sig, int(FINAL_OUTPUT_SECONDS))
         super()._shutdown(death_sig)
         self._kill_groups()  # what the workers themselves had started, where they could not end it
 

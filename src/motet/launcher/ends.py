@@ -1,7 +1,7 @@
 """The two ends of a run, watched by the launcher: what workers do before their own watch begins and after it has ended.
 
 Each worker writes down what it does (`RunDir.write_state`). Where none of it moves for the whole timeout, nobody else
-could say so: a worker that hangs in an import or in a file system that does not answer, or that somebody has stopped.
+could report it: a worker that hangs in an import or in a file system that does not answer, or that was stopped.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _LATE = {phase.replace(" ", "-") for phase in (WRITES, ENDS, "done")}
 class Ends:
     """Looks at what the workers of this machine do.
 
-    ``say`` is called with what takes long; where ``rows`` show what jobs do, nothing of these. ``timeout_seconds``
+    ``notify`` gets what takes long; where ``rows`` show what jobs do, nothing of these. ``timeout_seconds``
     holds for each end of the run.
     """
 
-    def __init__(self, run_dir: RunDir, timeout_seconds: float, say: Callable[[str], None], *, rows: bool) -> None:
+    def __init__(self, run_dir: RunDir, timeout_seconds: float, notify: Callable[[str], None], *, rows: bool) -> None:
         self._run_dir = run_dir
         self._timeout_seconds = timeout_seconds
-        self._say, self._rows = say, rows
+        self._notify, self._rows = notify, rows
         self._seen: dict[int, tuple[WorkerState | None, float]] = {}  # by worker: its state, and for how long already
         self._come: set[int] = set()  # workers that have written something
         self._looked = time.monotonic()
@@ -81,7 +81,7 @@ class Ends:
         """Say once that somebody has removed the run directory."""
         if not self._run_dir.is_there() and not self._reported_gone:
             self._reported_gone = True
-            self._say(
+            self._notify(
                 f"the run directory {self._run_dir.path} has been removed: the run goes on, but what it kept is lost, "
                 "and it cannot be resumed from there"
             )
@@ -98,7 +98,7 @@ class Ends:
         state, seconds = self._seen[longest]
         if state is not None and (state.phase == RUNS.replace(" ", "-") or (self._rows and state.job is not None)):
             return
-        self._say(f"worker {longest}: {_doing(state)}, for {seconds:.0f} s now")
+        self._notify(f"worker {longest}: {_doing(state)}, for {seconds:.0f} s now")
 
 
 def _is_early(state: WorkerState | None) -> bool:

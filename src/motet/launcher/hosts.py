@@ -7,7 +7,7 @@ blocks for long in a call that no signal interrupts, and whoever waits says for 
 
     run                 the --rdzv-id
     about/N             what host N is, and was given; N counts those that have come
-    begun               what the leading host has begun: its word for all others
+    begun               what the leading host has begun: its message to all others
     answer/N            whether host N sees the same directory, and reaches the others
     refused             why there is no run
     round, joined/R/I   which attempt is on; the I-th host that has joined it
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 PAUSE_SECONDS = 0.1
-SAY_EVERY_SECONDS = 30.0
+NOTIFY_EVERY_SECONDS = 30.0
 ALIVE_SECONDS = 10.0  # since the last beat
 
 
@@ -74,12 +74,12 @@ class Settled:
 
 
 class Hosts:
-    """This host among the others, from `open` on. ``say`` notifies the user of something.
+    """This host among the others, from `open` on. ``notify`` shows the user a notice.
 
-    ``begin`` begins the run, once, on the leading host, and returns its word for the others; ``take`` gets that there.
+    ``begin`` begins the run, once, on the leading host, and returns its message to the others; ``take`` receives it.
     """
 
-    def __init__(self, meeting: Meeting, about: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(self, meeting: Meeting, about: Mapping[str, Any], notify: Callable[[str], None]) -> None:
         self.meeting = meeting
         self.leads = False
         self.number = 0
@@ -88,12 +88,12 @@ class Hosts:
         self.everybody: dict[int, dict[str, Any]] = {}
         self.shares_disk = True  # with the leading host
         self.begin: Callable[[], dict[str, Any]] = dict
-        self.take: Callable[[Mapping[str, Any]], None] = lambda word: None
+        self.take: Callable[[Mapping[str, Any]], None] = lambda message: None
         self._about = dict(about)
-        self._say = say
+        self._notify = notify
         self._line: StoreLine
         self._reachable: Reachable | None = None
-        self._said = ("", 0.0)
+        self._notified = ("", 0.0)
         self._beats: dict[int, tuple[str | None, float]] = {}
         self._enough_since: float | None = None
         self._answered = False
@@ -198,10 +198,10 @@ class Hosts:
 
     def _look(self, attempt: int) -> Settled | None:
         """Return what was settled of an attempt, if this host takes part in it; a late one asks for another attempt."""
-        word = self._line.get(f"settled/{attempt}")
-        if word is None:
+        packed = self._line.get(f"settled/{attempt}")
+        if packed is None:
             return None
-        settled = Settled(attempt, **json.loads(word))
+        settled = Settled(attempt, **json.loads(packed))
         if self.number in settled.members:
             return settled
         names = [self._of(number)["name"] for number in settled.members]
@@ -214,10 +214,10 @@ class Hosts:
 
     def _answer(self) -> None:
         """Report to the leading host whether all is well here, once it has begun the run."""
-        if self._answered or (word := self._line.get("begun")) is None:
+        if self._answered or (packed := self._line.get("begun")) is None:
             return
         self._answered = True
-        self.begun = json.loads(word)
+        self.begun = json.loads(packed)
         leader = self._of(int(self._line.get("leader") or "0"))
         if not self.leads:
             self._compare(leader)
@@ -253,7 +253,7 @@ class Hosts:
             return
         unlike = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
         if self._about["allow_different"]:
-            self._say(f"the hosts were not given the same, and go on: {unlike}")
+            self._notify(f"the hosts were not given the same, and go on: {unlike}")
             return
         text = f"the hosts were not given the same: {unlike}. Give them the same, or --allow-different on each of them"
         self._refuse(UsageError(text))
@@ -326,11 +326,11 @@ class Hosts:
 
     def _progress(self, text: str, deadline: float) -> None:
         """Say for whom this host waits: at once when it changes, and now and then."""
-        before, when = self._said
-        if text != before or time.monotonic() - when > SAY_EVERY_SECONDS:
-            self._said = (text, time.monotonic())
+        before, when = self._notified
+        if text != before or time.monotonic() - when > NOTIFY_EVERY_SECONDS:
+            self._notified = (text, time.monotonic())
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + deadline - time.monotonic()))
-            self._say(f"{text}, until {until}")
+            self._notify(f"{text}, until {until}")
 
     def _of(self, number: int) -> dict[str, Any]:
         if number not in self.everybody:

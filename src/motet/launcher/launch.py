@@ -66,7 +66,7 @@ def launch(
     refuse_other_systems()
     config = RunConfig.of(options, "motet.launch", config, known=LaunchOptions)
     if (notice := check()) is not None and not config.quiet:
-        _say(notice)
+        _notify(notice)
     # torch elastic takes a while to import, and does not import everywhere.
     from motet.launcher.agent import PASSED_ON
     from motet.launcher.options import check_torchrun_options, parse_torchrun_options
@@ -101,7 +101,7 @@ def launch(
             outcome = run_workers(
                 elastic,
                 [*arguments, *["--status-file"] * inline],
-                say=(lambda text: None) if config.quiet else _say,
+                notify=(lambda text: None) if config.quiet else _notify,
                 run_dir=directory,
                 timeout_seconds=config.timeout_seconds,
             )
@@ -163,7 +163,7 @@ def _with_results_loaded(results: Results, run_dir: RunDir) -> Results:
     return dataclasses.replace(results, jobs=jobs)
 
 
-def _say(text: str) -> None:
+def _notify(text: str) -> None:
     sys.stderr.write(f"motet: {text}\n")
 
 

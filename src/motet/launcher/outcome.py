@@ -83,29 +83,21 @@ def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
         return outcome.lost
     if outcome.overdue:
         return SyncTimeoutError(outcome.overdue)
-    reported = {worker: error for worker in outcome.exits if (error := _reported_error(run_dir, worker)) is not None}
-    for error in reported.values():
+    left = {worker: error for worker in outcome.exits if (error := _reported_error(run_dir, worker)) is not None}
+    for error in left.values():
         if not isinstance(error, GangError):
             return error
     lost = [worker for worker, status in outcome.exits.items() if status < 0 and worker not in outcome.killed]
-    broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in reported]
+    broken = [worker for worker, status in outcome.exits.items() if status > 0 and worker not in left]
     lines = [_ending(outcome, run_dir, worker) for worker in (*lost, *broken)]
-    lines += _without_echoes([str(reported[worker]) for worker in sorted(reported)[: 1 if lines else None]])
+    lines += _without_echoes([str(left[worker]) for worker in sorted(left)[: 1 if lines else None]])
     lines += [
         f"worker {worker} did not end by itself and was ended{_doing(run_dir, worker)}"
         for worker in sorted(outcome.killed)
     ]
     if not lines:
         lines = ["the workers ended without results"]
-    kind = (
-        WorkerLostError
-        if lost
-        else WorkerFailedError
-        if broken
-        else type(reported[min(reported)])
-        if reported
-        else GangError
-    )
+    kind = WorkerLostError if lost else WorkerFailedError if broken else type(left[min(left)]) if left else GangError
     return kind("\n".join(lines))
 
 
@@ -113,8 +105,8 @@ def what_workers_reported(run_dir: RunDir) -> str:
     """Return the errors that the workers of the last attempt left, as one text; empty if they could not."""
     paths = sorted(run_dir.state_dir.glob("error-*"))
     workers = [int(path.name.removeprefix("error-")) for path in paths if path.name[6:].isdigit()]
-    errors_left = [_reported_error(run_dir, worker) for worker in workers]
-    return "\n".join(_without_echoes([str(error) for error in errors_left if error is not None])).strip()
+    left = [_reported_error(run_dir, worker) for worker in workers]
+    return "\n".join(_without_echoes([str(error) for error in left if error is not None])).strip()
 
 
 def _without_echoes(texts: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def run_workers(
     arguments: Sequence[str],
     *,
     program: str = "motet.entry",
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
     explain: Callable[[], str] = str,
     run_dir: RunDir | None = None,
     timeout_seconds: float = 1800.0,
@@ -48,7 +48,7 @@ def run_workers(
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
     Ctrl-C, SIGQUIT, or 25 seconds, ends them. Ctrl-Z stops them, too, until this program goes on. When this returns or
-    raises, none of their processes is left. ``say`` is given the restarts, with what ``explain`` knows of the reason,
+    raises, none of their processes is left. ``notify`` gets the restarts, with what ``explain`` knows of the reason,
     and about what takes long. Where workers write in ``run_dir`` what they do, ``timeout_seconds`` holds for the two
     ends of the run. ``rendezvous``: how this host meets the others, where there are several. ``last``: afterwards this
     program only tells what came of it, and what asks it to stop comes too late; a second Ctrl-C, or SIGQUIT, ends it.
@@ -68,10 +68,10 @@ def run_workers(
         def before_restart(agent: Agent) -> None:
             how = "; ".join(how_it_ended(worker, status) for worker, status in agent.exits.items() if status)
             why = explain()
-            say(f"{how or 'machines joined or left'}; all workers start again" + (f" ({why})" if why else ""))
+            notify(f"{how or 'machines joined or left'}; all workers start again" + (f" ({why})" if why else ""))
 
-        ends = None if run_dir is None else Ends(run_dir, timeout_seconds, say, rows=sys.stderr.isatty())
-        agent = Agent(spec, config, before_restart, guardian, ends, say)
+        ends = None if run_dir is None else Ends(run_dir, timeout_seconds, notify, rows=sys.stderr.isatty())
+        agent = Agent(spec, config, before_restart, guardian, ends, notify)
         lost = None
         try:
             with _handling_signals(agent.on_signal, agent.on_pause, last=last):

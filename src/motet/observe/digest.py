@@ -41,7 +41,7 @@ class JobDigest:
     diverged: str = ""  # what of it ended in NaN or infinity
     target: str = ""  # the program that it runs
     values: Mapping[str, Logged] = field(default_factory=dict)  # all that it logged or returned, by name
-    said: str | None = None  # the last line that it printed, where it logged and returned nothing
+    last_printed: str | None = None  # the last line that it printed, where it logged and returned nothing
 
 
 @dataclass(frozen=True)
@@ -298,10 +298,10 @@ def _job(
         if name in by_job
     ]
     logged.sort(key=lambda one: interest(one.name))
-    telling = [one for one in logged if interest(one.name)[0] < BOOKKEEPING]
+    informative = [one for one in logged if interest(one.name)[0] < BOOKKEEPING]
     returned = _returned(result.result) if result else None
     if returned:
-        telling = [returned, *(one for one in telling if one.name != returned.name)]
+        informative = [returned, *(one for one in informative if one.name != returned.name)]
     shown = None if result is None or result.result is None or returned else _one_line(result.result)
     diverged = diverged_text(from_json(result.nonfinite)) if result else ""
     if not diverged:  # the run still goes, or was killed
@@ -321,8 +321,8 @@ def _job(
         memory=result.memory if result else None,
         result=shown,
         sums=own,
-        logged=tuple(telling or logged),
-        said=None if logged or returned or shown else last_line(run_dir / "jobs" / name / "log.txt"),
+        logged=tuple(informative or logged),
+        last_printed=None if logged or returned or shown else last_line(run_dir / "jobs" / name / "log.txt"),
     )
 
 

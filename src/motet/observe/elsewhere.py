@@ -10,7 +10,7 @@ from motet.schedule.alternatives import compare, on_link, parse_link
 from motet.schedule.costs import Cost
 
 LINKS = {"1 Gbit/s": "1gbit/50us", "10 Gbit/s": "10gbit/50us"}
-WORTH_TELLING, WORTH_SLOWING = 1.02, 1.1
+MIN_GAIN_SHOWN, MIN_SLOWING_SHOWN = 1.02, 1.1
 MAX_TURNS = 400  # that are replayed: a few ten milliseconds
 
 
@@ -55,7 +55,7 @@ def elsewhere_text(run: RunDigest) -> str:
     if not found:
         return ""
     slowest = max(one.together_seconds for one in found)
-    if max(one.times for one in found) < WORTH_TELLING and slowest < WORTH_SLOWING * run.estimate.compute_seconds:
+    if max(one.times for one in found) < MIN_GAIN_SHOWN and slowest < MIN_SLOWING_SHOWN * run.estimate.compute_seconds:
         links = " or ".join(one.link for one in found)
         return (
             f"Here gradients stay on one machine; theirs are so small that {links} would slow these jobs down little."

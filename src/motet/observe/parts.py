@@ -200,11 +200,11 @@ def _add_line(part: Part, record: Any) -> None:
 def _lay_side_by_side(parts: Sequence[Part], unix_begin: float) -> None:
     """Correct wall clocks that contradict causality, relative to the first part."""
     reference, *others = parts
-    travels = {(turn.job, turn.turn): turn for turn in reference.turns if turn.completed is not None}
+    synced_turns = {(turn.job, turn.turn): turn for turn in reference.turns if turn.completed is not None}
     for part in others:
         least, most = float("-inf"), float("inf")
         for turn in part.turns:
-            known = travels.get((turn.job, turn.turn))
+            known = synced_turns.get((turn.job, turn.turn))
             if known is None or turn.launched is None or turn.completed is None:
                 continue
             assert known.launched is not None

@@ -378,7 +378,7 @@ def _state(row: _Row, short: bool) -> Text:
     if not row.diverged:
         return Text(state, style=_STYLES.get(row.state, ""))
     since = next(iter(row.diverged.values()))
-    diverged = since.word if short else str(since)
+    diverged = since.kind if short else str(since)
     return Text(f"{state}, {diverged}" if row.ended else diverged, style="bold red")
 
 

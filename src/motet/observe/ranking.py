@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from motet.errors import UsageError
 from motet.suggest import did_you_mean
 
-BOOKKEEPING = 3  # the rank of logged values that do not say how well a job does
+BOOKKEEPING = 3  # the place of logged values that do not show how well a job does
 Mode = Literal["min", "max"]
 _LESS = {
     "loss",

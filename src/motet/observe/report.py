@@ -97,14 +97,14 @@ def _marks(run: RunDigest) -> list[dict[str, Any]]:
 
 
 def _curves(run: RunDigest, jobs: dict[str, int]) -> list[dict[str, Any]]:
-    """Return the logged curves, the most telling first: per job [turn, seconds, mean] points."""
-    rank: dict[str, int] = {}
+    """Return the logged curves, the most informative first: per job [turn, seconds, mean] points."""
+    places: dict[str, int] = {}
     for job in run.jobs:
         for place, logged in enumerate(job.logged):
-            rank[logged.name] = min(place, rank.get(logged.name, place))
+            places[logged.name] = min(place, places.get(logged.name, place))
     most = max(60, min(MOST_POINTS, 6000 // max(1, len(jobs))))
     curves = []
-    for name in sorted(run.curves, key=lambda name: rank.get(name, len(rank)))[:MOST_CURVES]:
+    for name in sorted(run.curves, key=lambda name: places.get(name, len(places)))[:MOST_CURVES]:
         series = []
         for job_name, curve in run.curves[name].items():
             if job_name not in jobs:

@@ -185,9 +185,9 @@ def _job_row(run: RunDigest, index: int, job: JobDigest) -> str:
     logged = "".join(_logged(one) for one in job.logged[:2])
     if job.result and len(job.logged) < 2:
         logged += f'<div><span class="metric">returned</span> <b>{escape(job.result)}</b></div>'
-    if job.said and not logged:
-        said = f'<span class="said">{escape(job.said)}</span>'
-        logged = f'<div class="printed"><span class="metric last">printed last</span> {said}</div>'
+    if job.last_printed and not logged:
+        last_printed = f'<span class="last-line">{escape(job.last_printed)}</span>'
+        logged = f'<div class="printed"><span class="metric last">printed last</span> {last_printed}</div>'
     curve = next((run.curves[one.name].get(job.name) for one in job.logged if one.name in run.curves), None)
     spark = _spark(curve, index) if curve else ""
     error = f'<pre class="error">{escape(job.error.strip()[-MOST_OF_AN_ERROR:])}</pre>' if job.error else ""

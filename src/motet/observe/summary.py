@@ -103,7 +103,7 @@ def turns_text(job: JobDigest) -> str:
 
 
 def logged_text(job: JobDigest, most: int = 2) -> str:
-    """Return a job's most telling values, before and after."""
+    """Return a job's most informative values, before and after."""
     texts = []
     for one in job.logged[:most]:
         change = f"{value_text(one.first)} → " if one.count > 1 else ""
@@ -125,7 +125,7 @@ def _table(jobs: Sequence[JobDigest], width: int | None) -> list[str]:
                 seconds_text(sums.compute_seconds),
                 seconds_text(sums.sync_seconds),
                 hidden,
-                logged_text(job) or (f"result {job.result}" if job.result else job.said or ""),
+                logged_text(job) or (f"result {job.result}" if job.result else job.last_printed or ""),
             )
         )
     inner = None if width is None else width - 2

@@ -34,7 +34,7 @@ def agree_on_end(
     index: int,
     workers: Workers,
     agreements: Agreements,
-    safety: RecoveryPolicy,
+    recovery: RecoveryPolicy,
     interruption: Interruption,
     notice: Callable[[str, str], None],
 ) -> Outcome:
@@ -52,7 +52,7 @@ def agree_on_end(
     watch.job_ended(job.name, how if failed or outcome.error is None else f"stopped in turn {job.turn}")
     if outcome.error is not None and failed:
         workers.board.publish_failure(failure)
-        safety.record_failure(job.name, job.turn, outcome.error)
+        recovery.record_failure(job.name, job.turn, outcome.error)
     num_left = job.gradients.num_collectives
     try:
         end = JobEnd(index, outcome.status, job.num_synced, num_left, stop=interruption.stop_request)
@@ -65,11 +65,11 @@ def agree_on_end(
         raise WorkerFailedError(text) from error
     finally:
         if failed and (agreements.stop or watch.others_stop()):
-            safety.withdraw_failure(job.name)
+            recovery.withdraw_failure(job.name)
     watch.job_ended(job.name, how.split(":")[0] if outcome.status != "failed" else how)
     if failed:
         workers.board.withdraw_failure()
-        safety.withdraw_failure(job.name)
+        recovery.withdraw_failure(job.name)
     if outcome.status == "failed" and agreements.stop >= STOP:
         met = short_form(outcome.error or "")
         notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({met}).")

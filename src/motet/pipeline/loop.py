@@ -64,7 +64,7 @@ class Pipeline:
         hooks: JobHooks,
         observers: Sequence[Observer],
         aggregation: Aggregation | None = None,
-        safety: RecoveryPolicy | None = None,
+        recovery: RecoveryPolicy | None = None,
         transfers: Transfers | None = None,
     ) -> None:
         self._source = source
@@ -78,7 +78,7 @@ class Pipeline:
         self._watch = workers.watch
         self._agreements = Agreements(workers)
         self._hooks = hooks
-        self._safety = safety or RecoveryPolicy()
+        self._recovery = recovery or RecoveryPolicy()
         self._interruption = Interruption(config.stop_after_seconds)
         interruption = self._interruption
         workers.heed(interruption.hopeless, interruption.check_signals, lambda: interruption.signal_name is not None)
@@ -97,9 +97,9 @@ class Pipeline:
         self._frozen = HeldOnce(self._notify, on=config.share_frozen == "on")
         self._finite = Watch(self._observe, self._notify)
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notify, self._finite)
-        self._files = SameFiles(workers, config.on_same_file, self._safety.run_dir, self._notify)
-        disks, saved = self._safety.disks, self._requests.saved
-        self._saving = Coordinator(workers, self._safety.checkpoints, self._notify, waits.lost, disks, saved=saved)
+        self._files = SameFiles(workers, config.on_same_file, self._recovery.run_dir, self._notify)
+        disks, saved = self._recovery.disks, self._requests.saved
+        self._saving = Coordinator(workers, self._recovery.checkpoints, self._notify, waits.lost, disks, saved=saved)
         self._slot = 0
         self._begin = time.perf_counter()
 
@@ -222,7 +222,7 @@ class Pipeline:
         self._jobs.admit(job)
         self._saving.attach(job)
         self._admission.admitted(job)
-        if spec.name in self._safety.starting_again:
+        if spec.name in self._recovery.starting_again:
             self._notify(spec.name, STARTS_AGAIN)
         self._turns.admit(job, script=spec.call if isinstance(spec.call, Script) else None)
         self._observe(JobStarted(time=time.perf_counter(), job=spec.name, turns=spec.turns))
@@ -333,7 +333,7 @@ class Pipeline:
         """Agree with all workers that the job has ended, and give back what it held. Collective."""
         self._jobs.remove(job)
         number = self._source.names.index(job.name)
-        parts = (self._agreements, self._safety, self._interruption, self._notify)
+        parts = (self._agreements, self._recovery, self._interruption, self._notify)
         outcome = agree_on_end(job, number, self._workers, *parts)
         self._waits.drain(job)
         lane = job.gradients.lane
@@ -353,7 +353,7 @@ class Pipeline:
         nonfinite = self._finite.ended(job.name)
         self._ledger.ended(job.name, outcome.status, job.num_synced, outcome.result, outcome.error, held, nonfinite)
         result = self._ledger.finished[job.name]
-        self._saving.job_ended(job.name, lambda: self._safety.keep_result(job.name, result))
+        self._saving.job_ended(job.name, lambda: self._recovery.keep_result(job.name, result))
         self._source.job_ended(job.name, result)
         self._observe(
             JobEnded(

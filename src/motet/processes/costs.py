@@ -1,7 +1,7 @@
 """The order that follows from what the jobs' turns cost, when jobs live in processes of their own (pure).
 
 Worker 0 receives the costs of all workers now and then. The slowest worker's computing is the gang's, because all wait
-for it; of a synchronization the shortest travel counts, which is that of the worker that began last.
+for it; of a synchronization the shortest time in flight counts, which is that of the worker that began last.
 """
 
 from __future__ import annotations

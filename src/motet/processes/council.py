@@ -24,22 +24,22 @@ LONGEST_CONSULT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What worker 0's process decided in one turn: a wish of its worker, and its clock."""
+    """What worker 0's process decided in one turn: what its worker asked of the job, and its clock."""
 
-    wish: int
+    stop_request: int
     clock_seconds: float
 
 
 class Council:
-    """Decides with the job's other processes, in the same turns. ``wish``: what worker 0's worker wishes now.
+    """Decides with the job's other processes, in the same turns. ``stop_request``: what worker 0's worker asks now.
 
     ``uneven`` is called once it turns out that the workers do not take the same number of turns; from then on nothing
     is decided here any more.
     """
 
-    def __init__(self, peers: Peers, wish: Callable[[], int], uneven: Callable[[], None]) -> None:
+    def __init__(self, peers: Peers, stop_request: Callable[[], int], uneven: Callable[[], None]) -> None:
         self._peers = peers
-        self._wish = wish
+        self._stop_request = stop_request
         self._uneven = uneven
         self._off = False
         self._next = 1
@@ -59,7 +59,7 @@ class Council:
             each = (now - since) / max(turn - last, 1)
             ahead = 1 if each <= 0 else int(consult_every_seconds(self._peers.num_workers) / each)
             ahead = max(1, min(ahead, 2 * (turn - last) + 1))  # the first turns say little about the later ones
-            return json.dumps([self._wish(), now, turn + ahead])
+            return json.dumps([self._stop_request(), now, turn + ahead])
 
         try:
             decided = self._peers.broadcast_from_0(
@@ -72,5 +72,5 @@ class Council:
             return None
         if self._off:
             return None
-        wish, clock, self._next = json.loads(decided)
-        return Decision(wish, clock)
+        stop_request, clock, self._next = json.loads(decided)
+        return Decision(stop_request, clock)

@@ -11,7 +11,7 @@ from motet.run_dir import RunDir
 
 
 class Failures:
-    """Worker 0's account of them, kept in the run directory. ``start``: the word for this start of the run."""
+    """Worker 0's account of them, kept in the run directory. ``start``: the name of this start of the run."""
 
     def __init__(self, run_dir: RunDir | None, start: str, most: int) -> None:
         self._run_dir = run_dir

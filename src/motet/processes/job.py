@@ -141,7 +141,7 @@ class JobProcess:
         faulthandler.enable()
         store = _own_store(start)
         peers = self._peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
-        self._council = Council(peers, lambda: self._seat.wish, lambda: self._notice(self.name, UNEVEN))
+        self._council = Council(peers, lambda: self._seat.stop_request, lambda: self._notice(self.name, UNEVEN))
         disks = Disks(start.separate_disks, start.own_disk)
         attempt, notice = f"{start.start}_{start.attempt}", self._notice
         self._saving = Coordinator(
@@ -278,9 +278,9 @@ class JobProcess:
         if decision is None:
             return
         self._saving.tick(decision.clock_seconds)
-        if decision.wish != GO_ON:
+        if decision.stop_request != GO_ON:
             self._saving.stop()
-            if decision.wish == STOP_NOW or not self._saving.saves(self.name):
+            if decision.stop_request == STOP_NOW or not self._saving.saves(self.name):
                 raise JobStopped
 
     # What the loop reports
@@ -317,7 +317,7 @@ class JobProcess:
 
         It ends this process by the same signal when it has waited long enough.
         """
-        if self._seat.wish == STOP_NOW and not self._over:
+        if self._seat.stop_request == STOP_NOW and not self._over:
             raise JobStopped
 
     def _leave_child_alone(self) -> None:

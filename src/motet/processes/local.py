@@ -189,7 +189,7 @@ class LocalJobs:
         job = self.live.get(name)
         if job is None:
             return
-        self.table.wish(job.start.seat, STOP_NOW)
+        self.table.request_stop(job.start.seat, STOP_NOW)
         if job.asked_to_end_at is None:
             job.asked_to_end_at = time.monotonic()
             _signal(job.pid, signal.SIGTERM)

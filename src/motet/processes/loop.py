@@ -188,7 +188,7 @@ class WorkerLoop:
     def _start(self, job: ProcessJob, seat: int, attempt: int) -> None:
         self._local.start(self._make_start(job, seat, attempt))
         if self._stop:
-            self._local.table.wish(seat, self._stop)
+            self._local.table.request_stop(seat, self._stop)
         if attempt == 0:
             self._record.started(job)
 
@@ -222,7 +222,7 @@ class WorkerLoop:
             self._exchange.report(StopRequest(stop))
             self._stop = stop
         if self._end_at is not None and time.monotonic() > self._end_at:
-            for name in list(self._local.live):  # no turn's end has come at which it would have seen the wish
+            for name in list(self._local.live):  # no turn's end has come at which it would have seen the request
                 self._local.end(name)
 
     def _begin_stop(self, stop: int) -> None:
@@ -231,9 +231,9 @@ class WorkerLoop:
         now = time.monotonic()
         self._end_at = min(self._end_at or math.inf, now + (2.0 if stop == STOP_NOW else 14.0))
         for job in self._local.live.values():
-            self._local.table.wish(job.start.seat, STOP_NOW if stop == STOP_NOW else STOP)
+            self._local.table.request_stop(job.start.seat, STOP_NOW if stop == STOP_NOW else STOP)
             if self._decider is not None and self._local.table.turns(job.start.seat) == 0:
-                # It starts up, and has no turns at whose ends it would see the wish: ended on all workers alike.
+                # It starts up, and has no turns at whose ends it would see the request: ended on all workers alike.
                 self._exchange.broadcast(EndJob(job.name))
 
     def _report_costs(self) -> None:

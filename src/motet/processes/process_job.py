@@ -34,7 +34,7 @@ class ProcessJob:
 
 
 def refuse_compressed(name: str, compress: str | None) -> None:
-    """Raise `UsageError` for a job whose gradients are to travel as Motet sends them, not DDP."""
+    """Raise `UsageError` for a job whose gradients are to be sent as Motet sends them, not DDP."""
     if compress not in (None, "none"):
         raise UsageError(
             f"job {name!r}: compress: {compress} goes with --house together; in a process of its own, register torch's "

@@ -86,7 +86,7 @@ class Room:
         self._device: Sequence[int] | None = None
         self._reported = -1
         self.num_changes = 0
-        """How often a job has been started or concluded, by worker 0's word: the same on all workers."""
+        """How often a job has been started or concluded, as worker 0 counts: the same on all workers."""
 
     def receive(self, job: str, report: HoldingsReport) -> Footprint:
         """Take note of what a job holds; return the most that it was seen to hold."""

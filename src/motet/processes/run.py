@@ -84,7 +84,9 @@ def run_in_processes(
         names = [job.name for job in listed]
         before = resuming.ResumeState()
         if run_dir is not None and listed:
-            before = resuming.inspect_on_0(partial(gang.peers.broadcast_from_0, key="standing"), run_dir, names, config)
+            before = resuming.inspect_on_0(
+                partial(gang.peers.broadcast_from_0, key="resume_state"), run_dir, names, config
+            )
         left = [job for job in listed if job.name not in before.ended]
         source = jobs.make_source(gang.peers) if isinstance(jobs, Search) else ListedSource(left)
         if not gang.peers.broadcast_from_0(lambda: "".join(source.names[:1]) if source else "", key="first"):

@@ -2,7 +2,8 @@
 
 Each job reports when it held the turn, and when its gradients left and came (`motet.processes.turn_table.Stretch`).
 Laid side by side, these give what the pipeline of jobs that live together measures as it goes: a turn's computing, a
-synchronization's travel, the part of it in which this worker computed something, its share of the network's busy time.
+synchronization's time in flight, the part of it in which this worker computed something, its share of the network's
+busy time.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ class Timeline:
         return total
 
     def _share(self, begin: int, end: int) -> float:
-        """Return a synchronization's share of the network's time: of what k travel at once, each is charged 1/k."""
+        """Return a synchronization's share of the network's time: while k are in flight, each is charged 1/k."""
         others = []
         for launched, arrived, latest in reversed(self._flights):
             if latest <= begin:

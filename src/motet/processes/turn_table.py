@@ -39,7 +39,7 @@ RING = 4096
 _HOLDER, _HANDOVERS, _STRICT, _CURSOR, _ORDER_LENGTH, _HELD_SINCE, _COUNTED, _SWITCH_AT, _NEXT_LENGTH = range(9)
 _HEAD = 16
 # Each seat.
-_STATE, _TURNS, _PER_ROUND, _HAD, _WISH, _WRITTEN, _TAKEN_AT, _PLACE = range(8)
+_STATE, _TURNS, _PER_ROUND, _HAD, _STOP_REQUEST, _WRITTEN, _TAKEN_AT, _PLACE = range(8)
 _SEAT = 16
 # Each stretch of a ring: see `Stretch`.
 _STRETCH = 10
@@ -47,11 +47,11 @@ _FIELDS = struct.Struct("8q")
 
 
 class Stretch(NamedTuple):
-    """What a job tells its worker, in ``perf_counter`` nanoseconds: that it held the turn from ``begin`` to ``end``.
+    """What a job reports to its worker, in ``perf_counter`` nanoseconds: it held the turn from ``begin`` to ``end``.
 
     Or, if ``synchronized``, that the gradients of its turn number ``turn`` have come: they left from ``launched`` on,
     the job had nothing else to do from ``end`` on, and they were there at ``arrived``. ``num_bytes`` of them
-    travelled; ``backward`` is when the turn's backward began.
+    were in flight; ``backward`` is when the turn's backward began.
     """
 
     begin: int
@@ -172,7 +172,7 @@ class Table:
     def pass_over(self, wake: Sequence[int]) -> bool:
         """Give a turn that is nobody's to a ready job, whatever a strict order says; tell whether there was one.
 
-        Workers whose strict orders are out of step may wait for each other's jobs in a circle; this ends it.
+        Workers whose strict orders are out of step may wait for each other's jobs in a cycle; this ends it.
         """
         with self._locked() as words:
             if words[_HOLDER] != NOBODY or (chosen := self._furthest_behind(words)) == NOBODY:
@@ -181,9 +181,9 @@ class Table:
         os.eventfd_write(wake[chosen], 1)
         return True
 
-    def wish(self, seat: int, wish: int) -> None:
-        """Leave a word for the job of a seat (`Seat.wish`)."""
-        self._words[self._at(seat) + _WISH] = wish
+    def request_stop(self, seat: int, request: int) -> None:
+        """Ask the job of a seat to stop, or no longer to (`Seat.stop_request`)."""
+        self._words[self._at(seat) + _STOP_REQUEST] = request
 
     def holder(self) -> tuple[int, int, int]:
         """Return whose turn it is, how often the turn has changed hands, and since when (nanoseconds)."""
@@ -358,9 +358,9 @@ class Seat:
         return self._begin
 
     @property
-    def wish(self) -> int:
-        """What the worker wishes of this job (`motet.workers.messages`)."""
-        return int(self._table._words[self._at + _WISH])
+    def stop_request(self) -> int:
+        """What the worker asks of this job: `GO_ON`, `STOP` or `STOP_NOW` of `motet.workers.messages`."""
+        return int(self._table._words[self._at + _STOP_REQUEST])
 
     def write(self, stretch: Stretch) -> None:
         """Keep a stretch for the worker to read."""

@@ -203,7 +203,7 @@ class Gang:
             waited = {self._connections[w]: w for w in range(self.num_workers) if w not in outcomes}
             ready = connection.wait(list(waited), timeout=max(left, 0.0))
             if not ready:
-                raise GangCallError(self._tell_hang(what, timeout_seconds, outcomes))
+                raise GangCallError(self._report_hang(what, timeout_seconds, outcomes))
             for end in ready:
                 assert isinstance(end, connection.Connection)
                 outcomes[waited[end]] = self._receive(waited[end], end, begin)
@@ -221,7 +221,7 @@ class Gang:
             )
         return Outcome(**fields, seconds=seconds)
 
-    def _tell_hang(self, what: str, timeout_seconds: float, outcomes: Mapping[int, Outcome]) -> str:
+    def _report_hang(self, what: str, timeout_seconds: float, outcomes: Mapping[int, Outcome]) -> str:
         hung = [worker for worker in range(self.num_workers) if worker not in outcomes]
         sizes = {worker: len(self.output(worker)) for worker in hung}
         for worker in hung:

@@ -70,7 +70,7 @@ class Link:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._since = 0.0
-        self._num_travelling = 0
+        self._num_in_flight = 0
         self._virtual_seconds = 0.0  # what one bucket would be charged that had been in flight all along
         self._busy_seconds = 0.0
 
@@ -78,14 +78,14 @@ class Link:
         """Note that a bucket leaves at ``now``; return a mark for `end`."""
         with self._lock:
             self._advance(now)
-            self._num_travelling += 1
+            self._num_in_flight += 1
             return self._virtual_seconds
 
     def end(self, mark: float, now: float) -> float:
         """Note that a bucket has arrived at ``now``; return its share of the busy time, in seconds."""
         with self._lock:
             self._advance(now)
-            self._num_travelling -= 1
+            self._num_in_flight -= 1
             return self._virtual_seconds - mark
 
     def busy_seconds(self, now: float) -> float:
@@ -95,7 +95,7 @@ class Link:
             return self._busy_seconds
 
     def _advance(self, now: float) -> None:
-        if self._num_travelling > 0 and now > self._since:
-            self._virtual_seconds += (now - self._since) / self._num_travelling
+        if self._num_in_flight > 0 and now > self._since:
+            self._virtual_seconds += (now - self._since) / self._num_in_flight
             self._busy_seconds += now - self._since
         self._since = max(now, self._since)

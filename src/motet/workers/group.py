@@ -148,7 +148,7 @@ class Workers:
         if self.worker == 0:
             try:
                 text = decide()
-            except BaseException as error:  # whatever it is: the others wait for a word
+            except BaseException as error:  # whatever it is: the others wait for a message
                 with contextlib.suppress(RuntimeError):  # the store's host has gone
                     self._store.set(place, f"-{pack_error(error)}")
                 raise
@@ -194,7 +194,7 @@ class Workers:
         return self._store.get(f"motet/published/{key}")
 
     def unpublish(self, key: str) -> None:
-        """Free the store of a word that everybody who wants it has read."""
+        """Free the store of a text that everybody who wants it has read."""
         self._store.delete_key(f"motet/published/{key}")
 
     def acquire_lane(self, *, meshed: bool = False) -> dist.ProcessGroup:
@@ -236,8 +236,8 @@ class Workers:
     def make_room(self, num_jobs: int) -> None:
         """Have files left for the sockets of so many jobs at once; `UsageError` where there cannot be as many."""
         served = clients_of_store(num_jobs, self.num_workers) if self.worker == 0 and is_task() else 0
-        word = self.broadcast_from_0(lambda: "lazily" if jobs_connect_lazily(num_jobs, self.num_workers) else "")
-        self.connects_jobs_lazily = bool(word)
+        lazily = self.broadcast_from_0(lambda: "lazily" if jobs_connect_lazily(num_jobs, self.num_workers) else "")
+        self.connects_jobs_lazily = bool(lazily)
         make_room(num_jobs, self.num_workers, lazily=self.connects_jobs_lazily, num_clients=served)
 
     @property

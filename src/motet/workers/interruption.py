@@ -48,7 +48,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
         self._since = 0.0
         self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
-        self._heard: set[int] = set()  # signals of which only `check_signals` has taken note
+        self._noted_early: set[int] = set()  # signals that only `check_signals` has noted so far
         self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
 
     def ask_for_handlers(self, handler_in_child: Callable[[int], Any]) -> None:
@@ -113,7 +113,7 @@ class Interruption:
             if number == signal.SIGINT and self._asked_before():
                 os._exit(130)
             if number in STOP_SIGNALS:
-                self._heard.add(number)
+                self._noted_early.add(number)
                 self._note_request(signal.Signals(number).name)
         return self.hopeless()
 
@@ -156,8 +156,8 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._read_unseen()
-        if number in self._heard:
-            self._heard.remove(number)  # the main thread has come back
+        if number in self._noted_early:
+            self._noted_early.remove(number)  # the main thread has come back
             return
         if number == signal.SIGINT and self._asked_before():
             os._exit(130)

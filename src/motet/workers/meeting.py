@@ -69,10 +69,10 @@ def meet(timeout_seconds: float = MEETING_SECONDS) -> tuple[Store, int, int]:
     return store, rank, size
 
 
-def wait_for_all(store: Store, key: str, rank: int, size: int, say: Callable[[str], None]) -> None:
+def wait_for_all(store: Store, key: str, rank: int, size: int, notify: Callable[[str], None]) -> None:
     """Block until all workers have come; worker 0 says who is missing. Raises `SyncTimeoutError` when it takes long."""
     store.set(f"{key}/{rank}", socket.gethostname())
-    begin, said = time.monotonic(), 0.0
+    begin, notified = time.monotonic(), 0.0
     while True:
         missing = [worker for worker in range(size) if not store.check([f"{key}/{worker}"])]
         if not missing or rank != 0:
@@ -81,9 +81,9 @@ def wait_for_all(store: Store, key: str, rank: int, size: int, say: Callable[[st
         text = f"{size - len(missing)} of {size} workers are here; missing: {', '.join(map(str, missing[:8]))}"
         if waited > MEETING_SECONDS:
             raise SyncTimeoutError(f"After {waited:.0f} s {text}. Were all of the tasks started?")
-        if waited > FIRST_NOTICE_SECONDS and waited > 2 * said:
-            said = waited
-            say(text)
+        if waited > FIRST_NOTICE_SECONDS and waited > 2 * notified:
+            notified = waited
+            notify(text)
         time.sleep(0.05)
 
 

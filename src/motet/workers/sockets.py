@@ -125,7 +125,7 @@ def _put_back(variable: str, value: str | None) -> None:
 
 
 def longest_pause_seconds(num_workers: int) -> float:
-    """Return the pause between two looks for a word of worker 0's: all workers look 4,000 times a second at most."""
+    """Return the pause between two looks for a text of worker 0's: all workers look 4,000 times a second at most."""
     return max(0.004, num_workers / 4000)
 
 
@@ -135,5 +135,5 @@ def consult_every_seconds(num_workers: int) -> float:
 
 
 def seconds_between_looks(num_workers: int) -> float:
-    """Return the time after which a worker that stands still says so again: 64 of them do so each second, at most."""
+    """Return the time after which a stalled worker publishes so again: 64 of them do so each second, at most."""
     return max(1.0, num_workers / 64)

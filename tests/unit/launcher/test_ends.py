@@ -1,4 +1,4 @@
-"""Who holds up an end of the run, and what is said meanwhile."""
+"""Who holds up an end of the run, and what is notified meanwhile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Scene:
     """Two workers that write down what they do, and a launcher that looks."""
 
     def __init__(self, path: Path, *, timeout_seconds: float, rows: bool) -> None:
-        self.now, self.said = 100.0, list[str]()
+        self.now, self.notified = 100.0, list[str]()
         self.run_dir = RunDir.create(path, {})
-        self.ends = Ends(self.run_dir, timeout_seconds, self.said.append, rows=rows)
+        self.ends = Ends(self.run_dir, timeout_seconds, self.notified.append, rows=rows)
         self.ends.begin([0, 1])
 
     def look(self, seconds: float, *states: str) -> str | None:
@@ -64,10 +64,10 @@ def test_one_that_does_not_end_is_named(scene: Scene) -> None:
 
 
 def test_a_short_timeout_does_not_mean_imports(tmp_path: Path, scene: Scene) -> None:
-    scene.ends = Ends(scene.run_dir, 1.0, scene.said.append, rows=False)
+    scene.ends = Ends(scene.run_dir, 1.0, scene.notified.append, rows=False)
     assert scene.look(59, IMPORTS, IMPORTS) is None
     assert scene.look(10) is not None
-    scene.ends = Ends(scene.run_dir, 1.0, scene.said.append, rows=False)
+    scene.ends = Ends(scene.run_dir, 1.0, scene.notified.append, rows=False)
     assert scene.look(10, ENDS, ENDS) is not None
 
 
@@ -85,24 +85,24 @@ def test_a_launcher_that_was_stopped_blames_nobody(scene: Scene) -> None:
 
 def test_what_takes_long_is_said_and_less_and_less_often(scene: Scene) -> None:
     scene.look(10, IMPORTS, IMPORTS)
-    assert scene.said[0] == "worker 0: importing, for 2 s now"
-    assert 4 <= len(scene.said) <= 6
+    assert scene.notified[0] == "worker 0: importing, for 2 s now"
+    assert 4 <= len(scene.notified) <= 6
     for worker in (0, 1):
         scene.run_dir.state_path(worker).write_text("a 7 computing\n")
-    scene.said.clear()
+    scene.notified.clear()
     scene.look(1000)
-    assert scene.said[0] == "worker 0: turn 7 of job 'a' (computing), for 2 s now"
-    assert len(scene.said) < 60
+    assert scene.notified[0] == "worker 0: turn 7 of job 'a' (computing), for 2 s now"
+    assert len(scene.notified) < 60
 
 
 def test_rows_tell_of_jobs_and_nothing_else_does(tmp_path: Path, scene: Scene) -> None:
-    scene.ends = Ends(scene.run_dir, 100.0, scene.said.append, rows=True)
+    scene.ends = Ends(scene.run_dir, 100.0, scene.notified.append, rows=True)
     for worker in (0, 1):
         scene.run_dir.state_path(worker).write_text("a 7 computing\n")
     scene.look(30)
-    assert scene.said == []
+    assert scene.notified == []
     scene.look(10, WRITES, ENDS)
-    assert scene.said
+    assert scene.notified
 
 
 def test_what_an_earlier_start_wrote_is_forgotten(scene: Scene) -> None:
@@ -113,8 +113,8 @@ def test_what_an_earlier_start_wrote_is_forgotten(scene: Scene) -> None:
 
 def test_a_run_directory_that_is_removed_is_told_once(scene: Scene) -> None:
     scene.look(2, JOINS, JOINS)
-    scene.said.clear()
+    scene.notified.clear()
     shutil.rmtree(scene.run_dir.path)
     assert scene.look(1000) is None
-    assert len(scene.said) == 1
-    assert "has been removed" in scene.said[0]
+    assert len(scene.notified) == 1
+    assert "has been removed" in scene.notified[0]

@@ -53,11 +53,12 @@ def peers_of(store: Store, worker: int, num_workers: int) -> Peers:
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_all_decide_the_same_in_the_same_turns(num_workers: int, seed: int) -> None:
-    """The wish of worker 0 comes at any moment; each worker is fast and slow by turns."""
-    store, wish = HashStore(), [0]
+    """The request of worker 0 comes at any moment; each worker is fast and slow by turns."""
+    store, stop_request = HashStore(), [0]
     decided: list[list[tuple[int, Decision]]] = [[] for _ in range(num_workers)]
     councils = [
-        Council(peers_of(store, worker, num_workers), lambda: wish[0], pytest.fail) for worker in range(num_workers)
+        Council(peers_of(store, worker, num_workers), lambda: stop_request[0], pytest.fail)
+        for worker in range(num_workers)
     ]
     meet = threading.Barrier(num_workers)
 
@@ -67,7 +68,7 @@ def test_all_decide_the_same_in_the_same_turns(num_workers: int, seed: int) -> N
             if turn % 2:  # as far ahead as a synchronization lets them
                 meet.wait(60)
             if worker == 0 and chance.random() < 0.05:
-                wish[0] += 1
+                stop_request[0] += 1
             if (decision := councils[worker].consult(turn)) is not None:
                 decided[worker].append((turn, decision))
 
@@ -75,7 +76,7 @@ def test_all_decide_the_same_in_the_same_turns(num_workers: int, seed: int) -> N
     assert decided[0]
     assert all(each == decided[0] for each in decided)
     assert decided[0][0][0] == 1
-    assert len({decision.wish for _, decision in decided[0]}) > 1
+    assert len({decision.stop_request for _, decision in decided[0]}) > 1
     if num_workers > 1:  # nothing is left in the store, but the decision of a turn that nobody has come to
         assert store.num_keys() <= 1
 

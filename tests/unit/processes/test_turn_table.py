@@ -279,8 +279,8 @@ def test_the_table_reads_alike_for_who_joins_it_later() -> None:
         made.takes(1)
         joined = Table(2, fd=made.table.fd)
         assert joined.holder()[0] == 1
-        joined.wish(1, 3)
-        assert made.seats[1].wish == 3
+        joined.request_stop(1, 3)
+        assert made.seats[1].stop_request == 3
         assert not joined.any_ready()
         made.asks(0)
         assert joined.any_ready()

@@ -19,14 +19,14 @@
         turn.launched = row[4] / 1e6;
         turn.completed = (row[4] + row[5]) / 1e6;
         turn.waitBegin = row[6] / 1e6;
-        turn.landed = (row[6] + row[7]) / 1e6;
+        turn.synced = (row[6] + row[7]) / 1e6;
         turn.kilobytes = row[8];
       }
       byJob[turn.job].push(turn);
       return turn;
     });
     /* A worker waits for one thing at a time, but not in the order in which the turns began. */
-    const waits = turns.filter((turn) => turn.landed > turn.waitBegin).sort((one, other) => one.waitBegin - other.waitBegin);
+    const waits = turns.filter((turn) => turn.synced > turn.waitBegin).sort((one, other) => one.waitBegin - other.waitBegin);
     return { worker: worker.worker, turns, byJob, waits, busy: worker.busy };
   }
 
@@ -128,7 +128,7 @@
 
   function drawWaits(context, width, waits, y) {
     for (let i = firstWait(waits, view.begin); i < waits.length && waits[i].waitBegin <= view.end; i++) {
-      const x = at(waits[i].waitBegin, width), right = at(waits[i].landed, width);
+      const x = at(waits[i].waitBegin, width), right = at(waits[i].synced, width);
       if (right - x >= 0.7) hatch(context, x, y, right - x, COMPUTE);
     }
   }
@@ -197,9 +197,9 @@
     context.lineWidth = 1.5;
     context.strokeRect(left, computeY + 0.75, Math.max(1, right - left), COMPUTE - 1.5);
     if (pointed.launched === undefined) return;
-    const y = laneY + pointed.job * LANE, landing = at(pointed.completed, width);
-    context.strokeRect(at(pointed.launched, width), y + 0.5, Math.max(1, landing - at(pointed.launched, width)), LANE - 3);
-    arrow(context, right, computeY + COMPUTE, landing, y + LANE / 2 - 1);
+    const y = laneY + pointed.job * LANE, arrival = at(pointed.completed, width);
+    context.strokeRect(at(pointed.launched, width), y + 0.5, Math.max(1, arrival - at(pointed.launched, width)), LANE - 3);
+    arrow(context, right, computeY + COMPUTE, arrival, y + LANE / 2 - 1);
   }
 
   function drawMarks(context, width, height) {
@@ -290,7 +290,7 @@
       for (let i = start; i < lane.turns.length && lane.turns[i].begin <= time + near; i++)
         if (lane.turns[i].end >= time - near) return lane.turns[i];
       const waited = lane.waits[firstWait(lane.waits, time)];
-      if (waited && waited.waitBegin <= time && time <= waited.landed) return waited;
+      if (waited && waited.waitBegin <= time && time <= waited.synced) return waited;
     }
     const job = Math.floor((inside - COMPUTE - GAP) / LANE);
     if (job >= 0 && job < run.jobs.length) {
@@ -307,7 +307,7 @@
     if (turn.launched === undefined) return [...lines, "nothing to synchronize"];
     lines.push("gradients are in flight " + secondsText(turn.completed - turn.launched) +
       (turn.kilobytes ? " (" + (turn.kilobytes >= 1000 ? +(turn.kilobytes / 1000).toPrecision(3) + " MB" : turn.kilobytes + " kB") + ")" : ""));
-    const waited = turn.landed - turn.waitBegin;
+    const waited = turn.synced - turn.waitBegin;
     lines.push(waited > 20e-6 ? "worker waits for them " + secondsText(waited) : "nobody waits for them");
     return lines;
   }
