@@ -120,7 +120,7 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class JobSaved:
-    """A checkpoint of a job is complete: what it did up to ``turn`` is not lost any more. Told on worker 0 alone."""
+    """A checkpoint of a job is complete: what it did up to ``turn`` is not lost any more. On worker 0 only."""
 
     time: float
     job: str

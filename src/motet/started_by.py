@@ -20,7 +20,7 @@ _FIRST_PORT, _NUM_PORTS = 20000, 10000
 
 @dataclass(frozen=True)
 class Source:
-    """Where something tells its tasks who they are: the names of variables. ``job``: what tells runs apart."""
+    """Where something passes its tasks who they are: the names of variables. ``job``: what distinguishes runs."""
 
     name: str
     rank: str

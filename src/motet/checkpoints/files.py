@@ -80,7 +80,7 @@ class Checkpoints:
     def remove_leftovers(self) -> None:
         """Remove what an earlier start was writing or removing when it ended.
 
-        Call it on worker 0, before any worker writes: it cannot tell a leftover from what is being written now.
+        Call it on worker 0, before any worker writes: it cannot distinguish a leftover from what is being written now.
         """
         try:
             leftovers = [path for path in self.directory.iterdir() if path.name.startswith((_WRITING, _REMOVING))]

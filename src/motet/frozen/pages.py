@@ -85,7 +85,7 @@ def map_block(file: int, offset: int, num_bytes: int) -> ctypes.Array[ctypes.c_u
 
 
 def is_written(address: int, num_bytes: int) -> bool:
-    """Whether a block of a mapped file has been written to, as far as some of its pages tell.
+    """Whether a block of a mapped file has been written to, as far as some of its pages show.
 
     Weights that train, or follow others that do, are written all over; a block of which the job has changed a row keeps
     sharing the rest.
@@ -94,7 +94,7 @@ def is_written(address: int, num_bytes: int) -> bool:
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             found = [_entry(pagemap.fileno(), address // PAGE + page) for page in _spread(num_pages)]
-    except (OSError, struct.error):  # a kernel, or a sandbox, that does not tell
+    except (OSError, struct.error):  # a kernel, or a sandbox, that does not show it
         return False
     return all(entry & _PRESENT and not entry & _OF_FILE for entry in found)
 
@@ -142,7 +142,7 @@ class _Allocated(ctypes.Structure):
 
 
 def allocated_bytes() -> int | None:
-    """Return how much of the C library's memory is in use; None where it does not tell."""
+    """Return how much of the C library's memory is in use; None where it does not report it."""
     ask = getattr(_libc(), "mallinfo2", None)  # glibc 2.33
     if ask is None:
         return None

@@ -19,7 +19,7 @@ MARK = "motet"
 
 
 def mark() -> dict[str, Any]:
-    """Return what tells this process from every other."""
+    """Return what distinguishes this process from every other."""
     return {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid()), "lost": 0}
 
 
@@ -41,7 +41,7 @@ def requeue_lost(study: Study, most_losses: int, *, shared: bool) -> int:
 
 
 def requeue(study: Study, trial: FrozenTrial, lost: int) -> bool:
-    """Queue a trial once more, unless that was done already; it is to be told as failed afterwards, not before.
+    """Queue a trial once more, unless that was done already; it is to be recorded as failed afterwards, not before.
 
     The new trial names the old one as Optuna's own retry callback does (``failed_trial``, ``retry_history``).
     """

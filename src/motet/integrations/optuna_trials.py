@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass
 class _Running:
-    """A trial under way. ``heartbeat`` tells the storage that it is, if the storage wants to know."""
+    """A trial under way. ``heartbeat`` reports to the storage that it is, if the storage wants to know."""
 
     trial: SharedTrial
     decisions: Decisions
@@ -145,7 +145,7 @@ class Trials:
         return Job(name, partial(_call, self._objective, running))
 
     def begun(self, name: str) -> Mapping[str, Any]:
-        """Return what a trial under way began with, as JSON can tell it."""
+        """Return what a trial under way began with, as JSON can hold it."""
         return self._running[name].begun
 
     def answer(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:

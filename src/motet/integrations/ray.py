@@ -59,7 +59,7 @@ def run(
     of a report are ``<job>/turn`` (up to which the job is saved), ``<job>/<name>`` (what it logged last) and, at the
     end, ``<job>/status``.
 
-    A job that fails on all workers raises nothing here: its status tells. What goes wrong between the workers is
+    A job that fails on all workers raises nothing here: its status shows it. What goes wrong between the workers is
     raised; Ray's ``FailureConfig`` says how often the function is started again.
     """
     if not dist.is_initialized():

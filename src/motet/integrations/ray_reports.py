@@ -144,7 +144,7 @@ class Reports:
                 return
 
     def _report(self, folder: Path, number: int, final: bool) -> None:
-        """Make worker 0's part of a report; the others hear of it when nothing but Ray's part is left to do."""
+        """Make worker 0's part of a report; the others learn of it when nothing but Ray's part is left to do."""
         if not final:
             self._metrics |= {f"{job}/turn": turn for job, turn in _saved_turns(folder).items()}
         metrics, checkpoint = dict(self._metrics), ray.train.Checkpoint.from_directory(folder)

@@ -120,7 +120,7 @@ class JobSeams(WorldSeams):
     export = staticmethod(exports.export)
 
     def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
-        """Write a file from C++: nothing that Python does tells of it."""
+        """Write a file from C++: nothing that Python does shows it."""
         return report_and_write(original, *args, **kwargs)
 
     def build_ddp(self, original: Call, ddp: DistributedDataParallel, /, *args: Any, **kwargs: Any) -> None:

@@ -88,7 +88,7 @@ def put_numpy_by_copy(value: dict[str, Any]) -> None:
 
 
 def numpy_window_works() -> bool:
-    """Tell, once a process, whether this NumPy lets the cached normal be read and written by itself."""
+    """Return, found out once a process, whether this NumPy lets the cached normal be read and written by itself."""
     global _window_works
     if _window_works is None:
         mtrand = sys.modules["numpy.random.mtrand"]

@@ -67,7 +67,7 @@ def take_modules() -> Modules:
 
 
 def note_modules() -> None:
-    """Note what the present script has imported. Afterwards, without its ``__main__`` and path, nobody could tell."""
+    """Note what the present script has imported. Afterwards, without its ``__main__`` and path, nobody could know."""
     take_modules()
 
 

@@ -34,7 +34,7 @@ class Script:
         self._puts_back = True
 
     def call_at_end(self, call: Callable[[], object]) -> None:
-        """Have ``call`` be called at the end, while what belongs to the script can still be told."""
+        """Have ``call`` be called at the end, while what belongs to the script can still be found."""
         self._at_end = call
 
     def leave_sys(self) -> None:

@@ -51,7 +51,7 @@ def run_workers(
     raises, none of their processes is left. ``notify`` gets the restarts, with what ``explain`` knows of the reason,
     and about what takes long. Where workers write in ``run_dir`` what they do, ``timeout_seconds`` holds for the two
     ends of the run. ``rendezvous``: how this host meets the others, where there are several. ``last``: afterwards this
-    program only tells what came of it, and what asks it to stop comes too late; a second Ctrl-C, or SIGQUIT, ends it.
+    program only reports what came of it, and what asks it to stop comes too late; a second Ctrl-C, or SIGQUIT, ends it.
     """
     check_torchrun_options(options)
     begun = time.monotonic()

@@ -222,7 +222,7 @@ def release_cache() -> None:
     if torch.accelerator.is_available() and torch.accelerator.memory_reserved() > 0:
         import gc
 
-        gc.collect()  # a loop's frames and graphs are often in circles
+        gc.collect()  # a loop's frames and graphs often hold each other in cycles
         torch.accelerator.empty_cache()
 
 

@@ -11,7 +11,7 @@ from motet.jobs import Job
 
 @dataclass(frozen=True)
 class JobHooks:
-    """``job_dir`` says where a job's files go, ``notify_user`` tells the user of its failure.
+    """``job_dir`` says where a job's files go, ``notify_user`` notifies the user of its failure.
 
     ``start_job`` prepares its surroundings inside its greenlet, ``end_job`` clears them away.
     """

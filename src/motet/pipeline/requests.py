@@ -60,7 +60,7 @@ class JobRequests:
             self._observe(ParametersSet(time=time.perf_counter(), job=name, values=values))
 
     def saved(self, name: str, turn: int) -> None:
-        """Tell that a checkpoint of the job is complete; the job may have ended meanwhile."""
+        """Report that a checkpoint of the job is complete; the job may have ended meanwhile."""
         self._observe(JobSaved(time=time.perf_counter(), job=name, turn=turn))
 
     def _running(self, name: str) -> RunningJob | None:

@@ -42,7 +42,7 @@ class Channel:
         """
         line = _line(message)
         with contextlib.suppress(OSError), self._lock:
-            if file is not None:  # in front of the message that tells of it
+            if file is not None:  # in front of the message that is about it
                 self._socket.sendmsg([b"\n"], _rights(file))
             self._socket.sendall(line)
 

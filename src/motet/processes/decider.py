@@ -98,7 +98,7 @@ class Decider:
         self._num_ends = 0
         self._begin = time.monotonic()
         self._ordering_seconds = 0.0
-        self._num_concluding = 0  # broadcast as ended, and not heard of by this worker's own loop
+        self._num_concluding = 0  # broadcast as ended, and not yet received by this worker's own loop
         self._stop = 0
         self._over = False
 

@@ -252,7 +252,7 @@ class JobProcess:
     # In each turn
 
     def _backward(self, frame: FrameType | None) -> None:
-        """A backward begins: what its trainer tells."""
+        """A backward begins: what its trainer reports."""
         self._reported.look(frame)
         if self.turns.num_turns == 0 and self._num_turns is None and (turns := turns_expected(frame)) is not None:
             self.handle.expect(turns)

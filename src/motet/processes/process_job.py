@@ -26,7 +26,7 @@ class ProcessJob:
     given: Mapping[str, Any] | None = None
 
     def described(self) -> Job | JobSpec:
-        """Return what tells of its arguments; nothing is imported for that."""
+        """Return what shows its arguments; nothing is imported for that."""
         if self.call is not None:
             return Job(self.name, self.call, self.turns, None, self.cwd, self.env)
         assert self.spec is not None

@@ -22,7 +22,7 @@ from motet.same_files.outputs import GivenOutputs
 class SharedFiles:
     """Which job of this worker has written which file. ``answer``: what becomes of the job that comes second.
 
-    ``notify`` tells the user; ``fail(job, why)`` ends a job as failed, or the run; ``pass_on`` reports a clash to
+    ``notify`` notifies the user; ``fail(job, why)`` ends a job as failed, or the run; ``pass_on`` reports a clash to
     worker 0 (None: this is worker 0).
     """
 

@@ -153,7 +153,7 @@ class Table:
         return self._words[_COUNTED]
 
     def take_away(self, seat: int, wake: Sequence[int]) -> bool:
-        """Take the turn from a holder that waits unseen, and give it to the next; tell whether it had it."""
+        """Take the turn from a holder that waits unseen, and give it to the next; return whether it had it."""
         with self._locked() as words:
             if words[_HOLDER] != seat:
                 return False
@@ -170,7 +170,7 @@ class Table:
         return True
 
     def pass_over(self, wake: Sequence[int]) -> bool:
-        """Give a turn that is nobody's to a ready job, whatever a strict order says; tell whether there was one.
+        """Give a turn that is nobody's to a ready job, whatever a strict order says; return whether there was one.
 
         Workers whose strict orders are out of step may wait for each other's jobs in a cycle; this ends it.
         """

@@ -79,7 +79,7 @@ class Losses:
         self._named: set[str] = set()
 
     def lost(self, job: str, turn: int) -> bool:
-        """Take note that a job lost its turn, after so many synchronized ones; return whether to tell of it now."""
+        """Take note that a job lost its turn, after so many synchronized ones; return whether to notify of it now."""
         turns = self._turns.setdefault(job, set())
         turns.add(turn)
         if turn == 0 or job in self._named or len(turns) < max(MANY_TURNS, PART_OF_TURNS * turn):

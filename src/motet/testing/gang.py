@@ -244,7 +244,7 @@ class Gang:
             if kill:
                 process.kill()
         for end in self._connections:
-            end.close()  # tells a worker that nothing comes any more
+            end.close()  # so a worker sees that nothing comes any more
         for process in self._processes:
             process.join(10)
             if process.is_alive():

@@ -106,7 +106,7 @@ class Board:
             return None
         error = unpack_error(packed)
         assert isinstance(error, GangError)
-        error.from_worker_0 = False  # which may be in its own code still, and never tell
+        error.from_worker_0 = False  # which may be in its own code still, and never report
         return error
 
     def close(self) -> None:

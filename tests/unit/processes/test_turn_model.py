@@ -110,7 +110,7 @@ class Gang:
                 self.num_killed += 1
 
     def _look(self, chance: random.Random) -> None:
-        """Do what each worker's loop does: take turns away, end strict orders' circles, clear up after the dead."""
+        """Do what each worker's loop does: take turns away, end strict orders' cycles, clear up after the dead."""
         for job in sorted(self.left):
             processes = [process for (_, each), process in self.live.items() if each == job]
             if any(process.killed for process in processes):

@@ -19,7 +19,7 @@ def at(worker: int, item: WaitsFor | None = None, **fields: Any) -> Position:
     return Position(worker=worker, item=item, **given)
 
 
-def circle(*positions: Position, certain: bool = True) -> list[int]:
+def cycle(*positions: Position, certain: bool = True) -> list[int]:
     return find_cycle({position.worker: position for position in positions}, certain=certain)
 
 
@@ -40,36 +40,36 @@ def test_workers_that_follow_one_order_contradict_nobody(
     order: list[str], places: list[tuple[int, bool]], certain: bool
 ) -> None:
     positions = [in_step(worker, order, slot, waits) for worker, (slot, waits) in enumerate(places)]
-    assert circle(*positions, certain=certain) == []
+    assert cycle(*positions, certain=certain) == []
 
 
-def test_workers_with_swapped_orders_wait_in_a_circle() -> None:
+def test_workers_with_swapped_orders_wait_in_a_cycle() -> None:
     one = at(0, WaitsFor("gradients", "a", 1), launched={"a": 1})
     two = at(1, WaitsFor("gradients", "b", 1), launched={"b": 1})
-    assert circle(one, two) == [0, 1]
+    assert cycle(one, two) == [0, 1]
 
 
-def test_a_circle_of_three_and_one_who_waits_for_it() -> None:
+def test_a_cycle_of_three_and_one_who_waits_for_it() -> None:
     positions = [
         at(0, WaitsFor("gradients", "a", 5), launched={"a": 5, "b": 4, "c": 5}),
         at(1, WaitsFor("gradients", "b", 5), launched={"a": 4, "b": 5, "c": 5}),
         at(2, WaitsFor("gradients", "c", 5), launched={"a": 5, "b": 4, "c": 5}),
         at(3, None, launched={"a": 4}),
     ]
-    assert circle(*positions[:3]) == [0, 1]
+    assert cycle(*positions[:3]) == [0, 1]
     positions[0] = at(0, WaitsFor("gradients", "a", 5), launched={"a": 5, "b": 5, "c": 4})
     positions[2] = at(2, WaitsFor("gradients", "c", 5), launched={"a": 5, "b": 4, "c": 5})
-    assert circle(*positions[:3]) == [0, 1, 2]
-    assert circle(*positions) == [0, 1, 2], "who computes is in no cycle"
+    assert cycle(*positions[:3]) == [0, 1, 2]
+    assert cycle(*positions) == [0, 1, 2], "who computes is in no cycle"
 
 
 def test_a_slow_worker_is_waited_for() -> None:
     waiting = [at(worker, WaitsFor("gradients", "a", 7), launched={"a": 7}) for worker in (0, 1)]
-    assert circle(*waiting, at(2, None, launched={"a": 6})) == []
+    assert cycle(*waiting, at(2, None, launched={"a": 6})) == []
 
 
 def test_a_worker_of_which_nothing_is_known_is_waited_for() -> None:
-    assert circle(at(0, WaitsFor("gradients", "a", 7), launched={"a": 7})) == []
+    assert cycle(at(0, WaitsFor("gradients", "a", 7), launched={"a": 7})) == []
 
 
 def test_a_job_that_ended_on_one_worker() -> None:
@@ -77,9 +77,9 @@ def test_a_job_that_ended_on_one_worker() -> None:
         0, WaitsFor("agreement", "a", 3), launched={"a": 46}, ended={"a": "finished in turn 47"}, num_agreements=3
     )
     waits = at(1, WaitsFor("gradients", "a", 47), launched={"a": 47}, num_agreements=2)
-    assert circle(ended, waits) == [0, 1]
+    assert cycle(ended, waits) == [0, 1]
     late = at(1, WaitsFor("gradients", "a", 46), launched={"a": 46}, num_agreements=2)
-    assert circle(ended, late) == [], "it will end there too"
+    assert cycle(ended, late) == [], "it will end there too"
 
 
 def test_a_collective_in_a_job_that_ended_elsewhere() -> None:
@@ -87,7 +87,7 @@ def test_a_collective_in_a_job_that_ended_elsewhere() -> None:
         0, WaitsFor("agreement", "a", 3), launched={"a": 46}, ended={"a": "finished in turn 47"}, num_agreements=3
     )
     talks = at(1, WaitsFor("collective", "a", 47), job="a", turn=47, launched={"a": 46}, num_agreements=2)
-    assert circle(ended, talks) == [0, 1]
+    assert cycle(ended, talks) == [0, 1]
 
 
 @pytest.mark.parametrize(("launched", "found"), [(2, [0, 1]), (3, []), (4, [])])
@@ -95,23 +95,23 @@ def test_a_collective_that_others_have_not_come_to(launched: int, found: list[in
     """Worker 0 is in a collective in turn 4; worker 1 waits for gradients that only come once 0 goes on."""
     talks = at(0, WaitsFor("collective", "a", 4), job="a", turn=4, launched={"a": 3, "b": 3})
     waits = at(1, WaitsFor("gradients", "b", 4), launched={"a": launched, "b": 4})
-    assert circle(talks, waits) == found
+    assert cycle(talks, waits) == found
 
 
 def test_a_collective_that_others_have_passed_counts_only_after_a_long_wait() -> None:
     talks = at(0, WaitsFor("collective", "a", 4), job="a", turn=4, launched={"a": 3})
     passed = at(1, WaitsFor("gradients", "a", 4), launched={"a": 4})
-    assert circle(talks, passed) == []
-    assert circle(talks, passed, certain=False) == [0, 1]
+    assert cycle(talks, passed) == []
+    assert cycle(talks, passed, certain=False) == [0, 1]
 
 
 def test_two_workers_in_the_same_collective_wait_for_the_third() -> None:
     talks = [at(worker, WaitsFor("collective", "a", 4), job="a", turn=4, launched={"a": 3}) for worker in (0, 1)]
-    assert circle(*talks, certain=False) == []
-    assert circle(*talks, at(2, None, launched={"a": 3}), certain=False) == []
+    assert cycle(*talks, certain=False) == []
+    assert cycle(*talks, at(2, None, launched={"a": 3}), certain=False) == []
 
 
-def test_workers_that_connect_wait_for_nobody_in_a_circle() -> None:
+def test_workers_that_connect_wait_for_nobody_in_a_cycle() -> None:
     here = [at(worker, WaitsFor("connections", None, 5)) for worker in (1, 2)]
     assert find_cycle({0: at(0, None), **{each.worker: each for each in here}}) == []
     assert find_cycle({each.worker: each for each in here}, certain=False) == []
@@ -120,8 +120,8 @@ def test_workers_that_connect_wait_for_nobody_in_a_circle() -> None:
 def test_agreements_are_met_by_number() -> None:
     early = at(0, WaitsFor("agreement", None, 5), num_agreements=5, launched={"a": 9})
     elsewhere = at(1, WaitsFor("gradients", "a", 10), num_agreements=4, launched={"a": 10})
-    assert circle(early, elsewhere) == [0, 1]
-    assert circle(early, at(1, WaitsFor("gradients", "a", 9), num_agreements=4, launched={"a": 9})) == []
+    assert cycle(early, elsewhere) == [0, 1]
+    assert cycle(early, at(1, WaitsFor("gradients", "a", 9), num_agreements=4, launched={"a": 9})) == []
 
 
 def test_workers_that_sent_different_things_are_apart() -> None:
@@ -136,7 +136,7 @@ def test_workers_that_sent_different_things_are_apart() -> None:
     assert apart(sent(0, n1=5), sent(1, n2=6)) == [], "nothing to compare"
     assert apart(sent(0, n1=5, n2=6), sent(1, n1=5, n2=8)) == [0, 1]
     assert apart(sent(0, n1=5, n2=6), sent(1, n1=5, n2=6), sent(2, n2=8)) == [0, 1, 2]
-    assert circle(sent(0, n1=5, n2=6), sent(1, n1=5, n2=8)) == [], "both have launched what the other waits for"
+    assert cycle(sent(0, n1=5, n2=6), sent(1, n1=5, n2=8)) == [], "both have launched what the other waits for"
 
 
 def test_a_position_survives_the_store() -> None:
