@@ -339,18 +339,20 @@ def _common_run_dir(
         return json.dumps({"path": str(begun.path), "description": dict(begun.description), "probe": begun.probe()})
 
     opened = json.loads(workers.broadcast_from_0(begin, key="run directory"))
+    own_disk = False
     if workers.worker == 0:
         found = RunDir.open(opened["path"])
     else:
         found = RunDir.join(opened["path"], opened["description"])[0]
-        found.own_disk = not found.is_probed(opened["probe"])
-        workers.publish(f"own disk/{workers.worker}", "yes" if found.own_disk else "")
+        own_disk = not found.is_probed(opened["probe"])
+        workers.publish(f"own disk/{workers.worker}", "yes" if own_disk else "")
 
     def any_own() -> str:
-        words = [wait_for_published(workers, f"own disk/{worker}") for worker in range(1, workers.num_workers)]
-        return "yes" if any(words) else ""
+        answers = [wait_for_published(workers, f"own disk/{worker}") for worker in range(1, workers.num_workers)]
+        return "yes" if any(answers) else ""
 
-    found.separate_disks = bool(workers.broadcast_from_0(any_own, key="separate disks"))
+    separate_disks = bool(workers.broadcast_from_0(any_own, key="separate disks"))
+    found.lies_apart(separate_disks=separate_disks, own_disk=own_disk)
     return found
 
 

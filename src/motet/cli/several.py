@@ -41,20 +41,20 @@ def run_on_several(
     from motet.launcher.options import meeting_of
 
     about = {"given": None if jobs is None else what_is_given(jobs), "allow_different": options.allow_different}
-    hosts = Hosts(meeting_of(options), about, lambda text: notify(options, text))
-    with contextlib.ExitStack() as held, contextlib.closing(hosts):
-        run_dirs: list[RunDir] = []
+    held = contextlib.ExitStack()
+    run_dirs: list[RunDir] = []
 
-        def begin_here() -> dict[str, Any]:
-            begun = begin()
-            held.enter_context(begun.run_dir.held())
-            run_dirs.append(begun.run_dir)
-            return _message(begun)
+    def begin_here() -> dict[str, Any]:
+        begun = begin()
+        held.enter_context(begun.run_dir.held())
+        run_dirs.append(begun.run_dir)
+        return _message(begun)
 
-        def take(message: Mapping[str, Any]) -> None:
-            run_dirs.append(RunDir.join(message["path"], message["description"])[0])
+    def take(message: Mapping[str, Any]) -> None:
+        run_dirs.append(RunDir.join(message["path"], message["description"])[0])
 
-        hosts.begin, hosts.take = begin_here, take
+    hosts = Hosts(meeting_of(options), about, lambda text: notify(options, text), begin_here, take)
+    with held, contextlib.closing(hosts):
         hosts.open()
         hosts.join()
         if hosts.begun["status"] is not None:

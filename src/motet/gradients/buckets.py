@@ -52,6 +52,15 @@ class Bucket:
         worth_aliasing = num_bytes >= MIN_ALIAS_BYTES * len(parameters)
         return cls(buffer, parameters, split_bucket(buffer, parameters), num_bytes, worth_aliasing)
 
+    def leave(self) -> None:
+        """Note that the bucket is in flight."""
+        self.in_flight = True
+
+    def settle(self) -> None:
+        """Note that nothing of the bucket is in flight any more: it may be sent again."""
+        self.done.clear()
+        self.in_flight = False
+
     def completed_work(self) -> dist.Work:
         """Return a completed collective of the bucket: the same one each time, where it remembers no moment."""
         if not self.buffer.is_cpu:

@@ -244,7 +244,7 @@ class JobGradients:
         self._sent.add(model)
         turn.handed_over(num_bytes)
         self.signature = zlib.crc32(b"%d.%d" % (turn.num_collectives, num_bytes), self.signature)
-        bucket.in_flight = True
+        bucket.leave()
         self._in_flight.append(InFlightBucket(bucket, bucket.done, wait, *model.copy_back_of(bucket, result)))
 
     def _follow_on_device(
@@ -307,8 +307,7 @@ class JobGradients:
 
     def _begin_turn(self) -> SyncTiming:
         for transfer in self._in_flight:
-            transfer.done.clear()
-            transfer.bucket.in_flight = False
+            transfer.bucket.settle()
         self._in_flight.clear()
         for model in self._sent:
             model.turn_over()

@@ -79,7 +79,14 @@ class Hosts:
     ``begin`` begins the run, once, on the leading host, and returns its message to the others; ``take`` receives it.
     """
 
-    def __init__(self, meeting: Meeting, about: Mapping[str, Any], notify: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        meeting: Meeting,
+        about: Mapping[str, Any],
+        notify: Callable[[str], None],
+        begin: Callable[[], dict[str, Any]],
+        take: Callable[[Mapping[str, Any]], None],
+    ) -> None:
         self.meeting = meeting
         self.leads = False
         self.number = 0
@@ -87,8 +94,8 @@ class Hosts:
         self.settled: Settled | None = None
         self.everybody: dict[int, dict[str, Any]] = {}
         self.shares_disk = True  # with the leading host
-        self.begin: Callable[[], dict[str, Any]] = dict
-        self.take: Callable[[Mapping[str, Any]], None] = lambda message: None
+        self._begin = begin
+        self._take = take
         self._about = dict(about)
         self._notify = notify
         self._line: StoreLine
@@ -228,7 +235,7 @@ class Hosts:
             except OSError:
                 self.shares_disk = False
             try:
-                self.take(self.begun)
+                self._take(self.begun)
             except MotetError as error:
                 self._refuse(type(error)(f"{self.meeting.name}: {error}"))
         self._line.set(f"answer/{self.number}", json.dumps({"shared": self.shares_disk}))
@@ -277,7 +284,7 @@ class Hosts:
         here = here[: self.meeting.most]
         if not self.begun:
             try:
-                self._line.set("begun", json.dumps(self.begin()))
+                self._line.set("begun", json.dumps(self._begin()))
             except MotetError as error:
                 self._refuse(error)
             return

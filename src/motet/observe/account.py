@@ -42,6 +42,41 @@ class JobSums:
     link_seconds: float = 0.0
     startup_seconds: float = 0.0
 
+    def count_turn(self, begin: float, end: float, compute_seconds: float) -> None:
+        """Count a turn from ``begin`` to ``end``, seconds since the run began."""
+        self.turns += 1
+        self.compute_seconds += compute_seconds
+        self.begin = begin if self.begin is None else self.begin
+        self.end = end
+
+    def count_sync(
+        self,
+        launched: float,
+        completed: float,
+        *,
+        turn_end: float,
+        ready: float,
+        hidden_seconds: float,
+        waiting_seconds: float,
+        num_bytes: int,
+        end: float,
+        link_seconds: float = 0.0,
+    ) -> None:
+        """Count a turn's sync, which ``end`` seconds after the run's begin was waited for no longer.
+
+        Of one clock: ``turn_end``, when its backward had ended; ``ready``, when it would have been ``launched`` if
+        nothing had queued before it.
+        """
+        self.sync_seconds += max(0.0, completed - launched)
+        self.hidden_seconds += hidden_seconds
+        self.link_seconds += link_seconds
+        self.overlap_seconds += max(0.0, min(completed, turn_end) - launched)
+        self.alone_overlap_seconds += max(0.0, min(completed - launched, turn_end - ready))
+        self.waiting_seconds += waiting_seconds
+        self.num_syncs += 1
+        self.num_bytes += num_bytes
+        self.end = end
+
     def add(self, other: JobSums, offset: float = 0.0) -> None:
         """Add what ``other`` counted in a later attempt, or on another worker; its times lie ``offset`` later."""
         for name in (
@@ -190,14 +225,11 @@ class Account:
         end = self._since_start(event.time)
         begin = end - (event.time - event.begin)
         sums = self._job(event.job)
-        sums.turns += 1
         computed = max(0.0, end - begin - event.waited_seconds - event.startup_seconds)
+        sums.count_turn(begin, end, computed)
         sums.startup_seconds += event.startup_seconds
         self.startup_seconds += event.startup_seconds
-        sums.compute_seconds += computed
         self.compute_seconds += computed
-        sums.begin = begin if sums.begin is None else sums.begin
-        sums.end = end
         self._turn_ends[event.job] = event.time
         self.intervals.add(self.intervals.compute, begin + event.startup_seconds, end)
 
@@ -206,18 +238,17 @@ class Account:
         start = event.time - end
         launched, completed = event.launched, event.completed
         waiting = max(0.0, event.time - event.wait_begin)
-        turn_end = self._turn_ends.get(event.job, launched)
-        sums = self._job(event.job)
-        sums.sync_seconds += max(0.0, completed - launched)
-        sums.hidden_seconds += event.hidden_seconds
-        sums.link_seconds += event.link_seconds or 0.0
-        sums.overlap_seconds += max(0.0, min(completed, turn_end) - launched)
-        ready = launched if event.ready is None else event.ready
-        sums.alone_overlap_seconds += max(0.0, min(completed - launched, turn_end - ready))
-        sums.waiting_seconds += waiting
-        sums.num_syncs += 1
-        sums.num_bytes += event.num_bytes
-        sums.end = end
+        self._job(event.job).count_sync(
+            launched,
+            completed,
+            turn_end=self._turn_ends.get(event.job, launched),
+            ready=launched if event.ready is None else event.ready,
+            hidden_seconds=event.hidden_seconds,
+            waiting_seconds=waiting,
+            num_bytes=event.num_bytes,
+            end=end,
+            link_seconds=event.link_seconds or 0.0,
+        )
         self.waiting_seconds += waiting
         self.intervals.add(self.intervals.waiting, end - waiting, end)
         for first, last in self._covered.add(launched - start, completed - start):

@@ -242,19 +242,18 @@ def sums_of(part: Part) -> dict[str, JobSums]:
     counted = {name: JobSums() for name in part.jobs}
     for turn in part.turns:
         sums = counted[turn.job]
-        sums.turns += 1
-        sums.compute_seconds += turn.end - turn.begin
-        sums.begin = turn.begin - part.offset if sums.begin is None else sums.begin
-        sums.end = turn.end - part.offset
+        sums.count_turn(turn.begin - part.offset, turn.end - part.offset, turn.end - turn.begin)
         if turn.completed is not None and turn.launched is not None:
-            sums.num_syncs += 1
-            sums.num_bytes += turn.num_bytes or 0
-            sums.sync_seconds += turn.completed - turn.launched
-            sums.hidden_seconds += turn.hidden_seconds or 0.0
-            sums.overlap_seconds += max(0.0, min(turn.completed, turn.end) - turn.launched)
-            sums.alone_overlap_seconds = sums.overlap_seconds  # at least: rows do not say for how long it queued
-            sums.waiting_seconds += (turn.wait_end or 0.0) - (turn.wait_begin or 0.0)
-            sums.end = (turn.wait_end or turn.end) - part.offset
+            sums.count_sync(
+                turn.launched,
+                turn.completed,
+                turn_end=turn.end,
+                ready=turn.launched,  # at the latest: rows do not hold for how long it queued
+                hidden_seconds=turn.hidden_seconds or 0.0,
+                waiting_seconds=(turn.wait_end or 0.0) - (turn.wait_begin or 0.0),
+                num_bytes=turn.num_bytes or 0,
+                end=(turn.wait_end or turn.end) - part.offset,
+            )
     return counted
 
 

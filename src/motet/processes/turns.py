@@ -71,7 +71,7 @@ class JobTurns:
         self.num_turns = 0
         self.num_backwards = 0
         self.num_even = 0  # turns that all workers have taken alike
-        self.uneven = 0  # how many blocks of `Join` are open
+        self._num_joins = 0  # blocks of `Join` that are open
         self.ended = False
 
     # Waits
@@ -89,6 +89,19 @@ class JobTurns:
     def leave_to_parent(self) -> None:
         """In a process that the job has forked: the turn is its parent's, whatever is waited for here."""
         self.ended = True
+
+    def join_begins(self) -> None:
+        """Note that a block of `Join` begins: inside, workers take different numbers of steps."""
+        self._num_joins += 1
+
+    def join_ends(self) -> None:
+        """Note that a block of `Join` ends."""
+        self._num_joins -= 1
+
+    @property
+    def uneven(self) -> bool:
+        """Whether workers may take different numbers of turns now."""
+        return self._num_joins > 0
 
     @property
     def can_wait(self) -> bool:

@@ -92,7 +92,7 @@ class Waits:
 
     def join_begins(self, original: Call, join: Join, /) -> Any:
         """Inside of `Join`, workers take different numbers of steps."""
-        self._turns.uneven += 1
+        self._turns.join_begins()
         return original(join)
 
     def join_ends(self, original: Call, join: Join, /, *error: Any) -> Any:
@@ -100,7 +100,7 @@ class Waits:
         try:
             return original(join, *error)
         finally:
-            self._turns.uneven -= 1
+            self._turns.join_ends()
 
     # Collectives
 
