@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, diverged_text, from_json, kind_of
 from motet.events import Diverged as DivergedEvent
 from motet.events import Event
-from motet.gradients.nonfinite import Watch, _word
+from motet.gradients.nonfinite import Watch, _kind
 from motet.testing import Gang
 
 NAN, INF = math.nan, math.inf
@@ -65,11 +65,11 @@ def test_it_is_a_notice_once_it_lasts_or_when_the_job_ends() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.float8_e4m3fn])
 def test_all_types_of_gradients_can_be_looked_at(dtype: torch.dtype) -> None:
-    assert _word(torch.ones(4).to(dtype)) == ""
-    assert _word(torch.full((4,), torch.finfo(torch.float16).max).to(dtype)) == "", "their sum may overflow"
+    assert _kind(torch.ones(4).to(dtype)) == ""
+    assert _kind(torch.full((4,), torch.finfo(torch.float16).max).to(dtype)) == "", "their sum may overflow"
     if dtype != torch.float8_e4m3fn:
-        assert _word(torch.tensor([1.0, NAN]).to(dtype)) == "NaN"
-        assert _word(torch.tensor([1.0, INF]).to(dtype)) == "infinity"
+        assert _kind(torch.tensor([1.0, NAN]).to(dtype)) == "NaN"
+        assert _kind(torch.tensor([1.0, INF]).to(dtype)) == "infinity"
 
 
 def gradients_on_one_worker() -> list[object]:
