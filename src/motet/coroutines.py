@@ -25,7 +25,7 @@ from motet.errors import GangError
 from motet.gradients import JobGradients
 from motet.handle import JobHandle, JobPruned
 from motet.jobs import JobExit, Script
-from motet.jobs.outcome import JobStopped, Outcome
+from motet.jobs.outcome import JobOutcome, JobStopped
 from motet.tracebacks import traceback_text
 from motet.trainers.metrics import Reported
 
@@ -55,7 +55,7 @@ class RunningJob:
         self.reported = Reported(job.log_for_trainer, lambda: job.logs_itself)
         self.num_synced = 0
         self.num_turns = num_turns
-        self.outcome: Outcome | None = None
+        self.outcome: JobOutcome | None = None
         self.groups: list[dist.ProcessGroup] = []
         self.optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._compile_region = -1
@@ -98,7 +98,7 @@ class RunningJob:
         """Note how many turns it will take in all."""
         self.num_turns = turns
 
-    def counts_as(self, outcome: Outcome) -> None:
+    def counts_as(self, outcome: JobOutcome) -> None:
         """Note that all workers take its end for ``outcome``."""
         self.outcome = outcome
 
@@ -110,12 +110,12 @@ class RunningJob:
             result = self._result()
             self.reported.flush()
             self._before_end()
-            self.outcome = Outcome("finished", result=result)
+            self.outcome = JobOutcome("finished", result=result)
         except JobStopped as stopped:
             self.outcome = stopped.outcome()
             _print_error(self.outcome.error)
         except JobPruned:
-            self.outcome = Outcome("pruned")
+            self.outcome = JobOutcome("pruned")
         except GangError:
             raise  # in the pipeline: it is the run that has ended, not this job
         except BaseException as error:
@@ -123,7 +123,7 @@ class RunningJob:
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
             text = traceback_text(error, getattr(sys.stderr, "last_line", ""))
-            self.outcome = Outcome("failed", kind=type(error).__name__, error=text)
+            self.outcome = JobOutcome("failed", kind=type(error).__name__, error=text)
             if not self._belongs_to_stop(text):
                 _print_error(text)
         finally:
@@ -138,10 +138,10 @@ class RunningJob:
                 raise
             return None
 
-    def abandon(self, outcome: Outcome | None = None) -> None:
+    def abandon(self, outcome: JobOutcome | None = None) -> None:
         """Leave a loop that swallows `JobStopped` where it stands; it is never resumed."""
         _never_resumed.append(self.greenlet)  # collecting a greenlet would raise inside it
-        self.outcome, self.greenlet, self.saved = outcome or Outcome("stopped"), None, None
+        self.outcome, self.greenlet, self.saved = outcome or JobOutcome("stopped"), None, None
 
 
 _all_turns: weakref.WeakSet[Turns] = weakref.WeakSet()
@@ -215,7 +215,7 @@ class Turns:
         assert job.greenlet is not None
         assert job.saved is not None
         if throw is not None and not job.greenlet:  # it has not begun: there is no place to raise anything at
-            job.outcome = throw.outcome() if isinstance(throw, JobStopped) else Outcome("stopped")
+            job.outcome = throw.outcome() if isinstance(throw, JobStopped) else JobOutcome("stopped")
             job.saved = job.greenlet = None
             return
         if self._outside is None:

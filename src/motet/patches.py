@@ -3,8 +3,8 @@
 Three tables. What `DURING_A_RUN` names is replaced while jobs that live together run, and put back after the run; who
 answers is `motet.intercept.ddp.JobSeams`, and code that runs outside of any job passes through. What
 `IN_A_JOBS_PROCESS` names is replaced in a job's own process and lives as long as that; who answers is
-`motet.processes.waits.Waits`. What `WRITERS` names is replaced once its library has been imported, in both, and put
-back as well (`motet.same_files.libraries`).
+`motet.processes.waits.BlockingCalls`. What `WRITERS` names is replaced once its library has been imported, in both, and
+put back as well (`motet.same_files.libraries`).
 
 How it is done is in `motet.patching`. Beside that there are only hooks that Python offers: an audit hook for files
 (`motet.same_files.hook`), ``os.register_at_fork``, handlers of signals; and each job's own values of what there is one

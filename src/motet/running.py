@@ -17,7 +17,7 @@ from typing import IO, TextIO, Unpack
 
 from motet.checkpoints import resuming
 from motet.checkpoints.earlier_costs import CostKeeper, find_on_0
-from motet.checkpoints.gang import Gang, wait_for_published
+from motet.checkpoints.gang import SavingGang, wait_for_published
 from motet.checkpoints.policy import Disks, RecoveryPolicy
 from motet.checkpoints.transfer import hand_in_attempts
 from motet.config import RunConfig, RunOptions
@@ -319,13 +319,13 @@ def _on_stderr(text: str) -> None:
 
 
 def _run_dir_of(
-    given: RunDir | Path | str | None, config: RunConfig, resume: bool, gang: Gang, hold: contextlib.ExitStack
+    given: RunDir | Path | str | None, config: RunConfig, resume: bool, gang: SavingGang, hold: contextlib.ExitStack
 ) -> RunDir | None:
     return _common_run_dir(gang, given, config, resume, hold) if isinstance(given, (str, Path)) else given
 
 
 def _common_run_dir(
-    workers: Gang, path: Path | str, config: RunConfig, resume: bool, hold: contextlib.ExitStack
+    workers: SavingGang, path: Path | str, config: RunConfig, resume: bool, hold: contextlib.ExitStack
 ) -> RunDir:
     """Begin a run directory on worker 0, which holds it, and open it on the others; they get one alike if need be."""
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import motet
-from motet.checkpoints import Checkpoints, Part
+from motet.checkpoints import CheckpointPart, Checkpoints
 from motet.same_files import hook
 
 
@@ -20,7 +20,7 @@ def who_writes(place: str) -> dict[str, Any]:
     threads: dict[str, str | None] = {}
     original = Checkpoints.write_part
 
-    def write_part(checkpoints: Checkpoints, turn: int, name: str, payload: object) -> Part:
+    def write_part(checkpoints: Checkpoints, turn: int, name: str, payload: object) -> CheckpointPart:
         threads[threading.current_thread().name] = hook._listening.job() if hook._listening else "not asked"
         return original(checkpoints, turn, name, payload)
 

@@ -18,7 +18,7 @@ import pytest
 from motet.errors import UsageError, WorkerLostError
 from motet.launcher import agent
 from motet.launcher.options import parse_torchrun_options
-from motet.launcher.outcome import Outcome, conclude
+from motet.launcher.outcome import GangOutcome, conclude
 from motet.launcher.workers import run_workers
 from motet.run_dir import RunDir
 
@@ -47,7 +47,7 @@ class Stage:
         os.mkfifo(self.fifo)
         self.notified: list[str] = []
 
-    def run(self, code: str, *options: str, meanwhile: Callable[[list[list[str]]], None] | None = None) -> Outcome:
+    def run(self, code: str, *options: str, meanwhile: Callable[[list[list[str]]], None] | None = None) -> GangOutcome:
         """Run ``code`` in workers; ``meanwhile`` gets what two workers told (number, process, word)."""
         program = self.path / "program.py"
         program.write_text(PRELUDE + textwrap.dedent(code))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from motet.checkpoints import SHARED, Checkpoints, resuming, worker_part
 from motet.cli import main, resume
 from motet.errors import CheckpointError, UsageError
-from motet.launcher.outcome import Outcome
+from motet.launcher.outcome import GangOutcome
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 
@@ -57,7 +57,7 @@ class Started(Exception):
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    def run_workers(options: Any, arguments: list[str], **talk: Any) -> Outcome:
+    def run_workers(options: Any, arguments: list[str], **talk: Any) -> GangOutcome:
         raise Started(arguments)
 
     monkeypatch.setattr(resume, "run_workers", run_workers)

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from motet.divergence import LASTING, Diverged, State, diverged_at_the_end, diverged_text, from_json, kind_of
 from motet.events import Diverged as DivergedEvent
 from motet.events import Event
-from motet.gradients.nonfinite import Watch, _kind
+from motet.gradients.nonfinite import FiniteCheck, _kind
 from motet.testing import Gang
 
 NAN, INF = math.nan, math.inf
@@ -47,7 +47,7 @@ def test_what_is_told() -> None:
 def test_it_is_a_notice_once_it_lasts_or_when_the_job_ends() -> None:
     seen: list[Event] = []
     notices: list[tuple[str, str]] = []
-    watch = Watch(seen.append, lambda job, text: notices.append((job, text)))
+    watch = FiniteCheck(seen.append, lambda job, text: notices.append((job, text)))
     for turn in range(1, LASTING):
         watch.logged("a", turn, {"loss": NAN})
     watch.logged("b", 3, {"loss": INF, "rate": 0.1})
@@ -76,7 +76,7 @@ def gradients_on_one_worker() -> list[object]:
     """Let gradients become NaN and finite again; return what the watch says after each turn, and where it ends."""
     model = DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)))
     seen: list[Event] = []
-    watch = Watch(seen.append, lambda job, text: None)
+    watch = FiniteCheck(seen.append, lambda job, text: None)
     for turn, factor in enumerate((1.0, NAN, NAN, 1.0, NAN), start=1):
         model.zero_grad()
         (model(torch.ones(2, 4)) * factor).sum().backward()

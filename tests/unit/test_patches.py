@@ -15,7 +15,7 @@ import pytest
 from motet import patches, patching
 from motet.intercept.ddp import JobSeams
 from motet.patches import DURING_A_RUN, IN_A_JOBS_PROCESS, Patch
-from motet.processes.waits import Waits
+from motet.processes.waits import BlockingCalls
 
 
 @pytest.mark.parametrize("patch", DURING_A_RUN, ids=lambda patch: patch.where)
@@ -25,7 +25,7 @@ def test_the_seams_answer_for_what_is_patched_during_a_run(patch: Patch) -> None
 
 @pytest.mark.parametrize("patch", IN_A_JOBS_PROCESS, ids=lambda patch: patch.where)
 def test_the_waits_answer_for_what_is_patched_in_a_jobs_process(patch: Patch) -> None:
-    assert callable(getattr(Waits, patch.answer))
+    assert callable(getattr(BlockingCalls, patch.answer))
 
 
 @pytest.mark.parametrize("table", ["DURING_A_RUN", "IN_A_JOBS_PROCESS"])

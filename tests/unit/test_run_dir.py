@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from motet.errors import CheckpointError, UsageError
-from motet.launcher.outcome import Outcome, conclude
+from motet.launcher.outcome import GangOutcome, conclude
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir, WorkerState
 
@@ -177,7 +177,7 @@ def test_a_job_has_come_as_far_as_its_last_checkpoint(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run", {"jobs": [{"name": "a"}, {"name": "b"}]})
     (run_dir.checkpoints_dir / "a" / "turn-00000040").mkdir(parents=True)
     (run_dir.checkpoints_dir / "a" / "turn-00000120.1").mkdir()
-    outcome = Outcome(num_workers=2, exits={1: 7, 0: 4}, killed=frozenset(), stopped_by=None, wall_seconds=1.0)
+    outcome = GangOutcome(num_workers=2, exits={1: 7, 0: 4}, killed=frozenset(), stopped_by=None, wall_seconds=1.0)
     results, error = conclude(outcome, run_dir)
     assert (results["a"].turns, results["b"].turns) == (120, 0)
     assert "worker 1 ended with exit status 7" in str(error)

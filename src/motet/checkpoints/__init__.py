@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from motet.checkpoints.data import DataPosition
     from motet.checkpoints.files import Checkpoints
     from motet.checkpoints.generators import random_generators, restore_random_generators
-    from motet.checkpoints.manifest import SHARED, Found, Part, worker_part
+    from motet.checkpoints.manifest import SHARED, CheckpointPart, Found, worker_part
     from motet.checkpoints.objects import Restored, payloads_of, restore, restore_job, state_of
     from motet.checkpoints.payload import check_plain, snapshot
     from motet.checkpoints.writer import Done, Writer
@@ -35,7 +35,7 @@ _HOMES = {
     "DataPosition": "data",
     "Done": "writer",
     "Found": "manifest",
-    "Part": "manifest",
+    "CheckpointPart": "manifest",
     "Restored": "objects",
     "SHARED": "manifest",
     "Writer": "writer",
@@ -52,11 +52,11 @@ _HOMES = {
 
 __all__ = [
     "SHARED",
+    "CheckpointPart",
     "Checkpoints",
     "DataPosition",
     "Done",
     "Found",
-    "Part",
     "Restored",
     "Writer",
     "check_plain",

@@ -20,8 +20,17 @@ from pathlib import Path
 
 from torch.optim import Optimizer
 
-from motet.checkpoints import Checkpoints, DataPosition, Done, Part, Writer, check_plain, payloads_of, restore_job
-from motet.checkpoints.gang import Gang, SavedJob
+from motet.checkpoints import (
+    CheckpointPart,
+    Checkpoints,
+    DataPosition,
+    Done,
+    Writer,
+    check_plain,
+    payloads_of,
+    restore_job,
+)
+from motet.checkpoints.gang import SavedJob, SavingGang
 from motet.checkpoints.policy import ONE_DISK, Disks
 from motet.checkpoints.transfer import hand_out, packed, unpack
 from motet.errors import CheckpointError, GangError, UsageError
@@ -39,7 +48,7 @@ class _Save:
 
     checkpoints: Checkpoints
     turn: int
-    parts: dict[int, list[Part]] = field(default_factory=dict)
+    parts: dict[int, list[CheckpointPart]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     committing: bool = False
 
@@ -55,7 +64,7 @@ class Coordinator:
 
     def __init__(
         self,
-        workers: Gang,
+        workers: SavingGang,
         directory: Path | None,
         notice: Notice,
         lost: Callable[[GangError], None],
@@ -195,7 +204,7 @@ class Coordinator:
                 continue
             workers.unpublish(_key(job, save.turn, worker))
             report = json.loads(text)
-            save.parts[worker] = [Part(**part) for part in report["parts"]]
+            save.parts[worker] = [CheckpointPart(**part) for part in report["parts"]]
             try:
                 unpack(save.checkpoints, save.turn, report["sent"])
             except CheckpointError as error:

@@ -24,7 +24,7 @@ from typing import IO, Any, NoReturn, cast
 import torch
 from torch.utils.serialization import config as serialization_config
 
-from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, Found, Part, parse, sealed, worker_part
+from motet.checkpoints.manifest import FORMAT, SHARED, VERSION, CheckpointPart, Found, parse, sealed, worker_part
 from motet.checkpoints.payload import check_plain
 from motet.checkpoints.stream import BLOCK, SummedFile, xxh3_128_of
 from motet.errors import CheckpointError, UsageError
@@ -89,7 +89,7 @@ class Checkpoints:
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
 
-    def write_part(self, turn: int, name: str, payload: object) -> Part:
+    def write_part(self, turn: int, name: str, payload: object) -> CheckpointPart:
         """Write one part of the checkpoint of ``turn`` and return its record for `commit`.
 
         Blocks until it is on the disk, without the interpreter's lock for most of it: made for a background thread.
@@ -106,7 +106,7 @@ class Checkpoints:
             with SummedFile(unfinished) as file:
                 _save(payload, file)
                 self._at_moment(f"{name} is written")
-            part = Part(name, file.size_bytes, file.xxh3_128)
+            part = CheckpointPart(name, file.size_bytes, file.xxh3_128)
             self._at_moment(f"{name} is synced")
             os.replace(unfinished, path)
             _sync(folder)
@@ -115,7 +115,7 @@ class Checkpoints:
             self._give_up(turn, name, error)
         return part
 
-    def commit(self, turn: int, parts: Sequence[Part]) -> Found:
+    def commit(self, turn: int, parts: Sequence[CheckpointPart]) -> Found:
         """Turn the parts of all workers into a checkpoint, on worker 0; then remove the oldest.
 
         Checkpoints of later turns, of a history that was given up, are removed as well. Blocks until all is on the
@@ -196,7 +196,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {path} is of job {manifest['job']!r}, not of {self.job!r}")
         if manifest["turn"] != int(match[1]):
             raise CheckpointError(f"checkpoint {path} is damaged: its manifest is that of turn {manifest['turn']}")
-        parts = tuple(Part(**part) for part in manifest["parts"])
+        parts = tuple(CheckpointPart(**part) for part in manifest["parts"])
         num_workers = manifest["num_workers"]
         return Found(path, self.job, manifest["turn"], num_workers, parts, num_workers == self.num_workers)
 
@@ -240,7 +240,7 @@ class Checkpoints:
             "untouched. Free some space, or keep fewer checkpoints"
         ) from error
 
-    def _check_present(self, folder: Path, part: Part) -> None:
+    def _check_present(self, folder: Path, part: CheckpointPart) -> None:
         path = folder / f"{part.name}.pt"
         try:
             size = path.stat().st_size
@@ -252,7 +252,7 @@ class Checkpoints:
         if size != part.size_bytes:
             raise CheckpointError(f"{path} has {size} bytes where {part.size_bytes} were written")
 
-    def _record(self, turn: int, parts: Sequence[Part]) -> bytes:
+    def _record(self, turn: int, parts: Sequence[CheckpointPart]) -> bytes:
         """Return the manifest's bytes."""
         expected = sorted([SHARED, *map(worker_part, range(self.num_workers))])
         assert sorted(part.name for part in parts) == expected, (parts, expected)
@@ -330,7 +330,7 @@ def _save(payload: object, file: SummedFile) -> None:
         options.storage_alignment = before[1]
 
 
-def _check_part(found: Found, part: Part) -> None:
+def _check_part(found: Found, part: CheckpointPart) -> None:
     """Raise `CheckpointError` unless the part's content is what was written."""
     path = found.path / f"{part.name}.pt"
     try:

@@ -16,7 +16,7 @@ from motet.workers.deadlock import WaitsFor
 PAUSE_SECONDS = 0.005
 
 
-class Watch(Protocol):
+class RunWatch(Protocol):
     """Who knows whether the run is lost, and what this worker does."""
 
     error: GangError | None
@@ -28,7 +28,7 @@ class Watch(Protocol):
         """Note what the main thread waits for inside the block."""
 
 
-class Gang(Protocol):
+class SavingGang(Protocol):
     """The workers, or one job's processes on them: `motet.workers.Workers`, `motet.processes.peers.Peers`."""
 
     worker: int
@@ -36,7 +36,7 @@ class Gang(Protocol):
     timeout_seconds: float
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> RunWatch:
         """This worker's watch."""
 
     def publish(self, key: str, text: str) -> None:
@@ -55,7 +55,7 @@ class Gang(Protocol):
         """Return what ``make_text`` returns on worker 0, on all of them."""
 
 
-def wait_for_published(workers: Gang, key: str) -> str:
+def wait_for_published(workers: SavingGang, key: str) -> str:
     """Return what another worker publishes under ``key``, once it has; for what each of them does soon."""
     deadline = time.monotonic() + workers.timeout_seconds
     while (text := workers.lookup(key)) is None:

@@ -21,7 +21,7 @@ def worker_part(worker: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CheckpointPart:
     """A part that lies on disk, whole; ``asdict`` is its JSON form."""
 
     name: str
@@ -37,7 +37,7 @@ class Found:
     job: str
     turn: int
     num_workers: int
-    parts: tuple[Part, ...]
+    parts: tuple[CheckpointPart, ...]
     same_workers: bool
 
     @property
@@ -45,7 +45,7 @@ class Found:
         """Its name among the job's checkpoints, by which other workers open the same one."""
         return self.path.name
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> CheckpointPart:
         """Return the part called ``name``; raise `CheckpointError` if there is none."""
         for part in self.parts:
             if part.name == name:
@@ -90,7 +90,7 @@ def _well_formed(body: dict[str, Any]) -> bool:
     """Return whether all fields are there, of their types, and the parts those of its number of workers."""
     try:
         turn, num_workers = body["turn"], body["num_workers"]
-        parts = [Part(**part) for part in body["parts"]]
+        parts = [CheckpointPart(**part) for part in body["parts"]]
         names = [part.name for part in parts]
         return (
             type(turn) is int

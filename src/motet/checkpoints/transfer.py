@@ -18,8 +18,8 @@ from torch._C._distributed_c10d import Store
 
 from motet.checkpoints import resuming
 from motet.checkpoints.files import Checkpoints
-from motet.checkpoints.gang import Gang, wait_for_published
-from motet.checkpoints.manifest import Part
+from motet.checkpoints.gang import SavingGang, wait_for_published
+from motet.checkpoints.manifest import CheckpointPart
 from motet.errors import CheckpointError
 from motet.run_dir import RunDir, make_folder, opener
 from motet.workers.deadlock import WaitsFor
@@ -30,7 +30,7 @@ AHEAD = 4  # pieces in the store that not everybody has read yet
 PAUSE_SECONDS = 0.002
 
 
-def packed(checkpoints: Checkpoints, turn: int, parts: Sequence[Part]) -> dict[str, str]:
+def packed(checkpoints: Checkpoints, turn: int, parts: Sequence[CheckpointPart]) -> dict[str, str]:
     """Return this worker's written parts as text, and remove them from its own disk."""
     found = {}
     try:
@@ -62,7 +62,7 @@ def unpack(checkpoints: Checkpoints, turn: int, sent: dict[str, str]) -> None:
             raise CheckpointError(f"a part that was sent here could not be written to {path}: {error}") from None
 
 
-def hand_out(workers: Gang, checkpoints: Checkpoints, name: str, key: str, *, own_disk: bool) -> None:
+def hand_out(workers: SavingGang, checkpoints: Checkpoints, name: str, key: str, *, own_disk: bool) -> None:
     """Have a checkpoint of worker 0's on every host's disk. All workers call this at the same place in their turns."""
     folder = checkpoints.directory / name
     store, item = workers.store_for(f"motet/handed-out/{key}"), WaitsFor("decision", checkpoints.job, 0)
@@ -85,7 +85,7 @@ def hand_out(workers: Gang, checkpoints: Checkpoints, name: str, key: str, *, ow
         _put_in_place(draft, folder)
 
 
-def hand_in_attempts(workers: Gang, run_dir: RunDir, names: Sequence[str]) -> None:
+def hand_in_attempts(workers: SavingGang, run_dir: RunDir, names: Sequence[str]) -> None:
     """Bring what is charged to jobs on other hosts' disks to worker 0's, where it counts. Collective."""
     if not run_dir.separate_disks:
         return
@@ -107,7 +107,7 @@ def hand_in_attempts(workers: Gang, run_dir: RunDir, names: Sequence[str]) -> No
             resuming.forget_attempts(run_dir, name)
 
 
-def _send(workers: Gang, store: Store, files: Sequence[Path]) -> None:
+def _send(workers: SavingGang, store: Store, files: Sequence[Path]) -> None:
     sent: list[str] = []
     for path in files:
         with open(path, "rb") as file:
@@ -123,7 +123,7 @@ def _send(workers: Gang, store: Store, files: Sequence[Path]) -> None:
         _forget(workers, store, key)
 
 
-def _forget(workers: Gang, store: Store, key: str) -> None:
+def _forget(workers: SavingGang, store: Store, key: str) -> None:
     """Remove a piece once all other workers have read it."""
     begin = time.monotonic()
     while store.add(f"{key}/read", 0) < workers.num_workers - 1:
@@ -132,7 +132,7 @@ def _forget(workers: Gang, store: Store, key: str) -> None:
     store.delete_key(f"{key}/read")
 
 
-def _receive(workers: Gang, store: Store, name: str, num_pieces: int, path: Path | None) -> None:
+def _receive(workers: SavingGang, store: Store, name: str, num_pieces: int, path: Path | None) -> None:
     content: list[bytes] = []
     for number in range(num_pieces):
         key = f"{name}/{number}"
@@ -146,13 +146,13 @@ def _receive(workers: Gang, store: Store, name: str, num_pieces: int, path: Path
             content.clear()
 
 
-def _wait(workers: Gang, store: Store, key: str) -> None:
+def _wait(workers: SavingGang, store: Store, key: str) -> None:
     begin = time.monotonic()
     while not store.check([key]):
         _raise_if_over(workers, begin)
 
 
-def _raise_if_over(workers: Gang, begin: float) -> None:
+def _raise_if_over(workers: SavingGang, begin: float) -> None:
     if workers.watch.error is not None:
         raise workers.watch.error
     if time.monotonic() - begin > workers.timeout_seconds:

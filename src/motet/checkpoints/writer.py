@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from motet.checkpoints.files import Checkpoints
-from motet.checkpoints.manifest import Found, Part
+from motet.checkpoints.manifest import CheckpointPart, Found
 from motet.checkpoints.payload import Copies, snapshot
 from motet.errors import CheckpointError
 
@@ -28,7 +28,7 @@ class Done:
 
     job: str
     turn: int
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CheckpointPart, ...] = ()
     found: Found | None = None
     error: CheckpointError | None = None
 
@@ -60,7 +60,7 @@ class Writer:
         self._writing[job] = task
         self._tasks.append(task)
 
-    def commit(self, checkpoints: Checkpoints, turn: int, parts: Sequence[Part]) -> None:
+    def commit(self, checkpoints: Checkpoints, turn: int, parts: Sequence[CheckpointPart]) -> None:
         """Commit in the background, on worker 0, once the parts of all workers are there."""
         self._tasks.append(self._thread.submit(_commit, checkpoints, turn, tuple(parts)))
 
@@ -116,7 +116,7 @@ def _write(checkpoints: Checkpoints, turn: int, payloads: Mapping[str, object]) 
         return Done(checkpoints.job, turn, error=_as_checkpoint_error(error))
 
 
-def _commit(checkpoints: Checkpoints, turn: int, parts: tuple[Part, ...]) -> Done:
+def _commit(checkpoints: Checkpoints, turn: int, parts: tuple[CheckpointPart, ...]) -> Done:
     try:
         return Done(checkpoints.job, turn, parts, found=checkpoints.commit(turn, parts))
     except Exception as error:

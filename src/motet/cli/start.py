@@ -16,12 +16,12 @@ from motet.cli.table import results_table, terminal_width
 from motet.config import RunConfig
 from motet.errors import MotetError
 from motet.jobs import JobSpec, check_specs
-from motet.launcher.outcome import Outcome, conclude, exit_status, what_workers_reported
+from motet.launcher.outcome import GangOutcome, conclude, exit_status, what_workers_reported
 from motet.results import Results
 from motet.run_dir import RunDir, shown_path
 
 
-def run_workers(*arguments: Any, **options: Any) -> Outcome:
+def run_workers(*arguments: Any, **options: Any) -> GangOutcome:
     """Do what `motet.launcher.workers.run_workers` does, as this command's last act; import torch elastic no sooner."""
     from motet.launcher import workers
 

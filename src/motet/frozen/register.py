@@ -23,7 +23,7 @@ class _Bytes:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClaimAnswer:
     """What a job is to do: share the bytes that lie in files, by file; write others to a new one, file ``number``."""
 
     share: Mapping[int, list[str]]
@@ -40,7 +40,7 @@ class Register:
         self._num_files = 0
         self._most: dict[str, int] = {}
 
-    def claim(self, job: str, found: Mapping[str, int]) -> Answer:
+    def claim(self, job: str, found: Mapping[str, int]) -> ClaimAnswer:
         """Take note of what a job holds; return what it is to do now."""
         share: defaultdict[int, list[str]] = defaultdict(list)
         write: list[str] = []
@@ -53,7 +53,7 @@ class Register:
                 entry.writer = job
                 write.append(name)
         self._num_files += bool(write)
-        return Answer(dict(share), write, self._num_files)
+        return ClaimAnswer(dict(share), write, self._num_files)
 
     def keeps(self, job: str, fixed: Mapping[str, int]) -> None:
         """Take note of what a job holds that has to stay where it is."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from motet.frozen import pages
 from motet.frozen.notices import BUSY, SavingNotices
-from motet.frozen.register import Answer, Register
+from motet.frozen.register import ClaimAnswer, Register
 from motet.frozen.weights import WITHOUT, JobWeights, Places, can_share, has_grown, modules_here, others_rest
 from motet.memory.footprint import SETTLED_TURN, is_measured
 
@@ -75,7 +75,7 @@ class HeldOnce:
         if answer.write:
             self._write(job, weights, answer)
 
-    def _write(self, job: str, weights: JobWeights, answer: Answer) -> None:
+    def _write(self, job: str, weights: JobWeights, answer: ClaimAnswer) -> None:
         try:
             file, places = weights.write(answer.write)
         except OSError as error:

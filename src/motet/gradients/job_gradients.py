@@ -27,7 +27,7 @@ from motet.errors import UnsupportedError
 from motet.gradients.buckets import Bucket, DeferredDDP
 from motet.gradients.send_queue import SendQueue
 from motet.gradients.transfer import HostTransfer, InFlightBucket, SyncTiming
-from motet.timing.clocks import Link, Stopwatch
+from motet.timing.clocks import LinkMeter, Stopwatch
 from motet.timing.device import DeviceClock, DeviceTransfer, Moment
 
 _SUM = dist.AllreduceOptions()
@@ -48,7 +48,7 @@ class JobGradients:
         self,
         job: str,
         stopwatch: Stopwatch,
-        link: Link,
+        link: LinkMeter,
         on_exposed: Callable[[bool], None],
         queue: SendQueue,
         clock: DeviceClock,

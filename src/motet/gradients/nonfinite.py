@@ -37,7 +37,7 @@ def error_for(on_nan: OnNan, job: str, turn: int, models: Iterable[DistributedDa
     return JobStopped("failed", f"{text}; the job was ended, as --on-nan stop-job asks")
 
 
-class Watch:
+class FiniteCheck:
     """Reports when a job's values are not finite any more: what it logs, and its gradients on a CPU.
 
     Of the gradients it looks at one small tensor a turn, which costs microseconds: NaN in a loss spreads to all of

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from motet.gradients.buckets import Bucket
-from motet.timing.clocks import Link, Stopwatch
+from motet.timing.clocks import LinkMeter, Stopwatch
 from motet.timing.device import DeviceTransfer
 
 
@@ -36,7 +36,7 @@ class SyncTiming:
     """When and how much one turn synchronized.
 
     ``launched`` and ``completed`` are `time.perf_counter` values of this worker; ``link_seconds`` is the turn's share
-    of the network's busy time (`motet.timing.clocks.Link`); ``launches`` are the moment and the bytes of each bucket.
+    of the network's busy time (`motet.timing.clocks.LinkMeter`); ``launches``: the moment and the bytes of each bucket.
     """
 
     launched: float = 0.0
@@ -74,7 +74,7 @@ class SyncTiming:
         self.link_seconds += link_seconds
         self.hidden_seconds = completed - self.launched - waited_seconds
 
-    def arrived(self, moment: float, link: Link, mark: float, stopwatch: Stopwatch) -> None:
+    def arrived(self, moment: float, link: LinkMeter, mark: float, stopwatch: Stopwatch) -> None:
         """Count a bucket that arrived at ``moment``; those of a turn arrive on several threads, in any order."""
         with self._lock:
             self.link_seconds += link.end(mark, moment)
@@ -90,7 +90,7 @@ class HostTransfer:
 
     turn: SyncTiming
     done: threading.Event
-    link: Link
+    link: LinkMeter
     stopwatch: Stopwatch
     share: float = 0.0
     work: dist.Work | None = None

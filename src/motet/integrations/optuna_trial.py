@@ -20,7 +20,7 @@ class TrialFailed(Exception):
     """An objective returned something that is not its value (not numbers, NaN, too many of them)."""
 
 
-class Answer(Protocol):
+class AsksTrial(Protocol):
     """Asks the trial that the study knows, wherever it is: for an attribute by its path, or what a method returns."""
 
     def __call__(self, path: str, *args: Any, **kwargs: Any) -> Any: ...
@@ -41,7 +41,7 @@ class SharedTrial(BaseTrial):
     cannot answer for all (``study.trials``, ``storage``) are not there.
     """
 
-    def __init__(self, answer: Answer | None, begun: Mapping[str, Any], decisions: Decisions) -> None:
+    def __init__(self, answer: AsksTrial | None, begun: Mapping[str, Any], decisions: Decisions) -> None:
         self._answer = answer
         self._number = int(begun["number"])
         self._start = begun["start"]
@@ -51,14 +51,14 @@ class SharedTrial(BaseTrial):
         self._params: dict[str, Any] = {}
         self.study = SharedStudy(answer, decisions)
 
-    def _ask(self, question: str, answer: Callable[[Answer], Any]) -> Any:
+    def _ask(self, question: str, answer: Callable[[AsksTrial], Any]) -> Any:
         def answer_here() -> Any:
             assert self._answer is not None
             return answer(self._answer)
 
         return self._decisions.ask(question, answer_here)
 
-    def _suggest(self, name: str, distribution: BaseDistribution, suggest: Callable[[Answer], Any]) -> Any:
+    def _suggest(self, name: str, distribution: BaseDistribution, suggest: Callable[[AsksTrial], Any]) -> Any:
         if self._asked.get(name) == distribution:
             return self._params[name]  # a loop that asks at every step
         value = self._ask(f"suggest {name}", suggest)
@@ -101,7 +101,7 @@ class SharedTrial(BaseTrial):
         """Suggest one of ``choices``, the same on all workers."""
         distribution = CategoricalDistribution(choices)
 
-        def suggest(real: Answer) -> int:
+        def suggest(real: AsksTrial) -> int:
             return int(distribution.to_internal_repr(real("suggest_categorical", name, choices)))
 
         return self._suggest(name, distribution, suggest)
@@ -183,7 +183,7 @@ class SharedTrial(BaseTrial):
 class SharedStudy:
     """What an objective may ask of ``trial.study``: answered by worker 0, the same on all workers."""
 
-    def __init__(self, answer: Answer | None, decisions: Decisions) -> None:
+    def __init__(self, answer: AsksTrial | None, decisions: Decisions) -> None:
         self._answer = answer
         self._decisions = decisions
 

@@ -12,15 +12,15 @@ class JobStopped(BaseException):
     ``JobStopped("pruned")`` prunes the job, ``JobStopped("failed", text)`` ends it as failed.
     """
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> JobOutcome:
         """Return how the job has ended by this."""
         if self.args[:1] == ("failed",):
-            return Outcome("failed", kind="JobStopped", error=str(self.args[1]))
-        return Outcome("pruned" if self.args == ("pruned",) else "stopped")
+            return JobOutcome("failed", kind="JobStopped", error=str(self.args[1]))
+        return JobOutcome("pruned" if self.args == ("pruned",) else "stopped")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended on this worker. ``kind`` names the exception's type, ``error`` is its traceback's text."""
 
     status: Literal["finished", "failed", "pruned", "stopped"]

@@ -16,7 +16,7 @@ from motet.run_dir import RunDir
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class GangOutcome:
     """How the workers of this machine ended.
 
     ``exits``: exit status by worker, in the order in which they ended; a negative one is the signal that ended it.
@@ -39,7 +39,7 @@ class Outcome:
         return bool(self.exits) and not any(self.exits.values()) and self.lost is None
 
 
-def conclude(outcome: Outcome, run_dir: RunDir, *, writes: bool = True) -> tuple[Results, MotetError | None]:
+def conclude(outcome: GangOutcome, run_dir: RunDir, *, writes: bool = True) -> tuple[Results, MotetError | None]:
     """Return what came of the run, and the error that ended it, if one did; ``results.json`` is there afterwards.
 
     Of several machines that share the directory only worker 0's ``writes``.
@@ -77,7 +77,7 @@ def how_it_ended(worker: int, status: int) -> str:
     return f"worker {worker} was killed by {name}"
 
 
-def _error(outcome: Outcome, run_dir: RunDir) -> MotetError:
+def _error(outcome: GangOutcome, run_dir: RunDir) -> MotetError:
     """Return the error that says which worker ended the run, how, and what it was doing."""
     if outcome.lost is not None:
         return outcome.lost
@@ -128,7 +128,7 @@ def _reported_error(run_dir: RunDir, worker: int) -> MotetError | None:
         return None
 
 
-def _ending(outcome: Outcome, run_dir: RunDir, worker: int) -> str:
+def _ending(outcome: GangOutcome, run_dir: RunDir, worker: int) -> str:
     status = outcome.exits[worker]
     hint = {-signal.SIGKILL: "; did its machine run out of memory?"}.get(status, "")
     if status > 0:
@@ -145,7 +145,7 @@ def _doing(run_dir: RunDir, worker: int) -> str:
     return f", in turn {state.turn} of job {state.job!r} ({state.phase})"
 
 
-def _what_is_known(outcome: Outcome, run_dir: RunDir, notice: str) -> Results:
+def _what_is_known(outcome: GangOutcome, run_dir: RunDir, notice: str) -> Results:
     """Return results for a run whose workers left none: jobs that have ended, and the turns last seen of others."""
     jobs: dict[str, JobResult] = {}
     turns: dict[str | None, int] = {}

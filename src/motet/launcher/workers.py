@@ -23,7 +23,7 @@ from motet.launcher.agent import Agent
 from motet.launcher.ends import Ends
 from motet.launcher.guardian import Guardian
 from motet.launcher.options import check_torchrun_options, on_one_machine, worker_spec
-from motet.launcher.outcome import Outcome, how_it_ended
+from motet.launcher.outcome import GangOutcome, how_it_ended
 from motet.parent import PARENT
 from motet.run_dir import RunDir
 from motet.workers.sockets import room_for_store
@@ -43,7 +43,7 @@ def run_workers(
     timeout_seconds: float = 1800.0,
     rendezvous: RendezvousHandler | None = None,
     last: bool = False,
-) -> Outcome:
+) -> GangOutcome:
     """Start ``program`` (a module, or a path ending in ``.py``) as torchrun would, and wait until all have ended.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask the workers to end, unless they are ignored (`nohup`); a second
@@ -82,7 +82,7 @@ def run_workers(
             lost = error
         finally:
             spec.rdzv_handler.shutdown()
-    return Outcome(
+    return GangOutcome(
         num_workers=agent.num_workers,
         exits=dict(agent.exits),
         killed=frozenset(agent.killed),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from motet.observe.parts import Part, Trace, Turn, block_sample, busy_over_time, read_trace
+from motet.observe.parts import Trace, TracePart, Turn, block_sample, busy_over_time, read_trace
 from motet.run_dir import opener
 
 MOST_TURNS = 230_000  # of all workers; 470 bytes each, 650 with the longest names
@@ -133,7 +133,7 @@ def _duration(begin: float, end: float) -> float:
     return round(max(0.0, end - begin) * 1e6, 1)
 
 
-def _mark_events(worker: int, part: Part) -> Iterator[tuple[float, str]]:
+def _mark_events(worker: int, part: TracePart) -> Iterator[tuple[float, str]]:
     running: dict[str, dict[str, Any]] = {}
     for mark in part.marks[:MOST_MARKS]:
         if mark.kind == "job started" and mark.job is not None and mark.job not in running:
@@ -150,7 +150,7 @@ def _mark_events(worker: int, part: Part) -> Iterator[tuple[float, str]]:
         yield _event(part.end, ph="e", **span, args={"status": "unknown"})
 
 
-def _counters(worker: int, parts: list[Part]) -> Iterator[tuple[float, str]]:
+def _counters(worker: int, parts: list[TracePart]) -> Iterator[tuple[float, str]]:
     for begin, _, compute, network in busy_over_time(parts):
         for name, share in (("computing %", compute), ("network busy %", network)):
             yield _event(begin, ph="C", name=name, pid=worker, tid=0, args={"share": round(100 * share, 1)})

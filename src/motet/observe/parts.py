@@ -47,7 +47,7 @@ class Mark(NamedTuple):
 
 
 @dataclass
-class Part:
+class TracePart:
     """One attempt of one worker. ``offset`` leads from its own clock to the run's axis."""
 
     path: Path
@@ -82,7 +82,7 @@ class Part:
 class Trace:
     """All parts of a run. ``attempts`` are the (unix time, axis time) at which attempts began."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[TracePart, ...]
     attempts: tuple[tuple[float, float], ...]
 
     @property
@@ -95,7 +95,7 @@ class Trace:
         """The length of the axis."""
         return max((part.end for part in self.parts), default=0.0)
 
-    def of_worker(self, worker: int) -> list[Part]:
+    def of_worker(self, worker: int) -> list[TracePart]:
         """Return a worker's parts, the first attempt first."""
         return [part for part in self.parts if part.worker == worker]
 
@@ -130,7 +130,7 @@ def read_trace(run_dir: Path, *, with_turns: bool = True) -> Trace:
         match = _PART_NAME.fullmatch(path.name)
         if match and (part := _read_part(path, with_turns)):
             found.append((part.unix_time, part.worker, part))
-    attempts: list[dict[int, Part]] = []
+    attempts: list[dict[int, TracePart]] = []
     for _, worker, part in sorted(found, key=lambda item: item[:2]):
         if not attempts or worker in attempts[-1]:
             attempts.append({})
@@ -148,11 +148,11 @@ def read_trace(run_dir: Path, *, with_turns: bool = True) -> Trace:
     return Trace(tuple(part for workers in attempts for part in workers.values()), tuple(begins))
 
 
-def _read_part(path: Path, with_turns: bool) -> Part | None:
+def _read_part(path: Path, with_turns: bool) -> TracePart | None:
     with path.open(encoding="utf-8", errors="replace") as file:
         try:
             header = json.loads(file.readline())
-            part = Part(
+            part = TracePart(
                 path,
                 header["worker"],
                 header["num_workers"],
@@ -183,7 +183,7 @@ def _read_sums(part: Path) -> dict[str, Any]:
     return sums if isinstance(sums, dict) else {}
 
 
-def _add_line(part: Part, record: Any) -> None:
+def _add_line(part: TracePart, record: Any) -> None:
     if isinstance(record, list):
         number, job, turn, *times = record
         spans = [time / 1e6 for time in times[:7]]
@@ -197,7 +197,7 @@ def _add_line(part: Part, record: Any) -> None:
         part.jobs.append(record["job"])
 
 
-def _lay_side_by_side(parts: Sequence[Part], unix_begin: float) -> None:
+def _lay_side_by_side(parts: Sequence[TracePart], unix_begin: float) -> None:
     """Correct wall clocks that contradict causality, relative to the first part."""
     reference, *others = parts
     synced_turns = {(turn.job, turn.turn): turn for turn in reference.turns if turn.completed is not None}
@@ -217,7 +217,7 @@ def _lay_side_by_side(parts: Sequence[Part], unix_begin: float) -> None:
         part.unix_time = max(part.unix_time, unix_begin)
 
 
-def _shift(part: Part, offset: float) -> None:
+def _shift(part: TracePart, offset: float) -> None:
     part.offset = offset
     if offset:
         part.turns = [
@@ -233,7 +233,7 @@ def _shift(part: Part, offset: float) -> None:
         part.marks = [mark._replace(time=mark.time + offset) for mark in part.marks]
 
 
-def sums_of(part: Part) -> dict[str, JobSums]:
+def sums_of(part: TracePart) -> dict[str, JobSums]:
     """Return a part's sums by job; counted from its turns where no sums were written."""
     fields = set(JobSums.__dataclass_fields__)
     by_job = part.sums.get("jobs")
@@ -257,7 +257,7 @@ def sums_of(part: Part) -> dict[str, JobSums]:
     return counted
 
 
-def busy_over_time(parts: Sequence[Part]) -> Iterator[tuple[float, float, float, float]]:
+def busy_over_time(parts: Sequence[TracePart]) -> Iterator[tuple[float, float, float, float]]:
     """Yield (begin, length, share computing, share with gradients in flight) over a worker's parts."""
     for part in parts:
         data = part.sums.get("intervals")

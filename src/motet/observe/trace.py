@@ -63,7 +63,7 @@ class TraceRecorder:
         self._all_budget_bytes = budget_bytes
         self._account = Account()
         self._buffer: list[Event] = []
-        self._part: _Part | None = None
+        self._part: _PartFile | None = None
         self._sums_due = 0.0
 
     def observe(self, event: Event) -> None:
@@ -97,7 +97,7 @@ class TraceRecorder:
         make_folder(path.parent)
         budget = self._all_budget_bytes // max(1, event.num_workers)
         budget = max(0, budget - used) * 3 // 4  # leave some for attempts to come
-        self._part = _Part(path, event, budget)
+        self._part = _PartFile(path, event, budget)
         self._account = Account()
         self._buffer = [event]
         self._sums_due = event.time + 1.0  # the first sums come early, so that a short run has some if it is killed
@@ -130,7 +130,7 @@ class TraceRecorder:
         os.replace(partial, path)
 
 
-class _Part:
+class _PartFile:
     """One worker's file of turns: what `TraceRecorder` knows about the budget."""
 
     def __init__(self, path: Path, event: RunStarted, budget_bytes: int) -> None:

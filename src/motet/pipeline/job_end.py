@@ -8,7 +8,7 @@ from collections.abc import Callable
 from motet.checkpoints.policy import RecoveryPolicy
 from motet.coroutines import RunningJob
 from motet.errors import DivergenceError, GangError, WorkerFailedError
-from motet.jobs.outcome import Outcome
+from motet.jobs.outcome import JobOutcome
 from motet.tracebacks import short_form
 from motet.workers import Workers
 from motet.workers.agreement import Agreements
@@ -37,7 +37,7 @@ def agree_on_end(
     recovery: RecoveryPolicy,
     interruption: Interruption,
     notice: Callable[[str, str], None],
-) -> Outcome:
+) -> JobOutcome:
     """Return how the job, the run's number ``index``, has ended, once all workers say the same of it. Collective.
 
     What this worker knows of a failure is published before it waits for the others, so that they can name it, and
@@ -73,7 +73,7 @@ def agree_on_end(
     if outcome.status == "failed" and agreements.stop >= STOP:
         met = short_form(outcome.error or "")
         notice(job.name, f"met an error while the run was being stopped, and counts as stopped ({met}).")
-        outcome = Outcome("stopped")
+        outcome = JobOutcome("stopped")
         job.counts_as(outcome)
     return outcome
 

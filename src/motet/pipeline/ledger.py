@@ -24,7 +24,7 @@ class SyncFigures(Protocol):
 
 @dataclass
 class JobTotals:
-    """One job's sums. ``link_seconds`` is its share of the network's busy time (`motet.timing.clocks.Link`).
+    """One job's sums. ``link_seconds`` is its share of the network's busy time (`motet.timing.clocks.LinkMeter`).
 
     ``covered_seconds``: for how long its own backward passes would have covered it, had nothing queued before it.
     """

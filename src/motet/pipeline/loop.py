@@ -20,7 +20,7 @@ from motet.events import JobEnded, JobStarted, Observer, OrderChanged, RunEnded,
 from motet.frozen.together import HeldOnce
 from motet.gradients import JobGradients
 from motet.gradients.aggregation.choose import Aggregation
-from motet.gradients.nonfinite import Watch, error_for
+from motet.gradients.nonfinite import FiniteCheck, error_for
 from motet.gradients.send_queue import SendQueue, short_switch_interval
 from motet.intercept.buffers import BufferSync
 from motet.intercept.ddp import JobSeams
@@ -39,7 +39,7 @@ from motet.pipeline.ledger import RunLedger
 from motet.pipeline.observers import Observers
 from motet.pipeline.recorder import Recorder
 from motet.pipeline.requests import JobRequests
-from motet.pipeline.waits import Waits
+from motet.pipeline.waits import PipelineWaits
 from motet.results import Results
 from motet.same_files import SameFiles
 from motet.schedule.replanner import Change, Replanner
@@ -86,7 +86,7 @@ class Pipeline:
         self._observers = Observers(observers, hooks.notify_user, self._turns.settle)
         self._observe, self._notify = self._observers.observe, self._observers.notify
         self._ledger = RunLedger()
-        self._waits = waits = Waits(workers, self._turns, self._notify)
+        self._waits = waits = PipelineWaits(workers, self._turns, self._notify)
         self._recorder = Recorder(self._ledger, planning, self._observe, waits.for_device)
         self._buffers = BufferSync(workers, blocking=config.buffers == "blocking")
         calls = (self._finish_sync, waits.drain, self._notify, waits.unblocked)
@@ -95,7 +95,7 @@ class Pipeline:
             workers, config, transfers, self._recorder.clock, self._seams, self._observe, self._notify
         )
         self._frozen = HeldOnce(self._notify, on=config.share_frozen == "on")
-        self._finite = Watch(self._observe, self._notify)
+        self._finite = FiniteCheck(self._observe, self._notify)
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notify, self._finite)
         self._files = SameFiles(workers, config.on_same_file, self._recovery.run_dir, self._notify)
         disks, saved = self._recovery.disks, self._requests.saved

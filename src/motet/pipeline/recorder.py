@@ -14,7 +14,7 @@ from motet.events import Event, SyncEnded, TurnEnded
 from motet.gradients.transfer import SyncTiming
 from motet.pipeline.ledger import RunLedger
 from motet.schedule.replanner import Replanner, SyncSample
-from motet.timing.clocks import Link, Stopwatch
+from motet.timing.clocks import LinkMeter, Stopwatch
 from motet.timing.device import RUN_AHEAD_SLOTS, DeviceClock, DeviceSums, DeviceTransfer, Journal, Moment, seconds_of
 
 
@@ -50,7 +50,7 @@ class Recorder:
         observe: Callable[[Event], None],
         wait_device: Callable[[Callable[[], bool]], None],
     ) -> None:
-        self.stopwatch, self.link, self.clock = Stopwatch(), Link(), DeviceClock()
+        self.stopwatch, self.link, self.clock = Stopwatch(), LinkMeter(), DeviceClock()
         self._ledger = ledger
         self._planning = planning
         self._observe = observe

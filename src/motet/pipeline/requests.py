@@ -9,7 +9,7 @@ from pathlib import Path
 
 from motet.coroutines import RunningJob, Turns
 from motet.events import Event, JobSaved, JobStarted, MetricsLogged, ParametersSet
-from motet.gradients.nonfinite import Watch
+from motet.gradients.nonfinite import FiniteCheck
 from motet.handle import JobHandle
 
 
@@ -26,7 +26,7 @@ class JobRequests:
         live: Mapping[str, RunningJob],
         observe: Callable[[Event], None],
         notice: Callable[[str, str], None],
-        finite: Watch,
+        finite: FiniteCheck,
     ) -> None:
         self._turns = turns
         self._live = live

@@ -12,7 +12,7 @@ from motet.workers import Workers
 from motet.workers.deadlock import WaitsFor
 
 
-class Waits:
+class PipelineWaits:
     """All waits of the pipeline on this worker. ``notify`` notifies the user of something about a job, once."""
 
     def __init__(self, workers: Workers, turns: Turns, notify: Callable[[str, str], None]) -> None:

@@ -23,7 +23,7 @@ _num_runs = 0
 
 
 @dataclass(frozen=True)
-class Gang:
+class ProcessGang:
     """This worker among the others. ``prefix`` parts the store; ``environment``: with what jobs find the store."""
 
     worker: int
@@ -34,7 +34,7 @@ class Gang:
     exchange: Exchange
 
     @classmethod
-    def join(cls, timeout_seconds: float) -> Gang:
+    def join(cls, timeout_seconds: float) -> ProcessGang:
         """Join the other workers of this run. Blocks until worker 0 serves the store."""
         global _num_runs
         _num_runs += 1

@@ -29,7 +29,7 @@ from motet import handle
 from motet.checkpoints.coordinator import Coordinator
 from motet.checkpoints.policy import Disks
 from motet.events import Diverged, Event
-from motet.gradients.nonfinite import Watch, error_for
+from motet.gradients.nonfinite import FiniteCheck, error_for
 from motet.handle import JobHandle, JobPruned
 from motet.intercept.forked import end_forked
 from motet.jobs import Job, JobExit, JobSpec, Script
@@ -97,7 +97,7 @@ class JobProcess:
         )
         self._holdings = Holdings()
         self._reported = Reported(self._log, lambda: self.handle.logs_itself)
-        self._finite = Watch(self._observe, lambda job, text: None)
+        self._finite = FiniteCheck(self._observe, lambda job, text: None)
         self._num_turns = start.turns
         self._offset = 0  # turns of before a resume
         self._over = False

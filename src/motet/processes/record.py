@@ -19,7 +19,7 @@ from motet.events import (
     RunEnded,
     RunStarted,
 )
-from motet.gradients.nonfinite import Watch
+from motet.gradients.nonfinite import FiniteCheck
 from motet.jobs.parameters import parameters_of
 from motet.pipeline.job_end import STARTS_AGAIN
 from motet.pipeline.ledger import RunLedger
@@ -82,7 +82,7 @@ class Record:
         self._ledger = RunLedger()
         self._timeline = Timeline(self._ledger, self._observe)
         self._files = SharedFiles(on_same_file, self.notify, fail, pass_on)
-        self._finite = Watch(self._observe, self.notify)
+        self._finite = FiniteCheck(self._observe, self.notify)
         self._expected: dict[str, int | None] = {job.name: job.turns for job in jobs}
         self._results: dict[str, object] = {}
         self._num_ddp: dict[str, int] = {}

@@ -26,7 +26,7 @@ from motet.processes.decider import Decider
 from motet.processes.exchange import Exchange
 from motet.processes.failures import Failures
 from motet.processes.forking import SEARCH
-from motet.processes.gang import Gang
+from motet.processes.gang import ProcessGang
 from motet.processes.imports import import_ahead
 from motet.processes.job_messages import Start
 from motet.processes.local import LocalJobs
@@ -73,13 +73,15 @@ def run_in_processes(
     import_module("torch._dynamo")  # what every job would otherwise import by itself
     import_module("motet.processes.job")
     import_ahead(listed)
-    make_room(1, Gang.size(), lazily=jobs_connect_lazily(1, Gang.size()))  # which jobs' processes find as it is here
+    make_room(
+        1, ProcessGang.size(), lazily=jobs_connect_lazily(1, ProcessGang.size())
+    )  # which jobs' processes find as it is here
     end_openmp_threads()
     calls = {job.name: job.call for job in listed if job.call is not None}
     parent = WarmParent.fork({SEARCH: jobs.train} if isinstance(jobs, Search) else calls)
     hold = contextlib.ExitStack()
     try:
-        gang = Gang.join(config.timeout_seconds)
+        gang = ProcessGang.join(config.timeout_seconds)
         run_dir = find_run_dir(gang.peers, hold)
         names = [job.name for job in listed]
         before = resuming.ResumeState()
@@ -130,7 +132,7 @@ class _Parts:
     """Builds the parts of a run from what all of them are about. ``start``: what tells this start from earlier ones."""
 
     config: RunConfig
-    gang: Gang
+    gang: ProcessGang
     run_dir: RunDir | None
     table: Table
     wake: tuple[int, ...]

@@ -1,8 +1,9 @@
 """Where a job begins to wait: torch's and Python's blocking calls, each of which gives the turn away meanwhile.
 
-What is replaced, and by which method of `Waits`, is in `motet.patches.IN_A_JOBS_PROCESS`: in a job's own process, for
-as long as it lives. A wait that is over before it begins keeps the turn. What waits elsewhere (C++ of a library, a
-lock, a file system) is not seen here: the worker notices that the job uses no processor (`motet.processes.unseen`).
+What is replaced, and by which method of `BlockingCalls`, is in `motet.patches.IN_A_JOBS_PROCESS`: in a job's own
+process, for as long as it lives. A wait that is over before it begins keeps the turn. What waits elsewhere (C++ of a
+library, a lock, a file system) is not seen here: the worker notices that the job uses no processor
+(`motet.processes.unseen`).
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ FORWARDS_THAT_LAY_OUT = 4
 
 def patch(turns: JobTurns, built: Callable[[DistributedDataParallel], None] = lambda model: None) -> None:
     """Have every wait of this process give the turn away. ``built`` is called without it, for each model in DDP."""
-    replace_names(IN_A_JOBS_PROCESS, Waits(turns, built), eager=torch._dynamo.disable)
+    replace_names(IN_A_JOBS_PROCESS, BlockingCalls(turns, built), eager=torch._dynamo.disable)
 
 
-class Waits:
+class BlockingCalls:
     """What is called in place of the blocking calls. Each method is given the original, and then its arguments."""
 
     def __init__(self, turns: JobTurns, built: Callable[[DistributedDataParallel], None]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from motet.checkpoints.gang import Gang
+from motet.checkpoints.gang import SavingGang
 from motet.config import OnSameFile
 from motet.errors import SameFileError
 from motet.handle import running_job
@@ -80,7 +80,7 @@ class SameFiles:
 
     def __init__(
         self,
-        workers: Gang,
+        workers: SavingGang,
         on_same_file: OnSameFile,
         run_dir: Path | None,
         notice: Callable[[str | None, str], None],

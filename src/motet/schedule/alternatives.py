@@ -28,7 +28,7 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkSpec:
     """What joins the workers: bytes per second that each sends while it receives as many, and seconds per message."""
 
     bytes_per_second: float
@@ -50,7 +50,7 @@ class Link:
         return steps / num_workers * num_bytes / self.bytes_per_second + num_collectives * steps * self.latency_seconds
 
 
-def parse_link(text: str) -> Link:
+def parse_link(text: str) -> LinkSpec:
     """Return the link that a user described: a rate in bits per second, and a latency if wished, as in ``10gbit/50us``.
 
     Raises UsageError where it cannot be read.
@@ -61,7 +61,7 @@ def parse_link(text: str) -> Link:
             raise ValueError
         rate, unit, latency, latency_unit = match.groups()
         seconds = float(latency) / {"s": 1, "ms": 1e3, "us": 1e6}[latency_unit] if latency else 0.0
-        return Link(float(rate) * _UNITS[unit] / 8, seconds)
+        return LinkSpec(float(rate) * _UNITS[unit] / 8, seconds)
     except ValueError:
         raise UsageError(
             f"The link {text!r} cannot be read. Give a rate in kbit, mbit or gbit per second, and a latency in s, ms "
@@ -70,7 +70,7 @@ def parse_link(text: str) -> Link:
 
 
 def on_link(
-    costs: Mapping[str, Cost], link: Link, num_workers: int, assumptions: Assumptions = TYPICAL
+    costs: Mapping[str, Cost], link: LinkSpec, num_workers: int, assumptions: Assumptions = TYPICAL
 ) -> dict[str, Cost]:
     """Return the costs on another link or number of workers, where each worker computes what it did.
 

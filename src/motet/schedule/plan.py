@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from motet.errors import UsageError
-from motet.schedule.alternatives import Alternatives, Link, advice, compare, on_link
+from motet.schedule.alternatives import Alternatives, LinkSpec, advice, compare, on_link
 from motet.schedule.basis import Basis
 from motet.schedule.costs import Cost
 from motet.schedule.offload_plan import OffloadCost, offload_cost, offload_lines, offload_model_of
@@ -48,7 +48,7 @@ class Profile:
         """What a replay is to take for granted about these jobs."""
         return Assumptions(buckets=self.buckets, transfer_cpu_fraction=self.transfer_cpu_fraction)
 
-    def elsewhere(self, link: Link | None, num_workers: int | None) -> Profile:
+    def elsewhere(self, link: LinkSpec | None, num_workers: int | None) -> Profile:
         """Return what the profile would be on another link, or with another number of workers.
 
         Without a link, it is reckoned from the bytes and the seconds that were measured how fast the present one is.
@@ -63,7 +63,7 @@ class Profile:
         basis = Basis(self.num_workers, rate, latency, link is not None, self.compute_spread)
         return replace(self, costs=costs, num_workers=workers, basis=basis)
 
-    def _link(self) -> Link:
+    def _link(self) -> LinkSpec:
         seconds = sum(cost.sync_seconds for cost in self.costs.values())
         num_bytes = sum(cost.sync_bytes for cost in self.costs.values())
         if self.num_workers < 2 or not seconds or not num_bytes:
@@ -71,7 +71,7 @@ class Profile:
                 "--num-workers needs to know the link, and this profile, on one worker, has synchronized nothing. "
                 "Give --link as well, such as --link 10gbit, or profile with --nproc-per-node=2."
             )
-        return Link(2 * (self.num_workers - 1) / self.num_workers * num_bytes / seconds)
+        return LinkSpec(2 * (self.num_workers - 1) / self.num_workers * num_bytes / seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` turns into an equal profile."""

@@ -58,7 +58,7 @@ class SyncSample:
     """One turn's synchronization as one worker saw it.
 
     in_flight_seconds: from the first bucket's leaving to the last one's arrival; link_seconds: its share of the time
-    during which anything was in flight (`motet.timing.clocks.Link`); launches: when each bucket left, and its bytes.
+    during which anything was in flight (`motet.timing.clocks.LinkMeter`); launches: when each bucket left, its bytes.
     """
 
     in_flight_seconds: float

@@ -60,7 +60,7 @@ class Waited:
         return self._seconds
 
 
-class Link:
+class LinkMeter:
     """The network's busy time, shared out: while k buckets are in flight, each is charged 1/k of the time.
 
     So the shares of all jobs add up to the time during which anything was in flight, however many lanes were in use,

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from motet.checkpoints.coordinator import Coordinator, _Save
-from motet.checkpoints.manifest import Part
+from motet.checkpoints.manifest import CheckpointPart
 
 
 class Writer:
     """Stands for the thread that writes: keeps what it is to commit."""
 
     def __init__(self) -> None:
-        self.committed: list[list[Part]] = []
+        self.committed: list[list[CheckpointPart]] = []
 
-    def commit(self, checkpoints: Any, turn: int, parts: list[Part]) -> None:
+    def commit(self, checkpoints: Any, turn: int, parts: list[CheckpointPart]) -> None:
         self.committed.append(parts)
 
 
@@ -27,7 +27,7 @@ def test_no_checkpoint_is_committed_with_a_part_missing() -> None:
     coordinator = Coordinator(workers, None, lambda job, text: None, lambda error: None)
     writer: Any = Writer()
     coordinator._writer = writer
-    mine, *others = (Part(f"worker-{worker}.pt", 1, "0" * 16) for worker in range(3))
+    mine, *others = (CheckpointPart(f"worker-{worker}.pt", 1, "0" * 16) for worker in range(3))
     save = _Save(SimpleNamespace(job="a"), 7)  # type: ignore[arg-type]
     save.parts[0] = [mine]
     for worker in (1, 2):

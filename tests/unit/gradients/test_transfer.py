@@ -7,13 +7,13 @@ import itertools
 import pytest
 
 from motet.gradients.transfer import SyncTiming
-from motet.timing.clocks import Link, Stopwatch
+from motet.timing.clocks import LinkMeter, Stopwatch
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_a_turn_is_over_when_its_latest_bucket_has_arrived(order: tuple[int, ...]) -> None:
     """Each bucket is counted by a thread of its own: the one that arrived first may be counted last."""
-    turn, link = SyncTiming(launched=1.0), Link()
+    turn, link = SyncTiming(launched=1.0), LinkMeter()
     marks = [link.begin(1.0) for _ in range(3)]
     moments = [2.0, 4.0, 9.0]
     for number in order:

@@ -166,7 +166,7 @@ def test_streams_are_ordered_so_that_nothing_is_read_or_used_again_too_early(mon
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_the_same_weights_with_idle_jobs_offloadeding(gangs: Callable[[int], Gang], num_workers: int) -> None:
+def test_the_same_weights_with_idle_jobs_offloaded(gangs: Callable[[int], Gang], num_workers: int) -> None:
     for told in gangs(num_workers).run("tests.distributed.jobs_admitted:idle_jobs_offloaded"):
         assert told["errors"] == []
         assert told["differences"] == []

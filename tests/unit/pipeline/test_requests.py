@@ -12,7 +12,7 @@ import pytest
 
 from motet.coroutines import RunningJob, Turns
 from motet.events import Event, MetricsLogged
-from motet.gradients.nonfinite import Watch
+from motet.gradients.nonfinite import FiniteCheck
 from motet.intercept.process import ProcessSeams
 from motet.jobs.outcome import JobStopped
 from motet.pipeline.requests import JobRequests
@@ -23,7 +23,7 @@ def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
     events: list[Event] = []
     told: list[tuple[str, str]] = []
     turns: Any = SimpleNamespace()
-    finite = Watch(events.append, lambda *words: None)
+    finite = FiniteCheck(events.append, lambda *words: None)
     requests = JobRequests(turns, live, events.append, lambda *words: told.append(words), finite)
     handle = requests.handle_of("a", None)
     handle.log(loss=1.0)

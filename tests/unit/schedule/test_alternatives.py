@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from motet.errors import UsageError
 from motet.schedule.alternatives import (
-    Link,
+    LinkSpec,
     advice,
     compare,
     no_overlap_seconds,
@@ -33,7 +33,7 @@ def advised(costs: dict[str, Cost], turns: dict[str, int], data_everywhere: bool
 
 
 def test_a_ring_sends_all_but_one_part_twice() -> None:
-    link = Link(bytes_per_second=100.0, latency_seconds=0.5)
+    link = LinkSpec(bytes_per_second=100.0, latency_seconds=0.5)
     assert link.all_reduce_seconds(1000, 1) == 0.0
     assert link.all_reduce_seconds(1000, 2) == 10.0 + 2 * 0.5
     assert link.all_reduce_seconds(1000, 4) == 15.0 + 6 * 0.5
@@ -41,23 +41,23 @@ def test_a_ring_sends_all_but_one_part_twice() -> None:
 
 
 def test_costs_move_to_another_link() -> None:
-    moved = on_link(COSTS, Link(500.0), num_workers=4, assumptions=SEQUENTIAL)
+    moved = on_link(COSTS, LinkSpec(500.0), num_workers=4, assumptions=SEQUENTIAL)
     assert moved == {"a": Cost(3, 3.0, 1000), "b": Cost(3, 0.75, 250)}
-    late = on_link(COSTS, Link(500.0, latency_seconds=0.125), num_workers=2)  # four buckets, two steps each
+    late = on_link(COSTS, LinkSpec(500.0, latency_seconds=0.125), num_workers=2)  # four buckets, two steps each
     assert late["b"].sync_seconds == 0.5 + 1.0
 
 
 @pytest.mark.parametrize(
     ("text", "link"),
     [
-        ("8bit", Link(1.0)),
-        ("300mbit", Link(37.5e6)),
-        ("10gbit", Link(1.25e9)),
-        ("1.5 Gbit / 50us", Link(187.5e6, 50e-6)),
-        ("100kbit/2ms", Link(12.5e3, 2e-3)),
+        ("8bit", LinkSpec(1.0)),
+        ("300mbit", LinkSpec(37.5e6)),
+        ("10gbit", LinkSpec(1.25e9)),
+        ("1.5 Gbit / 50us", LinkSpec(187.5e6, 50e-6)),
+        ("100kbit/2ms", LinkSpec(12.5e3, 2e-3)),
     ],
 )
-def test_links_are_read(text: str, link: Link) -> None:
+def test_links_are_read(text: str, link: LinkSpec) -> None:
     assert parse_link(text).bytes_per_second == pytest.approx(link.bytes_per_second)
     assert parse_link(text).latency_seconds == pytest.approx(link.latency_seconds)
 
@@ -71,7 +71,7 @@ def test_a_link_that_cannot_be_read_is_refused(text: str) -> None:
 @pytest.mark.parametrize("wrong", [(0.0, 0.0), (-1.0, 0.0), (1.0, -1.0), (float("nan"), 0.0)])
 def test_a_link_needs_a_rate(wrong: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="rate above 0"):
-        Link(*wrong)
+        LinkSpec(*wrong)
 
 
 def test_runs_one_after_another() -> None:

@@ -12,7 +12,7 @@ import pytest
 from motet.cli import plan as plan_command
 from motet.cli import run
 from motet.errors import UsageError
-from motet.schedule.alternatives import Link, parse_link
+from motet.schedule.alternatives import LinkSpec, parse_link
 from motet.schedule.costs import Cost
 from motet.schedule.order import Order
 from motet.schedule.plan import Profile, make_plan, plan_text, saved_order, saved_prediction, saved_profile
@@ -172,14 +172,14 @@ def test_what_if_with_more_workers_on_the_present_link() -> None:
     there = PROFILE.elsewhere(None, 4)
     assert there.costs["embedding"].sync_seconds == pytest.approx(2 * 3 / 4 * 8 * MEGABYTE / rate)
     assert PROFILE.elsewhere(None, 2) is PROFILE
-    assert PROFILE.elsewhere(Link(rate), None).costs["conv"].sync_seconds == pytest.approx(40_000 / rate)
+    assert PROFILE.elsewhere(LinkSpec(rate), None).costs["conv"].sync_seconds == pytest.approx(40_000 / rate)
 
 
 def test_one_worker_alone_knows_no_link() -> None:
     alone = Profile({"a": Cost(1, 0, 10)}, {"a": None}, 1)
     with pytest.raises(UsageError, match="--link"):
         alone.elsewhere(None, 2)
-    assert alone.elsewhere(Link(10.0), 2).costs["a"].sync_seconds == 1.0
+    assert alone.elsewhere(LinkSpec(10.0), 2).costs["a"].sync_seconds == 1.0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from motet.timing import clocks
-from motet.timing.clocks import LONGEST_LOOK_SECONDS, Link, Stopwatch, Waited
+from motet.timing.clocks import LONGEST_LOOK_SECONDS, LinkMeter, Stopwatch, Waited
 
 
 class Time:
@@ -59,13 +59,13 @@ def test_an_end_without_a_beginning_is_nothing(time: Time) -> None:
 
 
 def test_one_bucket_is_charged_its_whole_travel() -> None:
-    link = Link()
+    link = LinkMeter()
     mark = link.begin(5.0)
     assert link.end(mark, 7.5) == 2.5
 
 
 def test_two_buckets_at_once_are_charged_half_each() -> None:
-    link = Link()
+    link = LinkMeter()
     one = link.begin(0.0)
     two = link.begin(2.0)
     assert link.end(one, 4.0) == 2.0 + 1.0
@@ -74,7 +74,7 @@ def test_two_buckets_at_once_are_charged_half_each() -> None:
 
 
 def test_a_pause_is_charged_to_nobody() -> None:
-    link = Link()
+    link = LinkMeter()
     assert link.end(link.begin(0.0), 1.0) == 1.0
     assert link.end(link.begin(10.0), 11.0) == 1.0
     assert link.busy_seconds(20.0) == 2.0
@@ -82,7 +82,7 @@ def test_a_pause_is_charged_to_nobody() -> None:
 
 def test_moments_out_of_order_are_never_charged_twice() -> None:
     """The network's threads may be overtaken between reading the clock and telling it."""
-    link = Link()
+    link = LinkMeter()
     one = link.begin(0.0)
     two = link.begin(1.0)
     first = link.end(one, 3.0)
@@ -95,7 +95,7 @@ flights = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 300)), min_siz
 
 @given(flights)
 def test_the_shares_add_up_to_the_time_during_which_anything_was_in_flight(flights: list[tuple[int, int]]) -> None:
-    link, marks, charged = Link(), {}, 0.0
+    link, marks, charged = LinkMeter(), {}, 0.0
     moments = [(begin, 0, number) for number, (begin, _) in enumerate(flights)]
     moments += [(begin + length, 1, number) for number, (begin, length) in enumerate(flights)]
     for moment, ends, number in sorted(moments):
