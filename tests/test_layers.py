@@ -100,7 +100,8 @@ def patches(tree: ast.AST) -> list[str]:
 
 def imported_modules(tree: ast.AST) -> set[str]:
     """Return the modules of Motet's that ``tree`` imports; what is no module counts as the front door's, ``""``."""
-    found = set()
+    bare = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found = {""} if "motet" in bare else set()
     for name in imports(tree):
         parts = name.split(".")[1:] if name.split(".")[0] == "motet" else []
         while len(parts) > 1 and not is_module(parts):
@@ -111,7 +112,7 @@ def imported_modules(tree: ast.AST) -> set[str]:
 
 
 def is_module(parts: list[str]) -> bool:
-    """Tell whether ``motet.<parts>`` is a module, and not a name in one."""
+    """Return whether ``motet.<parts>`` is a module, and not a name in one."""
     place = SOURCE.joinpath(*parts)
     return (place / "__init__.py").exists() or place.with_suffix(".py").exists()
 
@@ -151,6 +152,8 @@ def test_the_command_does_without_what_serves_jobs_that_live_together(path: Path
         ("checkpoints.files", "from motet import processes", ["processes"]),
         ("profiling", "from motet.integrations.wandb import x", ["integrations.wandb"]),  # beside it
         ("pipeline.loop", "from motet import run", ["motet"]),
+        ("pipeline.loop", "def f():\n    import motet", ["motet"]),
+        ("cli.run", "import motet as m", ["motet"]),
         ("pipeline.loop", "from motet.pipeline.ledger import JobTotals\nfrom motet.errors import MotetError", []),
     ],
 )

@@ -6,6 +6,7 @@ worker's process, and the command does without it. ``tests/test_layers.py`` read
 
     cli                       the command
     entry                     what each worker process runs
+    integrations.hydra_sweeps  what Hydra's launcher does (optional)
     launcher                  start workers through torch elastic
     profiling, integrations   what ``motet plan`` measures; other frameworks (each optional)
     running                   ``motet.run``: the parts put together

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import motet
 from motet import isolation
 from motet.integrations.extras import missing
+from motet.launcher.launch import launch
 from motet.results import JobResult
 from motet.run_dir import make_folder
 
@@ -51,7 +51,7 @@ class Sweep:
             name = "".join(character if character.isalnum() or character in "-_.=" else "_" for character in name)[:60]
             configs[name] = self._config_of(words, index)
             jobs[name] = functools.partial(run_one, packed, list(words), index)
-        results = motet.launch(jobs, run_dir=_free(folder / "motet"), **options)
+        results = launch(jobs, run_dir=_free(folder / "motet"), **options)
         return [self._return_of(configs[name], result) for name, result in results.items()]
 
     def _config_of(self, words: Sequence[str], index: int) -> DictConfig:

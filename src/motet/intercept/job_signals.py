@@ -28,7 +28,6 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any
 
-import motet
 from motet.coroutines import RunningJob, Turns
 from motet.jobs.outcome import JobStopped
 from motet.patching import Call
@@ -45,7 +44,7 @@ _NOT_APART = {
 }  # fmt: skip
 _SIGNAL_OF = {signal.ITIMER_VIRTUAL: signal.SIGVTALRM, signal.ITIMER_PROF: signal.SIGPROF}
 _HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}  # ignored where there is no handler
-_MOTET = os.path.join(os.path.dirname(motet.__file__), "")
+_MOTET = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _CALL_A_JOB = (os.path.join(_MOTET, "jobs", ""), os.path.join(os.path.dirname(__file__), "groups.py"))
 _LOOPS = (os.path.join(_MOTET, "demo", ""), os.path.join(_MOTET, "testing", ""))  # of jobs, like anybody's
 real: Any = _signal  # what is called here: the module `signal` leads here while a run goes on

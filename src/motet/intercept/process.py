@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-import motet
 from motet import patching
 from motet.coroutines import RunningJob, Turns
 from motet.intercept.exit_hooks import ExitHooks
@@ -32,7 +31,7 @@ _THREAD = (
     "directory, environment and streams then. If it draws random numbers, let it draw from generators of its own "
     "(random.Random, torch.Generator, numpy.random.default_rng), or run this job alone."
 )
-_MOTET = os.path.join(os.path.dirname(motet.__file__), "")
+_MOTET = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _PATCHES = (os.path.join(os.path.dirname(__file__), ""), patching.__file__)
 _TORCH = (os.path.join(os.path.dirname(torch.__file__), ""), functools.__file__)
 _SPAWNERS = (multiprocessing.process.__file__, multiprocessing.context.__file__)
