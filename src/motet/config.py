@@ -50,6 +50,7 @@ OnSameFile = Literal["warn", "stop-job", "error"]
 Mode = Literal["min", "max"]
 _BEGIN_AND_RESUME = ("run", "resume")
 _AT_ONCE_SECONDS = 1e-3
+TIMEOUT_SECONDS = 1800.0  # unless the user says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +128,9 @@ class RunConfig:
         of=_BEGIN_AND_RESUME,
     )
     timeout_seconds: float = option(
-        1800.0,
+        TIMEOUT_SECONDS,
         SECONDS,
-        "end the run when nothing has moved for so long (default: 1800)",
+        f"end the run when nothing has moved for so long (default: {TIMEOUT_SECONDS:.0f})",
         flag="timeout",
         metavar="SECONDS",
         of=_BEGIN_AND_RESUME,

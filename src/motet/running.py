@@ -189,21 +189,13 @@ def _run(
         folder = _run_dir_of(run_dir, config, resume, workers, hold)
         if folder is not None:
             workers.watch.write_down_in(folder.state_path(workers.worker))
-        job_dir = (lambda name: None) if folder is None else folder.job_dir
-        output = JobOutput(workers.worker, job_dir, everybody=config.verbose, streams=show.streams if show else None)
-        notify_user = show.notify_user if show else output.notify_user
+        hooks = _hooks(workers, folder, config, show)
         if notice is not None:
-            notify_user(notice)
-        surroundings = JobSurroundings(workers.worker, config.seed)
-
-        def start_job(job: Job) -> None:
-            output.start(job.name)
-            surroundings.begin(job)
-
+            hooks.notify_user(notice)
         try:
             aggregates = aggregation(workers)
             source = make_source(workers)
-            _make_room(workers, source, config, notify_user)
+            _make_room(workers, source, config, hooks.notify_user)
         except UsageError:
             orderly = True
             raise
@@ -211,22 +203,18 @@ def _run(
         resume_state = _leave_out_ended(source, folder, workers, config)
         if not source.names:
             orderly = True
-            wall_seconds = time.perf_counter() - begin
-            return Results(dict(resume_state.ended), num_workers=workers.num_workers, wall_seconds=wall_seconds)
+            return Results(dict(resume_state.ended), workers.num_workers, time.perf_counter() - begin)
         planning = planning or Replanner(None, source.names)
-        if folder is not None and isinstance(source, ListedJobs):
-            planning.know(find_on_0(workers.broadcast_from_0, folder, source.names, config, workers.num_workers))
-        if folder is not None and workers.worker == 0:
-            observers = [*observers, CostKeeper(folder, config, workers.num_workers, lambda: planning.costs)]
+        observers = [*observers, *_cost_keepers(planning, source, workers, folder, config)]
         pipeline = Pipeline(
             source,
             planning,
             config,
             workers,
-            JobHooks(job_dir, start_job, output.end, notify_user),
+            hooks,
             observers,
             aggregation=aggregates,
-            recovery=_recovery(workers, folder, resume_state, notify_user),
+            recovery=_recovery(workers, folder, resume_state, hooks.notify_user),
             transfers=transfers,
         )
         begun = True  # from here on the pipeline publishes it
@@ -234,9 +222,7 @@ def _run(
         if aggregates is not None:
             aggregates.close()
         orderly = True
-        jobs = {**resume_state.ended, **results.jobs}
-        ordered = [*names, *(name for name in jobs if name not in names)]
-        return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
+        return _with_ended(results, resume_state.ended, names)
     except BaseException as error:
         if not begun:
             workers.board.publish_exit(f"worker {workers.worker} has left the run: {type(error).__name__}: {error}")
@@ -244,6 +230,39 @@ def _run(
     finally:
         hold.close()
         workers.leave(orderly=orderly)
+
+
+def _hooks(workers: Workers, folder: RunDir | None, config: RunConfig, show: Show | None) -> JobHooks:
+    """Return what is done for each job: its output, its surroundings, its folder."""
+    job_dir = (lambda name: None) if folder is None else folder.job_dir
+    output = JobOutput(workers.worker, job_dir, everybody=config.verbose, streams=show.streams if show else None)
+    surroundings = JobSurroundings(workers.worker, config.seed)
+
+    def start_job(job: Job) -> None:
+        output.start(job.name)
+        surroundings.begin(job)
+
+    return JobHooks(job_dir, start_job, output.end, show.notify_user if show else output.notify_user)
+
+
+def _cost_keepers(
+    planning: Replanner, source: JobSource, workers: Workers, folder: RunDir | None, config: RunConfig
+) -> list[Observer]:
+    """Have ``planning`` know what an earlier run's turns cost; return what keeps this one's costs, on worker 0."""
+    if folder is None:
+        return []
+    if isinstance(source, ListedJobs):
+        planning.know(find_on_0(workers.broadcast_from_0, folder, source.names, config, workers.num_workers))
+    if workers.worker != 0:
+        return []
+    return [CostKeeper(folder, config, workers.num_workers, lambda: planning.costs)]
+
+
+def _with_ended(results: Results, ended: Mapping[str, JobResult], names: Sequence[str]) -> Results:
+    """Return ``results`` with the jobs that an earlier start has ended, in the order of ``names``."""
+    jobs = {**ended, **results.jobs}
+    ordered = [*names, *(name for name in jobs if name not in names)]
+    return dataclasses.replace(results, jobs={name: jobs[name] for name in ordered if name in jobs})
 
 
 def _make_room(workers: Workers, source: JobSource, config: RunConfig, notify_user: Callable[[str], None]) -> None:

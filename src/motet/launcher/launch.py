@@ -6,6 +6,7 @@ sets it up from the same options, and the network has to be trusted as with torc
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -27,7 +28,7 @@ from motet.errors import UsageError
 from motet.integrations.trackers import check_trackers
 from motet.jobs import Job, JobSpec, check_specs, found_from, in_cwd
 from motet.launcher.notebook import in_notebook, show_report, shown_inline
-from motet.launcher.outcome import conclude
+from motet.launcher.outcome import GangOutcome, conclude
 from motet.launcher.parcel import pack
 from motet.results import Results
 from motet.run_dir import RunDir
@@ -67,10 +68,8 @@ def launch(
     config = RunConfig.of(options, "motet.launch", config, known=LaunchOptions)
     if (notice := check()) is not None and not config.quiet:
         _notify(notice)
-    # torch elastic takes a while to import, and does not import everywhere.
+    # torch elastic takes a while to import, and does not import everywhere: here, and in the functions below.
     from motet.launcher.agent import PASSED_ON
-    from motet.launcher.options import check_torchrun_options, parse_torchrun_options
-    from motet.launcher.workers import run_workers
 
     _refuse_among_workers()
     specs, calls = _sorted_out(jobs)
@@ -78,9 +77,7 @@ def launch(
     if not names:
         raise UsageError("no jobs were given")
     config = config.for_jobs(names)
-    elastic = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
-    elastic.nnodes, elastic.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
-    check_torchrun_options(elastic)
+    elastic = _elastic(nproc_per_node, max_restarts)
     check_trackers(config.trackers)
     job_cwd = found_from(config.job_cwd, os.getcwd(), "motet.launch(job_cwd=...)")
     specs = in_cwd(specs, job_cwd)
@@ -94,17 +91,7 @@ def launch(
         directory = RunDir.create(run_dir, description)
     start = json.dumps(options_of_start(directory, description).to_json())
     with directory.held():
-        with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
-            path = Path(private, "parcel")
-            path.write_bytes(parcel)
-            arguments = [str(directory.path), f"--parcel={path}", f"--config={start}"]
-            outcome = run_workers(
-                elastic,
-                [*arguments, *["--status-file"] * inline],
-                notify=(lambda text: None) if config.quiet else _notify,
-                run_dir=directory,
-                timeout_seconds=config.timeout_seconds,
-            )
+        outcome = _run(elastic, directory, [f"--config={start}", *["--status-file"] * inline], parcel, config, inline)
         results, error = conclude(outcome, directory)
         if inline:
             show_report(directory.path)
@@ -113,6 +100,39 @@ def launch(
     if error is not None:
         raise error
     return _with_results_loaded(results, directory)
+
+
+def _elastic(nproc_per_node: int | str, max_restarts: int) -> argparse.Namespace:
+    """Return torchrun's options for workers on this machine."""
+    from motet.launcher.options import check_torchrun_options, parse_torchrun_options
+
+    elastic = parse_torchrun_options([f"--nproc-per-node={nproc_per_node}", f"--max-restarts={max_restarts}"])
+    elastic.nnodes, elastic.standalone = "1:1", True  # PET_* variables are for torchrun and motet run
+    check_torchrun_options(elastic)
+    return elastic
+
+
+def _run(
+    elastic: argparse.Namespace,
+    directory: RunDir,
+    options: Sequence[str],
+    parcel: bytes,
+    config: RunConfig,
+    inline: bool,
+) -> GangOutcome:
+    """Start the workers, with the functions in ``parcel``, and stay until they have ended."""
+    from motet.launcher.workers import run_workers
+
+    with tempfile.TemporaryDirectory(prefix="motet-") as private, _shown(directory, inline):
+        path = Path(private, "parcel")
+        path.write_bytes(parcel)
+        return run_workers(
+            elastic,
+            [str(directory.path), f"--parcel={path}", *options],
+            notify=(lambda text: None) if config.quiet else _notify,
+            run_dir=directory,
+            timeout_seconds=config.timeout_seconds,
+        )
 
 
 def _refuse_among_workers() -> None:

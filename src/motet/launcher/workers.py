@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 from torch.distributed.run import determine_local_world_size
 
+from motet.config import TIMEOUT_SECONDS
 from motet.errors import GangError
 from motet.launcher.agent import Agent
 from motet.launcher.ends import Ends
@@ -40,7 +41,7 @@ def run_workers(
     notify: Callable[[str], None] = lambda text: None,
     explain: Callable[[], str] = str,
     run_dir: RunDir | None = None,
-    timeout_seconds: float = 1800.0,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     rendezvous: RendezvousHandler | None = None,
     last: bool = False,
 ) -> GangOutcome:

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
+from motet.config import TIMEOUT_SECONDS
 from motet.errors import GangError, SyncTimeoutError, WorkerFailedError, WorkerLostError, pack_error, unpack_error
 from motet.timing.clocks import Waited
 from motet.workers.asked_store import AskedStore
@@ -87,7 +88,7 @@ class Workers:
             raise
 
     @classmethod
-    def join(cls, *, timeout_seconds: float = 1800.0) -> Workers:
+    def join(cls, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Workers:
         """Join the workers of this run; blocks until all have. Collective."""
         owns_group, excepthook = not dist.is_initialized(), sys.excepthook
         if owns_group:

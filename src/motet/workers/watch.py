@@ -25,6 +25,7 @@ from types import FrameType
 
 from torch._C._distributed_c10d import Store
 
+from motet.config import TIMEOUT_SECONDS
 from motet.errors import GangError, SyncTimeoutError
 from motet.run_dir import make_folder, opener
 from motet.timing.clocks import Waited
@@ -62,7 +63,7 @@ class Watch:
         worker: int,
         num_workers: int,
         store: Store | None,
-        timeout_seconds: float = 1800.0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         suspicion_seconds: float = 3.0,
         certainty_seconds: float = 15.0,
         asks: Callable[[], bool] = lambda: False,
