@@ -52,8 +52,8 @@ def round_robin(num_jobs: int) -> float:
     for child in children:
         os.waitpid(child, 0)
     os.close(writing)
-    with os.fdopen(reading) as told:
-        return float(told.read())
+    with os.fdopen(reading) as report:
+        return float(report.read())
 
 
 def own_part() -> float:
@@ -91,8 +91,8 @@ def own_part() -> float:
         os._exit(0)
     os.waitpid(child, 0)
     os.close(writing)
-    with os.fdopen(reading) as told:
-        return float(told.read())
+    with os.fdopen(reading) as report:
+        return float(report.read())
 
 
 def main() -> None:

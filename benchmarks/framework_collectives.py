@@ -138,7 +138,7 @@ def work(names: tuple[str, ...], steps: int, silent: bool, order: str | None) ->
 def joined(workers: list[dict[str, Any]], num_jobs: int) -> dict[str, float]:
     """Return what the workers told together, a round: ms, calls, ms blocked, and ms blocked by the link."""
     begin, end = workers[0]["begin"], workers[0]["end"]
-    calls = list(zip(*(told["calls"] for told in workers), strict=True))  # all workers make the same calls
+    calls = list(zip(*(report["calls"] for report in workers), strict=True))  # all workers make the same calls
     calls = [call for call in calls if all(begin <= first and last <= end for first, last in call)]
     blocked = sum(last - first for call in calls for first, last in call) / len(workers)
     # A call of which the last worker there knows nothing more (a broadcast's source) may end before that.
@@ -192,8 +192,8 @@ def main() -> None:
     if options.worker is not None:
         silent = options.worker.endswith(SILENT)
         order = None if options.order == "determined" else options.order
-        told = work(SETS[options.worker.removesuffix(SILENT)], options.steps, silent, order)
-        print(json.dumps(told), flush=True)
+        report = work(SETS[options.worker.removesuffix(SILENT)], options.steps, silent, order)
+        print(json.dumps(report), flush=True)
         os._exit(0)
     from motet.shaped_links import shaped_links
 

@@ -117,13 +117,13 @@ def measure(net: Any, way: str, job_set: str, units: int, workers: int, memory: 
     while memory and any(process.poll() is None for _, process in processes):
         peak = max(peak, sum(pss_mb(process.pid) for worker, process in processes if worker == 0))
         time.sleep(0.5)
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for worker, process in processes:
         lines = process.stdout.read().splitlines()
         assert lines, f"{way} of {job_set} failed on worker {worker}"
         if worker == 0:
-            told.update(json.loads(lines[-1]))
-    return {"jobs": told, "mb": peak}
+            report.update(json.loads(lines[-1]))
+    return {"jobs": report, "mb": peak}
 
 
 def pss_mb(pid: int) -> float:
@@ -137,16 +137,18 @@ def pss_mb(pid: int) -> float:
     return total
 
 
-def solo_seconds(told: dict[str, Any]) -> dict[str, float]:
+def solo_seconds(message: dict[str, Any]) -> dict[str, float]:
     """Return what a step of each job takes alone: the mean, which has the pauses of an average step in it."""
-    return {name: (job["moments"][-1] - job["moments"][0]) / (len(job["moments"]) - 1) for name, job in told.items()}
+    return {name: (job["moments"][-1] - job["moments"][0]) / (len(job["moments"]) - 1) for name, job in message.items()}
 
 
-def speed(told: dict[str, Any], solo: dict[str, float]) -> float:
+def speed(message: dict[str, Any], solo: dict[str, float]) -> float:
     """Return how many seconds of work alone were done in each second in which all jobs trained."""
-    begin = max(job["moments"][0] for job in told.values())
-    end = min(job["moments"][-1] for job in told.values())
-    done = sum(solo[name] * sum(1 for moment in job["moments"] if begin < moment <= end) for name, job in told.items())
+    begin = max(job["moments"][0] for job in message.values())
+    end = min(job["moments"][-1] for job in message.values())
+    done = sum(
+        solo[name] * sum(1 for moment in job["moments"] if begin < moment <= end) for name, job in message.items()
+    )
     return done / (end - begin)
 
 

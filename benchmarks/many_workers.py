@@ -44,12 +44,12 @@ def measure(words: list[str], folder: Path) -> str:
     begin = time.time()
     subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment, check=True, capture_output=True)
     end = time.time()
-    told = [json.loads(path.read_text()) for path in folder.glob("*.told")]
-    first, last = min(each[0] for each in told) - begin, max(each[1] for each in told) - begin
+    reports = [json.loads(path.read_text()) for path in folder.glob("*.told")]
+    first, last = min(each[0] for each in reports) - begin, max(each[1] for each in reports) - begin
     for path in folder.glob("*.told"):
         path.unlink()
     return f"first backward {first:5.1f} s, last turn {last:5.1f} s, end {end - begin:5.1f} s, " + (
-        f"{max(each[2] for each in told)} sockets"
+        f"{max(each[2] for each in reports)} sockets"
     )
 
 

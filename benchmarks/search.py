@@ -173,13 +173,13 @@ def measure(net: Any, way: str, seed: int, options: argparse.Namespace) -> dict[
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise SystemExit("a worker failed; what it said stands above")
-    told: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
-    return told
+    report: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
+    return report
 
 
-def seconds_to(value: float, told: dict[str, Any]) -> float:
+def seconds_to(value: float, message: dict[str, Any]) -> float:
     """Return when a value as good as ``value`` was there first."""
-    return min(float(seconds) for seconds, reached in told["values"] if reached <= value)
+    return min(float(seconds) for seconds, reached in message["values"] if reached <= value)
 
 
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -190,14 +190,14 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     with shaped_links(2, options.rate) as net:
         for repeat in range(options.repeats):
             order = WAYS if repeat % 2 == 0 else WAYS[::-1]
-            told = {way: measure(net, way, repeat, options) for way in order}
-            target = max(min(value for _, value in told[way]["values"]) for way in WAYS)
-            to_best = {way: seconds_to(target, told[way]) for way in WAYS}
-            repeats.append({"told": told, "target": target, "to_best": to_best})
+            report = {way: measure(net, way, repeat, options) for way in order}
+            target = max(min(value for _, value in report[way]["values"]) for way in WAYS)
+            to_best = {way: seconds_to(target, report[way]) for way in WAYS}
+            repeats.append({"report": report, "target": target, "to_best": to_best})
             for way in WAYS:
                 print(
                     f"repeat {repeat}, {way}: {target:.3f} bits per byte after {to_best[way]:.1f} s, all "
-                    f"{options.trials} trials after {told[way]['seconds']:.1f} s ({told[way]['pruned']} pruned)"
+                    f"{options.trials} trials after {report[way]['seconds']:.1f} s ({report[way]['pruned']} pruned)"
                 )
     return repeats
 
@@ -215,14 +215,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way is not None:
-        told = work(options.way, options.seed, options.trials, options.steps, options.at_once)
-        print(json.dumps(told), flush=True)
+        report = work(options.way, options.seed, options.trials, options.steps, options.at_once)
+        print(json.dumps(report), flush=True)
         os._exit(0)
     repeats = compare(options)
     if options.json is not None:
         options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, "repeats": repeats}, indent=1))
     to_best = [repeat["to_best"]["plain"] / repeat["to_best"]["motet"] for repeat in repeats]
-    in_all = [repeat["told"]["plain"]["seconds"] / repeat["told"]["motet"]["seconds"] for repeat in repeats]
+    in_all = [repeat["report"]["plain"]["seconds"] / repeat["report"]["motet"]["seconds"] for repeat in repeats]
     print(f"to the best value: {statistics.median(to_best):.2f} times as fast; in all {statistics.median(in_all):.2f}")
 
 

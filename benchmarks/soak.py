@@ -143,9 +143,9 @@ def main() -> int:
         workers = gang.run(soak, folder, options.turns, options.at_once)
     before, seen, after = workers[0]
     for name, row in (("before", before), *((f"{row['turns']:.0f}", row) for row in seen), ("after", after)):
-        told = ", ".join(f"{row[key]:.0f} {key}" for key in before)
-        print(f"{name:>8}  {told}")
-    problems = [f"worker {worker} has more {text}" for worker, told in enumerate(workers) for text in grown(*told)]
+        report = ", ".join(f"{row[key]:.0f} {key}" for key in before)
+        print(f"{name:>8}  {report}")
+    problems = [f"worker {worker} has more {text}" for worker, report in enumerate(workers) for text in grown(*report)]
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:

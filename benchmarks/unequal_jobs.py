@@ -115,10 +115,12 @@ def measure(net: Any, way: str, units: int) -> dict[str, Any]:
         command = [*pinned, sys.executable, __file__, "--worker", way, "--units", str(units)]
         env = {**net.torchrun_env(worker), "OMP_NUM_THREADS": "1"}
         workers.append(net.popen(worker, command, env=env, stdout=subprocess.PIPE, text=True))
-    told = [json.loads(worker.communicate(timeout=900)[0].splitlines()[-1]) for worker in workers]
-    assert told[0]["weights"] == told[1]["weights"], "the workers' weights differ"
-    assert [change.split(":")[0] for change in told[0]["changes"]] == [c.split(":")[0] for c in told[1]["changes"]]
-    return {**told[0], "seconds": max(one["seconds"] for one in told)}
+    notices = [json.loads(worker.communicate(timeout=900)[0].splitlines()[-1]) for worker in workers]
+    assert notices[0]["weights"] == notices[1]["weights"], "the workers' weights differ"
+    assert [change.split(":")[0] for change in notices[0]["changes"]] == [
+        c.split(":")[0] for c in notices[1]["changes"]
+    ]
+    return {**notices[0], "seconds": max(one["seconds"] for one in notices)}
 
 
 def balanced() -> str:

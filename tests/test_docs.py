@@ -204,8 +204,8 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
     for block in blocks():
         if block.page == page and block.mark == "run":
             for words in commands(block):
-                told = _run(words, tmp_path, environment)
-                assert told.returncode == 0, f"{shlex.join(words)}\n{told.stdout[-3000:]}\n{told.stderr[-3000:]}"
+                report = _run(words, tmp_path, environment)
+                assert report.returncode == 0, f"{shlex.join(words)}\n{report.stdout[-3000:]}\n{report.stderr[-3000:]}"
     if page.name == "tutorial.md":
         every_file_is_explained(tmp_path / "runs" / "second")
 
@@ -302,8 +302,8 @@ def test_pages_fetch_nothing() -> None:
 def test_the_docs_are_built_without_a_warning(tmp_path: Path) -> None:
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "ignore"}
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    told = _run(words, ROOT, environment)
-    assert told.returncode == 0, told.stdout + told.stderr
+    report = _run(words, ROOT, environment)
+    assert report.returncode == 0, report.stdout + report.stderr
     for page in (tmp_path / "site").rglob("*.html"):
         fetched = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="(https?://[^"]*)"', page.read_text())
         assert not fetched, f"{page.name} fetches {fetched[0]}"

@@ -67,9 +67,9 @@ def test_a_sweep_of_one_script(tmp_path: Path) -> None:
     jobs, results, printed = together("sweep.yaml", tmp_path)
     assert len(results) == 4
     assert "[lr0.1-width128] epoch 4: loss" in printed
-    told = alone("train_digits.py", "--lr=0.1", "--width=128", "--save-to=alone.pt", folder=tmp_path)
+    report = alone("train_digits.py", "--lr=0.1", "--width=128", "--save-to=alone.pt", folder=tmp_path)
     assert_same_weights(torch.load(jobs / "lr0.1-width128" / "model.pt"), torch.load(tmp_path / "alone.pt"))
-    assert (jobs / "lr0.1-width128" / "log.txt").read_text() == told
+    assert (jobs / "lr0.1-width128" / "log.txt").read_text() == report
 
 
 @needs_lightning

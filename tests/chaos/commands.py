@@ -131,33 +131,33 @@ class Commands:
             assert kind is not None
             struck = self._strike(STRIKES[kind], place, process, lasting)
             self.counts.faults[f"{kind}, {moment}"] += struck
-        told = f"{kind if struck else 'nothing'} ({moment} {part:.2f})"
+        report = f"{kind if struck else 'nothing'} ({moment} {part:.2f})"
         try:
             out, err = process.communicate(timeout=LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            self._wrong(f"{told}: hung: {[_described(each) for each in place.processes()]}")
+            self._wrong(f"{report}: hung: {[_described(each) for each in place.processes()]}")
             place.close()
             out, err = process.communicate()
             print(out[-3000:], err[-3000:], file=sys.stderr)
             return True
         status = process.returncode
-        self._check_left(place, told)
+        self._check_left(place, report)
         expected = set(STRIKES[kind].statuses) if struck and kind is not None else {0}
         if struck and kind is not None and moment != "middle" and STRIKES[kind].number in _CATCHABLE:
             expected.add(-STRIKES[kind].number)  # Python has not set its handlers yet, or has given them back
-        if "helper" in told and moment == "first":
+        if "helper" in report and moment == "first":
             expected.add(2)  # it was the child that checks whether the jobs can be imported
         if status not in expected:
-            self._wrong(f"{told}: status {status}, not one of {sorted(expected)}\n{out[-2000:]}\n{err[-4000:]}")
+            self._wrong(f"{report}: status {status}, not one of {sorted(expected)}\n{out[-2000:]}\n{err[-4000:]}")
         if _charges(place) > before and not (struck and kind is not None and STRIKES[kind].charges):
-            self._wrong(f"{told}: a job was charged\n{err[-4000:]}")
-        if status == 3 and "Traceback" in err and "quit" not in told:  # by SIGQUIT jobs' processes die one by one
-            self._wrong(f"{told}: a traceback\n{err[-4000:]}")
+            self._wrong(f"{report}: a job was charged\n{err[-4000:]}")
+        if status == 3 and "Traceback" in err and "quit" not in report:  # by SIGQUIT jobs' processes die one by one
+            self._wrong(f"{report}: a traceback\n{err[-4000:]}")
         if status != 0:
             return status == 1  # a job was lost, and that has been told
         if (found := place.jobs_of(field="result")) != self._expected:
             other = [name for name in JOBS if found[name] != self._expected[name]]
-            self._wrong(f"{told}: other weights than alone: {other}, {place.jobs_of()}")
+            self._wrong(f"{report}: other weights than alone: {other}, {place.jobs_of()}")
         return True
 
     def _wait_for(self, moment: str, part: float, marks: Path, process: subprocess.Popen[str], begun: float) -> bool:
@@ -195,12 +195,12 @@ class Commands:
                     victim.send_signal(signal.SIGCONT)
         return bool(victims)
 
-    def _check_left(self, place: Place, told: str) -> None:
+    def _check_left(self, place: Place, message: str) -> None:
         deadline = time.monotonic() + LEFT_SECONDS
         while (left := list(place.processes())) and time.monotonic() < deadline:
             psutil.wait_procs(left, timeout=0.1)
         if left:
-            self._wrong(f"{told}: left after {LEFT_SECONDS:.0f} s: {[_described(each) for each in left]}")
+            self._wrong(f"{message}: left after {LEFT_SECONDS:.0f} s: {[_described(each) for each in left]}")
             place.close()
 
     def _wrong(self, what: str) -> None:

@@ -47,8 +47,10 @@ class Counts:
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
         errors = ", ".join(f"{count} {kind}" for kind, count in sorted(self.errors.items())) or "none"
-        told = f"{self.faults.total()} faults ({faults}) in {self.runs} runs, {self.starts} starts of the gang"
-        return "\n".join([told, f"starts that ended with an error: {errors}", f"wrong: {len(self.wrong)}", *self.wrong])
+        report = f"{self.faults.total()} faults ({faults}) in {self.runs} runs, {self.starts} starts of the gang"
+        return "\n".join(
+            [report, f"starts that ended with an error: {errors}", f"wrong: {len(self.wrong)}", *self.wrong]
+        )
 
 
 class Chaos:

@@ -73,17 +73,17 @@ def main() -> None:
     jobs = {"a": {"steps": 120, "every": 5, "seed": 1}, "b": {"steps": 120, "every": 5, "seed": 2}}
     slow = {name: {**arguments, "pause": 0.05} for name, arguments in jobs.items()}
     ray.init(num_cpus=NUM_WORKERS + 1, include_dashboard=False, object_store_memory=100 << 20)
-    told = {"alone": fit(alone, place, "alone", {"jobs": jobs})}
+    report = {"alone": fit(alone, place, "alone", {"jobs": jobs})}
     if what == "killed":
         word = place / "strike"
         slow["b"] |= {"what": "kill", "after": str(word), "once": str(place / "struck")}
         threading.Thread(target=strike_when_saved, args=(place / "storage" / "together", word), daemon=True).start()
-        told["together"] = fit(together, place, "together", {"jobs": slow}, failures=1)
+        report["together"] = fit(together, place, "together", {"jobs": slow}, failures=1)
     else:
         stop = {"jobs": slow, "options": {"stop_after_seconds": 1.0}}
-        told["stopped"] = fit(together, place, "together", stop)
-        told["together"] = fit(together, place, "together", {"jobs": jobs})
-    print("TOLD", json.dumps(told))
+        report["stopped"] = fit(together, place, "together", stop)
+        report["together"] = fit(together, place, "together", {"jobs": jobs})
+    print("REPORT", json.dumps(report))
 
 
 if __name__ == "__main__":

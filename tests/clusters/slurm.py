@@ -101,11 +101,11 @@ class Slurm:
 
     def _daemon(self, host: str, *words: str) -> None:
         log = self._place / f"start.{host}.{words[0]}.log"
-        with open(log, "w") as told:  # not a pipe: the daemon keeps it
+        with open(log, "w") as report:  # not a pipe: the daemon keeps it
             command = self.hosts.on(host, *words)
             environment = {n: v for n, v in self.hosts.environment.items() if n != "PYTHONPATH"}
             status = subprocess.call(
-                command, stdin=subprocess.DEVNULL, stdout=told, stderr=told, env=environment, cwd=self._place
+                command, stdin=subprocess.DEVNULL, stdout=report, stderr=report, env=environment, cwd=self._place
             )
         assert status == 0, log.read_text()
 

@@ -58,9 +58,9 @@ def test_a_search_on_two_hosts(hosts: Hosts) -> None:
     both = [hosts.start(f"h{rank}", *launcher, f"--node-rank={rank}", *where, "search.py") for rank in (1, 0)]
     answers = [ended(process) for process in both]
     assert [status for status, _, _ in answers] == [0, 0], answers
-    told = [next(line for line in out.splitlines() if line.startswith("TAKEN ")) for _, out, _ in answers]
-    assert told[0] == told[1], "the same trials, in the same order, with the same weights"
-    taken, statuses = json.loads(told[0].removeprefix("TAKEN "))
+    lines = [next(line for line in out.splitlines() if line.startswith("TAKEN ")) for _, out, _ in answers]
+    assert lines[0] == lines[1], "the same trials, in the same order, with the same weights"
+    taken, statuses = json.loads(lines[0].removeprefix("TAKEN "))
     assert len(statuses) == 8
     assert set(statuses.values()) <= {"finished", "pruned"}
     assert sorted({number for number, _ in taken}) == list(range(8))

@@ -53,16 +53,16 @@ def started(place: Path, *words: str) -> str:
 
 def run(what: str, place: Path) -> dict[str, Any]:
     printed = started(place, sys.executable, "-m", "tests.clusters.ray_program", what, str(place))
-    told = next(line for line in printed.splitlines() if line.startswith("TOLD "))
-    return json.loads(told.removeprefix("TOLD "))
+    report = next(line for line in printed.splitlines() if line.startswith("REPORT "))
+    return json.loads(report.removeprefix("REPORT "))
 
 
 @pytest.mark.in_ci
 def test_a_worker_is_killed_and_ray_starts_the_function_again(place: Path) -> None:
-    told = run("killed", place)
+    report = run("killed", place)
     assert (place / "struck").exists()
-    together = told["together"]
-    assert {name: job["result"] for name, job in together["jobs"].items()} == told["alone"]["jobs"], "bit for bit"
+    together = report["together"]
+    assert {name: job["result"] for name, job in together["jobs"].items()} == report["alone"]["jobs"], "bit for bit"
     kept = Path(together["checkpoint"])
     begun = [line for line in (kept / "jobs/b/log.txt").read_text().splitlines() if line.startswith("begins after")]
     assert int(begun[-1].split()[-1]) >= 5, "from what Ray's storage had"
@@ -74,11 +74,11 @@ def test_a_worker_is_killed_and_ray_starts_the_function_again(place: Path) -> No
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_in_another_fit(place: Path) -> None:
-    told = run("stopped", place)
-    assert {job["status"] for job in told["stopped"]["jobs"].values()} == {"stopped"}
-    assert 0 < told["stopped"]["metrics"]["a/turn"] < 120
-    together = {name: job["result"] for name, job in told["together"]["jobs"].items()}
-    assert together == told["alone"]["jobs"]
+    report = run("stopped", place)
+    assert {job["status"] for job in report["stopped"]["jobs"].values()} == {"stopped"}
+    assert 0 < report["stopped"]["metrics"]["a/turn"] < 120
+    together = {name: job["result"] for name, job in report["together"]["jobs"].items()}
+    assert together == report["alone"]["jobs"]
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_the_run_directory_stays_while_it_is_copied(
     monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(run.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=str))
     monkeypatch.setattr(run.ray.train, "get_checkpoint", lambda: None)
-    monkeypatch.setattr(run, "broadcast_from_rank_zero", lambda told: (str(tmp_path / "run"), told[1]))
+    monkeypatch.setattr(run, "broadcast_from_rank_zero", lambda report: (str(tmp_path / "run"), report[1]))
     monkeypatch.setattr(run, "tempfile", SimpleNamespace(mkdtemp=lambda **_: ""))
     monkeypatch.setattr(run, "run_jobs", run_jobs)
     with pytest.raises(RuntimeError, match="the run's own"):

@@ -12,10 +12,10 @@ from motet.workers.meeting import meet
 
 def refused_before_the_others_are_here() -> list[str]:
     """Have worker 0 refuse the run at once; worker 1 comes when worker 0 has had time to. Return what each is told."""
-    told: list[str] = []
+    notices: list[str] = []
 
     def begin() -> None:
-        told.append("asked with all here" if store.check(["motet/here/0/1"]) else "asked alone")
+        notices.append("asked with all here" if store.check(["motet/here/0/1"]) else "asked alone")
         raise UsageError("the run is still going on")
 
     store, _, _ = meet()
@@ -25,5 +25,5 @@ def refused_before_the_others_are_here() -> list[str]:
     try:
         entry.begin_together(begin)  # type: ignore[arg-type]  # it never returns
     except UsageError as error:
-        told.append(str(error))
-    return told
+        notices.append(str(error))
+    return notices

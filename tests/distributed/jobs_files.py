@@ -400,8 +400,8 @@ def run_all(kinds: list[str], place: str) -> tuple[list[str], dict[str, str]]:
         _prepare(folder)
         jobs |= {f"{kind}.{name}": partial({**CLASHES, **SHARED}[kind], folder, name) for name in ("first", "second")}
     results = motet.run(jobs, run_dir=Path(place, "run"), house="process", at_once=1)
-    told = [text for text in results.notices if "built no" not in text]
-    return told, {name: job.error or job.status for name, job in results.jobs.items()}
+    reported = [text for text in results.notices if "built no" not in text]
+    return reported, {name: job.error or job.status for name, job in results.jobs.items()}
 
 
 def run_both(kind: str, place: str, on_same_file: str = "warn") -> dict[str, Any]:
@@ -413,8 +413,8 @@ def run_both(kind: str, place: str, on_same_file: str = "warn") -> dict[str, Any
     results = motet.run(
         jobs, run_dir=folder / "run", on_same_file=on_same_file, observers=[WritesDown(folder / "progress")]
     )
-    told = [text for text in results.notices if "built no" not in text]
-    return {"told": told, "statuses": {name: job.status for name, job in results.jobs.items()}}
+    reported = [text for text in results.notices if "built no" not in text]
+    return {"notices": reported, "statuses": {name: job.status for name, job in results.jobs.items()}}
 
 
 def _train(steps: int, each: Callable[[int], object]) -> None:

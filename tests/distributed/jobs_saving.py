@@ -204,7 +204,7 @@ def together(place: str, jobs: Mapping[str, Callable[[], Any]], **options: Any) 
         agreement.INTERVAL_SECONDS = before
 
 
-def told(results: Results) -> dict[str, Any]:
+def summary_of(results: Results) -> dict[str, Any]:
     """Return what can be sent to the test."""
     jobs = {name: (job.status, job.turns, job.error) for name, job in results.jobs.items()}
     return {"jobs": jobs, "notices": results.notices}
@@ -220,8 +220,8 @@ def stopped_and_resumed(place: str, loop: str, step: int, worker: int) -> dict[s
     turn = first["saves"].turns
     alone = plain(loop) if dist.get_world_size() < 3 else plain(loop, stop_at=turn)
     return {
-        "first": told(first),
-        "second": told(second),
+        "first": summary_of(first),
+        "second": summary_of(second),
         "steps": (plan.steps_seen, again.steps_seen),
         "differences": differences(second["saves"].result, alone, "saves"),
     }
@@ -230,7 +230,7 @@ def stopped_and_resumed(place: str, loop: str, step: int, worker: int) -> dict[s
 def saved_in_plain_steps(place: str, every: int = 5, **options: Any) -> dict[str, Any]:
     """Run the loop of steps to its end."""
     plan = Plan()
-    return told(together(place, {"saves": partial(by_steps, plan, every=every)}, **options)) | {
+    return summary_of(together(place, {"saves": partial(by_steps, plan, every=every)}, **options)) | {
         "steps": plan.steps_seen
     }
 
@@ -245,13 +245,15 @@ def by_minutes(place: str) -> dict[str, Any]:
             model(torch.ones(4, 6)).sum().backward()
             start.save_point()
 
-    return told(together(place, {"saves": loop}))
+    return summary_of(together(place, {"saves": loop}))
 
 
 def failing_on(place: str, worker: int | None, step: int, **options: Any) -> dict[str, Any]:
     """Let a saving job fail at a step, beside another one."""
     plan = Plan(step, fail, worker)
-    return told(together(place, {"fails": partial(by_steps, plan), "saves": partial(by_steps, Plan(), 4)}, **options))
+    return summary_of(
+        together(place, {"fails": partial(by_steps, plan), "saves": partial(by_steps, Plan(), 4)}, **options)
+    )
 
 
 def unsaveable(place: str) -> dict[str, Any]:
@@ -271,12 +273,12 @@ def unsaveable(place: str) -> dict[str, Any]:
         motet.current_job().checkpoint(model=model)
         motet.current_job().checkpoint(model=model)
 
-    return told(together(place, {"odd": loop, "twice": twice, "saves": partial(by_steps, Plan())}))
+    return summary_of(together(place, {"odd": loop, "twice": twice, "saves": partial(by_steps, Plan())}))
 
 
 def without_a_place() -> dict[str, Any]:
     """Run a loop that asks for checkpoints where there is no run directory."""
-    return told(run({"saves": partial(by_steps, Plan())}))
+    return summary_of(run({"saves": partial(by_steps, Plan())}))
 
 
 def becoming_other(place: str) -> dict[str, Any]:
@@ -298,7 +300,7 @@ def becoming_other(place: str) -> dict[str, Any]:
             model(torch.ones(4, 6)).sum().backward()
             start.save_point()
 
-    return told(together(place, {"changes": loop}))
+    return summary_of(together(place, {"changes": loop}))
 
 
 def nan_at(place: str, step: int, on_nan: str, catches: bool = False) -> dict[str, Any]:
@@ -318,7 +320,7 @@ def nan_at(place: str, step: int, on_nan: str, catches: bool = False) -> dict[st
             model.zero_grad()
         return number
 
-    return told(together(place, {"nan": loop, "beside": beside}, on_nan=on_nan)) | {"caught": caught}
+    return summary_of(together(place, {"nan": loop, "beside": beside}, on_nan=on_nan)) | {"caught": caught}
 
 
 def never_at_a_save_point(place: str, patience_seconds: float) -> dict[str, Any]:
@@ -335,14 +337,16 @@ def never_at_a_save_point(place: str, patience_seconds: float) -> dict[str, Any]
 
     before, interruption.PATIENCE_SECONDS = interruption.PATIENCE_SECONDS, patience_seconds
     try:
-        return told(together(place, {"deaf": loop, "saves": partial(by_steps, Plan(), num_steps=10**9)}))
+        return summary_of(together(place, {"deaf": loop, "saves": partial(by_steps, Plan(), num_steps=10**9)}))
     finally:
         interruption.PATIENCE_SECONDS = before
 
 
 def limited(place: str, seconds: float) -> dict[str, Any]:
     """Run a job that would go on for hours, for so many seconds."""
-    return told(together(place, {"saves": partial(by_steps, Plan(), num_steps=10**6)}, stop_after_seconds=seconds))
+    return summary_of(
+        together(place, {"saves": partial(by_steps, Plan(), num_steps=10**6)}, stop_after_seconds=seconds)
+    )
 
 
 def fails_while_stopping(place: str, alone: bool) -> dict[str, Any]:
@@ -354,7 +358,7 @@ def fails_while_stopping(place: str, alone: bool) -> dict[str, Any]:
         if dist.get_rank() == 0 or not alone:
             fail()
 
-    return told(together(place, {"saves": partial(by_steps, Plan(7, act, None))}))
+    return summary_of(together(place, {"saves": partial(by_steps, Plan(7, act, None))}))
 
 
 def many_waiting(place: str) -> dict[str, Any]:
@@ -362,7 +366,7 @@ def many_waiting(place: str) -> dict[str, Any]:
     plan = Plan(2, ask_to_stop, 0)
     jobs: dict[str, Callable[[], Any]] = {"first": partial(by_steps, plan, num_steps=10**9)}
     jobs |= {f"job-{number}": partial(by_steps, Plan(), number) for number in range(12)}
-    return told(together(place, jobs, order=["first"] * 60 + [name for name in jobs if name != "first"]))
+    return summary_of(together(place, jobs, order=["first"] * 60 + [name for name in jobs if name != "first"]))
 
 
 def hard_end(place: str, step: int) -> None:

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import torch
-from tests.distributed.jobs_saving import together, told
+from tests.distributed.jobs_saving import summary_of, together
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,4 +36,4 @@ def who_writes(place: str) -> dict[str, Any]:
         results = together(place, {"first": loop, "second": loop})
     finally:
         Checkpoints.write_part = original  # type: ignore[method-assign]
-    return told(results) | {"threads": threads}
+    return summary_of(results) | {"threads": threads}

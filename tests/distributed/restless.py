@@ -32,8 +32,8 @@ class Restless(Replanner):
     def report_costs(self, expected: Mapping[str, int | None]) -> list[float]:
         return [random.SystemRandom().random() for _ in expected]
 
-    def receive_costs(self, told: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
-        return self._any_order(repr(told), num_synced)
+    def receive_costs(self, message: Sequence[Sequence[float]], num_synced: Mapping[str, int]) -> Change | None:
+        return self._any_order(repr(message), num_synced)
 
     def ended(self, job: str, num_synced: Mapping[str, int]) -> Change | None:
         return self._any_order(job, num_synced)

@@ -25,28 +25,28 @@ def test_same_weights_as_alone_at_two_workers(gangs: Callable[[int], Gang], loop
     expected = LOOPS[loop]
     references = {"loop": expected.alone} if expected.alone else {}
     names = {"loop": loop, "beside": "jobs_plain:companion"}
-    told = gangs(2).run(
+    reports = gangs(2).run(
         f"{HERE}identity:must_equal_alone", names, references=references, sync="aggregate", **expected.options
     )
-    assert told[0]["turns"]["loop"] == expected.turns_of(2)
+    assert reports[0]["turns"]["loop"] == expected.turns_of(2)
 
 
 @pytest.mark.parametrize("aggregators", [None, [0], [2, 1]])
 def test_sums_are_made_by_worker_number(gangs: Callable[[int], Gang], aggregators: list[int] | None) -> None:
-    for told in gangs(3).run(f"{HERE}aggregated:aggregate", aggregators):
-        assert set(told.values()) == {20}, told
+    for report in gangs(3).run(f"{HERE}aggregated:aggregate", aggregators):
+        assert set(report.values()) == {20}, report
 
 
 @pytest.mark.parametrize("slow_worker", [None, 0, 1])
 def test_slow_workers_and_changing_orders_change_nothing(gangs: Callable[[int], Gang], slow_worker: int | None) -> None:
-    told = gangs(2).run(f"{HERE}restless:jittery_run", 60, 0.004, slow_worker, sync="aggregate")
-    assert told[0] == told[1]
-    assert len(told[0]["changed"]) > 20
+    reports = gangs(2).run(f"{HERE}restless:jittery_run", 60, 0.004, slow_worker, sync="aggregate")
+    assert reports[0] == reports[1]
+    assert len(reports[0]["changed"]) > 20
 
 
 def test_one_worker_alone_aggregates_for_itself(gangs: Callable[[int], Gang]) -> None:
-    (told,) = gangs(1).run(f"{HERE}aggregated:aggregate", None)
-    assert set(told.values()) == {20}, told
+    (report,) = gangs(1).run(f"{HERE}aggregated:aggregate", None)
+    assert set(report.values()) == {20}, report
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_one_worker_alone_aggregates_for_itself(gangs: Callable[[int], Gang]) ->
     ],
 )
 def test_wrong_options_are_refused(gangs: Callable[[int], Gang], options: dict[str, Any], message: str) -> None:
-    for told in gangs(2).run(f"{HERE}aggregated:must_be_refused", **options):
-        assert told.startswith(message)
+    for report in gangs(2).run(f"{HERE}aggregated:must_be_refused", **options):
+        assert report.startswith(message)
 
 
 TRAIN = """

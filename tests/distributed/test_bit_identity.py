@@ -22,10 +22,10 @@ def test_same_weights_as_alone(gangs: Callable[[int], Gang], loop: str, num_work
     references = {"loop": expected.alone} if expected.alone else {}
     names = {"loop": loop, "beside": "jobs_plain:companion"}
     recorded = num_workers == 2
-    told = gangs(num_workers).run(IDENTITY, names, references=references, recorded=recorded, **expected.options)
-    for worker in told:
+    reports = gangs(num_workers).run(IDENTITY, names, references=references, recorded=recorded, **expected.options)
+    for worker in reports:
         assert worker["turns"]["loop"] == expected.turns_of(num_workers)
-        assert worker["taken"] == told[0]["taken"]
+        assert worker["taken"] == reports[0]["taken"]
         if expected.turns_of(num_workers) > 1 and expected.notice != INSIDE_AUTOCAST:
             assert worker["taken"][:4] == ["loop", "beside", "loop", "beside"]
         notices = [notice for notice in worker["notices"] if "'loop' starts a thread" not in notice]

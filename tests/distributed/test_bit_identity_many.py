@@ -38,10 +38,10 @@ def test_eight_jobs_at_once(gangs: Callable[[int], Gang], num_workers: int) -> N
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_two_at_once_of_five(gangs: Callable[[int], Gang], num_workers: int) -> None:
-    told = gangs(num_workers).run(IDENTITY, FIVE, at_once=2)
-    for worker in told:
+    reports = gangs(num_workers).run(IDENTITY, FIVE, at_once=2)
+    for worker in reports:
         taken = worker["taken"]
-        assert taken == told[0]["taken"]
+        assert taken == reports[0]["taken"]
         spans = {job: (taken.index(job), len(taken) - taken[::-1].index(job)) for job in FIVE}
         for slot in range(len(taken)):
             assert sum(begin <= slot < end for begin, end in spans.values()) <= 2

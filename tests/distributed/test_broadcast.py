@@ -27,9 +27,9 @@ def test_a_damaged_description_is_everybodys_error(new_gang: Callable[[int], Gan
 
 @pytest.mark.parametrize("kind", ["ZeroDivisionError", "KeyboardInterrupt", "SystemExit"])
 def test_any_error_of_worker_0_is_named(gangs: Callable[[int], Gang], kind: str) -> None:
-    told = gangs(3).run(f"{JOBS}raises", kind)
-    assert told[0] == (kind, "it was worker 0")
-    for worker in told[1:]:
+    reports = gangs(3).run(f"{JOBS}raises", kind)
+    assert reports[0] == (kind, "it was worker 0")
+    for worker in reports[1:]:
         assert worker[0] == "WorkerFailedError"
         assert f"{kind}: it was worker 0" in worker[1]
 
@@ -54,16 +54,16 @@ def test_a_worker_0_that_dies_is_waited_for_until_the_timeout(new_gang: Callable
 
 
 def test_a_run_under_torchrun_is_held(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
-    for during, _ in (told := gangs(2).run(f"{JOBS}holds", str(tmp_path))):
+    for during, _ in (reports := gangs(2).run(f"{JOBS}holds", str(tmp_path))):
         assert "still going on" in during
-    assert told[0][1] == "free"
+    assert reports[0][1] == "free"
 
 
 def test_nothing_stays_in_the_store(gangs: Callable[[int], Gang]) -> None:
-    told: list[dict[str, Any]] = gangs(3).run(f"{JOBS}talks", 20)
-    for worker in told:
+    reports: list[dict[str, Any]] = gangs(3).run(f"{JOBS}talks", 20)
+    for worker in reports:
         assert worker["texts"] == ["word 0", *(f"word {number}" for number in range(1, 20))]
-    assert told[0]["after"] == told[0]["before"]
+    assert reports[0]["after"] == reports[0]["before"]
 
 
 def test_errors_keep_their_type() -> None:

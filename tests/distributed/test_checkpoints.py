@@ -38,19 +38,19 @@ def test_stopped_and_resumed_equals_plain_ddp(
     """At 1 and 2 workers that is the uninterrupted run; at 3, plain DDP stopped and resumed at the same turn."""
     place = str(tmp_path / "run")
     answers = gangs(num_workers).run(f"{JOBS}stopped_and_resumed", place, loop, 9, stopped_worker)
-    for told in answers:
-        assert told["differences"] == []
-        assert told["first"]["jobs"]["beside"][0] == "stopped"
-        status, turn, _ = told["first"]["jobs"]["saves"]
+    for report in answers:
+        assert report["differences"] == []
+        assert report["first"]["jobs"]["beside"][0] == "stopped"
+        status, turn, _ = report["first"]["jobs"]["saves"]
         assert status == "stopped"
-        before, after = told["steps"]
+        before, after = report["steps"]
         assert before[-1] + 1 == turn == after[0], "no turn is lost, and none is repeated"
-        assert {job: status for job, (status, _, _) in told["second"]["jobs"].items()} == {
+        assert {job: status for job, (status, _, _) in report["second"]["jobs"].items()} == {
             "saves": "finished",
             "beside": "finished",
         }
-        assert any("'beside'" in notice and "starts again" in notice for notice in told["second"]["notices"])
-        assert told["first"]["notices"] == ()
+        assert any("'beside'" in notice and "starts again" in notice for notice in report["second"]["notices"])
+        assert report["first"]["notices"] == ()
 
 
 def test_a_run_that_has_ended_is_not_run_again(gangs: Gangs, tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_a_run_that_has_ended_is_not_run_again(gangs: Gangs, tmp_path: Path) -> 
 
 
 def test_all_workers_save_at_the_same_points_by_the_clock(gangs: Gangs, tmp_path: Path) -> None:
-    told = gangs(2).run(f"{JOBS}by_minutes", str(tmp_path))[0]
-    assert told["notices"] == ()
+    report = gangs(2).run(f"{JOBS}by_minutes", str(tmp_path))[0]
+    assert report["notices"] == ()
     turns = [int(re.sub(r"\D", "", name)) for name in committed(tmp_path)]
     assert len(turns) > 2, "some before the end"
     assert turns[-1] == 200
@@ -83,21 +83,21 @@ def harm(place: Path, names: list[str]) -> None:
 
 def rerun(gangs: Gangs, place: Path, num_workers: int = 2) -> dict[str, Any]:
     (place / "jobs" / "saves" / "ended.json").unlink()
-    told: dict[str, Any] = gangs(num_workers).run(f"{JOBS}saved_in_plain_steps", str(place))[0]
-    return told
+    report: dict[str, Any] = gangs(num_workers).run(f"{JOBS}saved_in_plain_steps", str(place))[0]
+    return report
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(gangs: Gangs, tmp_path: Path) -> None:
     gangs(2).run(f"{JOBS}saved_in_plain_steps", str(tmp_path))
     harm(tmp_path, ["turn-00000024"])
-    told = rerun(gangs, tmp_path)
-    assert told["steps"] == list(range(20, 24))
-    assert len(told["notices"]) == 1
-    assert "turn-00000024" in told["notices"][0]
-    assert "checksum" in told["notices"][0]
+    report = rerun(gangs, tmp_path)
+    assert report["steps"] == list(range(20, 24))
+    assert len(report["notices"]) == 1
+    assert "turn-00000024" in report["notices"][0]
+    assert "checksum" in report["notices"][0]
     harm(tmp_path, committed(tmp_path))
-    told = rerun(gangs, tmp_path)
-    status, _, error = told["jobs"]["saves"]
+    report = rerun(gangs, tmp_path)
+    status, _, error = report["jobs"]["saves"]
     assert status == "failed", "nothing begins anew over what someone may want to rescue"
     assert "no checkpoint of job 'saves' can be used" in error
 
@@ -107,32 +107,32 @@ def test_another_number_of_workers_is_said_plainly(gangs: Gangs, tmp_path: Path)
     for path in (tmp_path / "checkpoints" / "saves" / "turn-00000024").iterdir():
         path.unlink()
     (tmp_path / "checkpoints" / "saves" / "turn-00000024").rmdir()
-    told = rerun(gangs, tmp_path, num_workers=1)
-    assert told["steps"] == list(range(20, 24))
-    assert any("2 workers" in notice and "differ" in notice for notice in told["notices"]), told["notices"]
+    report = rerun(gangs, tmp_path, num_workers=1)
+    assert report["steps"] == list(range(20, 24))
+    assert any("2 workers" in notice and "differ" in notice for notice in report["notices"]), report["notices"]
 
 
 def test_what_cannot_be_saved_is_refused_on_all_workers_alike(gangs: Gangs, tmp_path: Path) -> None:
-    told = gangs(2).run(f"{JOBS}unsaveable", str(tmp_path))
-    for worker in told:
+    reports = gangs(2).run(f"{JOBS}unsaveable", str(tmp_path))
+    for worker in reports:
         assert worker["jobs"]["odd"][0] == worker["jobs"]["twice"][0] == "failed"
         assert "odd.model.it" in worker["jobs"]["odd"][2]
         assert "twice" in worker["jobs"]["twice"][2]
         assert worker["jobs"]["saves"][0] == "finished", "the failure of one job is its own"
 
 
-def test_a_save_that_fails_is_told_once_and_the_training_goes_on(gangs: Gangs, tmp_path: Path) -> None:
-    told = gangs(2).run(f"{JOBS}becoming_other", str(tmp_path))
-    assert all(worker["jobs"]["changes"][:2] == ("finished", 10) for worker in told)
-    assert len(told[0]["notices"]) == 1
-    assert "goes on without being saved" in told[0]["notices"][0]
+def test_a_save_that_fails_is_reported_once_and_the_training_goes_on(gangs: Gangs, tmp_path: Path) -> None:
+    reports = gangs(2).run(f"{JOBS}becoming_other", str(tmp_path))
+    assert all(worker["jobs"]["changes"][:2] == ("finished", 10) for worker in reports)
+    assert len(reports[0]["notices"]) == 1
+    assert "goes on without being saved" in reports[0]["notices"][0]
     assert not committed(tmp_path, "changes"), "and leaves nothing behind"
 
 
 def test_without_a_run_directory_nothing_is_saved(gangs: Gangs) -> None:
-    told = gangs(2).run(f"{JOBS}without_a_place")[0]
-    assert told["jobs"]["saves"][:2] == ("finished", 24)
-    assert ["nothing is saved" in notice for notice in told["notices"]] == [True]
+    report = gangs(2).run(f"{JOBS}without_a_place")[0]
+    assert report["jobs"]["saves"][:2] == ("finished", 24)
+    assert ["nothing is saved" in notice for notice in report["notices"]] == [True]
 
 
 @pytest.mark.parametrize("on_nan", ["ignore", "stop-job", "raise"])
@@ -152,9 +152,9 @@ def test_nan_is_decided_by_all_workers_alike(gangs: Gangs, tmp_path: Path, on_na
 
 def test_a_job_that_fails_on_all_workers_stays_failed(gangs: Gangs, tmp_path: Path) -> None:
     for _ in range(2):
-        told = gangs(2).run(f"{JOBS}failing_on", str(tmp_path), None, 3)[0]
-        assert told["jobs"]["fails"][:2] == ("failed", 3)
-        assert told["jobs"]["saves"][0] == "finished"
+        report = gangs(2).run(f"{JOBS}failing_on", str(tmp_path), None, 3)[0]
+        assert report["jobs"]["fails"][:2] == ("failed", 3)
+        assert report["jobs"]["saves"][0] == "finished"
     assert not list((tmp_path / "jobs" / "fails").glob("attempts/*")), "nobody is charged for it"
 
 
@@ -165,10 +165,10 @@ def test_a_job_that_fails_on_one_worker_is_charged_and_then_left_out(new_gang: G
         assert [outcome.kind for outcome in outcomes] == ["WorkerFailedError"] * 2, list(map(str, outcomes))
         assert all("no such layer" in str(outcome) for outcome in outcomes), "\n".join(map(str, outcomes))
         assert len(list((tmp_path / "jobs" / "fails").glob("attempts/*.json"))) == attempt
-    told = gang.run(f"{JOBS}failing_on", str(tmp_path), 1, 3)[0]
-    status, turns, error = told["jobs"]["fails"]
+    report = gang.run(f"{JOBS}failing_on", str(tmp_path), 1, 3)[0]
+    status, turns, error = report["jobs"]["fails"]
     assert (status, turns) == ("failed", 4)
     assert "left out" in error
     assert "worker 1 in turn 4" in error
     assert "ValueError: no such layer" in error
-    assert told["jobs"]["saves"][0] == "finished"
+    assert report["jobs"]["saves"][0] == "finished"

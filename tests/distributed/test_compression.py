@@ -24,7 +24,7 @@ def test_equal_to_plain_ddp_with_the_same_hook(gangs: Callable[[int], Gang], kin
             assert sent["small"] * 2 == sent["plain"]
 
 
-def test_double_precision_travels_as_a_quarter(gangs: Callable[[int], Gang]) -> None:
+def test_double_precision_is_sent_as_a_quarter(gangs: Callable[[int], Gang]) -> None:
     for sent in gangs(2).run(f"{JOBS}:must_equal_the_hook", "plain", "float64"):
         assert sent["small"] * 4 == sent["plain"]
 

@@ -18,7 +18,7 @@ GANG_ERRORS = {"WorkerFailedError", "DivergenceError", "WorkerLostError", "SyncT
 NewGang = Callable[[int], Gang]
 
 
-def told(gang: Gang, outcomes: Sequence[Outcome], within_seconds: float = 30.0) -> list[str]:
+def errors_of(gang: Gang, outcomes: Sequence[Outcome], within_seconds: float = 30.0) -> list[str]:
     """Require that every worker ended with an error that is Motet's; return what each says."""
     texts = []
     for worker, outcome in enumerate(outcomes):
@@ -58,7 +58,7 @@ def test_a_users_hook_that_fails_on_all_workers_ends_its_job_alone(gangs: NewGan
 def test_an_exception_on_one_worker_ends_the_gang(gangs: NewGang, place: str, num_workers: int) -> None:
     gang = gangs(num_workers)
     outcomes = gang.attempt(f"{JOBS}:beside_others", {"place": place, "worker": 1})
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert "orker 1" in text
         assert "'faulty'" in text
         assert f"turn {TURN[place]}" in text
@@ -68,7 +68,7 @@ def test_an_exception_on_one_worker_ends_the_gang(gangs: NewGang, place: str, nu
 def test_an_exception_on_worker_0_with_the_waits_of_earnest(gangs: NewGang) -> None:
     gang = gangs(2)
     outcomes = gang.attempt(f"{JOBS}:beside_others", {"place": "forward", "worker": 0}, quick=False)
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert all(word in text for word in ("orker 0", "'faulty'", "turn 3", "PlannedError"))
 
 
@@ -77,14 +77,14 @@ def test_an_exception_on_one_worker_while_the_others_block_in_a_collective(gangs
     gang = gangs(2)
     arguments = {"place": "after backward", "worker": 1, "talks": True}
     outcomes = gang.attempt(f"{JOBS}:beside_others", arguments, quick=quick)
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert all(word in text for word in ("orker 1", "'faulty'", "turn 4", "PlannedError"))
 
 
 def test_the_same_exception_in_different_turns(gangs: NewGang) -> None:
     gang = gangs(2)
     outcomes = gang.attempt(f"{JOBS}:same_name_other_place", 1)
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert "'faulty'" in text
         assert "worker 0" in text.lower()
         assert "turn 3" in text
@@ -95,7 +95,7 @@ def test_the_same_exception_in_different_turns(gangs: NewGang) -> None:
 def test_a_job_that_ends_earlier_on_one_worker(gangs: NewGang, num_workers: int, talks: bool) -> None:
     gang = gangs(num_workers)
     outcomes = gang.attempt(f"{JOBS}:beside_others", {"worker": 1, "ends_after": 3, "talks": talks})
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert "'faulty'" in text
         assert "worker 1" in text.lower()
         assert "turn 4" in text or "3 synchronized turns" in text
@@ -104,14 +104,14 @@ def test_a_job_that_ends_earlier_on_one_worker(gangs: NewGang, num_workers: int,
 def test_a_job_that_ends_earlier_on_one_worker_in_earnest(gangs: NewGang) -> None:
     gang = gangs(2)
     outcomes = gang.attempt(f"{JOBS}:beside_others", {"worker": 0, "ends_after": 3, "talks": True}, quick=False)
-    assert all("'faulty'" in text for text in told(gang, outcomes))
+    assert all("'faulty'" in text for text in errors_of(gang, outcomes))
 
 
 @pytest.mark.parametrize("steps", [6, 60])
 def test_no_sync_on_one_worker(gangs: NewGang, steps: int) -> None:
     gang = gangs(2)
     outcomes = gang.attempt(f"{JOBS}:beside_others", {"worker": 1, "skips": True, "steps": steps})
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert "no_sync()" in text or "'faulty'" in text
         assert "worker 0" in text.lower()
         assert "worker 1" in text.lower()
@@ -121,7 +121,7 @@ def test_no_sync_on_one_worker(gangs: NewGang, steps: int) -> None:
 def test_a_collective_that_one_worker_calls_alone(gangs: NewGang, quick: bool) -> None:
     gang = gangs(2)
     outcomes = gang.attempt(f"{JOBS}:beside_others", {"worker": 1, "speaks_alone": True}, quick=quick)
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert "'faulty'" in text
         assert "turn 3" in text
 
@@ -133,7 +133,7 @@ def test_a_worker_that_dies(new_gang: NewGang, num_workers: int, worker: int, ki
     outcomes = gang.attempt(f"{JOBS}:with_a_fault", kind, worker, 3, quick=False)
     assert outcomes[worker].status == status
     survivors = [outcome for other, outcome in enumerate(outcomes) if other != worker]
-    for text in told(gang, survivors):
+    for text in errors_of(gang, survivors):
         assert "a worker died" in text or "lost the connection" in text
         assert "job '" in text
         assert "turn " in text
@@ -143,7 +143,7 @@ def test_a_worker_that_dies_with_data_loaders(new_gang: NewGang) -> None:
     gang = new_gang(2)
     outcomes = gang.attempt(f"{JOBS}:dies_with_loaders", 1)
     assert outcomes[1].status == -signal.SIGKILL
-    told(gang, [outcomes[0]])
+    errors_of(gang, [outcomes[0]])
 
 
 def test_a_data_loader_that_dies_fails_its_own_job(new_gang: NewGang) -> None:
@@ -159,7 +159,7 @@ def test_a_data_loader_that_dies_fails_its_own_job(new_gang: NewGang) -> None:
 def test_a_worker_that_stands_still(new_gang: NewGang, worker: int) -> None:
     gang = new_gang(2)
     outcomes = gang.attempt(f"{JOBS}:stands_still", worker)
-    texts = told(gang, outcomes)
+    texts = errors_of(gang, outcomes)
     assert all("timeout" in text or "Nothing has moved" in text for text in texts)
     assert all(word in texts[1 - worker] for word in (f"worker {worker}", "'faulty'", "turn 3")), "where it stands"
 

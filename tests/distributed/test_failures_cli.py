@@ -155,7 +155,7 @@ def small_disk(place: Place) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_is_told_and_training_goes_on(place: Place, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_training_goes_on(place: Place, small_disk: Path) -> None:
     jobs = place.jobs(big={"width": 40_000, "steps": 12, "every": 2}, small={"seed": 2, "steps": 60, "every": None})
     (small_disk / "ballast").write_bytes(b"x" * 5_300_000)
     _, _, err = place.motet("run", TWO, jobs, "--run-dir=small/run", "--timeout=60")

@@ -45,7 +45,9 @@ UNKNOWN = "exit status 2; last on stderr: train.py: error: unrecognized argument
         ),
     ],
 )
-def test_a_job_that_fails_is_told_in_short_and_in_full(tmp_path: Path, arguments: str, short: str, last: str) -> None:
+def test_a_job_that_fails_is_reported_in_short_and_in_full(
+    tmp_path: Path, arguments: str, short: str, last: str
+) -> None:
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     jobs = ("--each", "--fail=", "--each", arguments)
@@ -134,13 +136,13 @@ for step in range(1, 13):
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("exit", "worker 1 ended with exit status 7, in turn 8 of job 'ends' (computing)"),
         ("bug", "worker 1, after turn "),
     ],
 )
-def test_what_is_known_of_a_worker_that_ends_is_kept(tmp_path: Path, how: str, told: str) -> None:
+def test_what_is_known_of_a_worker_that_ends_is_kept(tmp_path: Path, how: str, message: str) -> None:
     (tmp_path / "train.py").write_text(ENDS)
     jobs = {"ends": {"script": "train.py", "args": [how]}, "other": {"script": "train.py", "args": ["well"]}}
     (tmp_path / "jobs.yaml").write_text(json.dumps({"jobs": jobs}))
@@ -149,8 +151,8 @@ def test_what_is_known_of_a_worker_that_ends_is_kept(tmp_path: Path, how: str, t
     status, _, err = Place(tmp_path).motet(*words)
     assert status == 4, err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert told in err
-    assert told in results["notices"][0]
+    assert message in err
+    assert message in results["notices"][0]
     if how == "bug":
         assert "RuntimeError: a planned bug" in results["notices"][0]
     assert 6 <= results["jobs"]["ends"]["turns"] <= 10

@@ -19,12 +19,12 @@ JOBS = {kind: f"jobs_frozen:{kind}" for kind in KINDS}
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_all_end_as_they_do_alone(gangs: Callable[[int], Gang], num_workers: int) -> None:
     for worker in gangs(num_workers).run(IDENTITY, JOBS):
-        told = [notice for notice in worker["notices"] if "frozen" in notice]
-        assert len(told) == 1, told
-        number, _, text = told[0].partition(" ")
-        assert 2 <= int(number) <= len(JOBS), told  # those that have ended by then share no more
-        assert text.startswith("jobs share "), told
-        assert told[0].endswith(" MB saved"), told
+        notices = [notice for notice in worker["notices"] if "frozen" in notice]
+        assert len(notices) == 1, notices
+        number, _, text = notices[0].partition(" ")
+        assert 2 <= int(number) <= len(JOBS), notices  # those that have ended by then share no more
+        assert text.startswith("jobs share "), notices
+        assert notices[0].endswith(" MB saved"), notices
 
 
 def test_a_job_that_begins_late_ends_as_it_does_alone(gangs: Callable[[int], Gang]) -> None:

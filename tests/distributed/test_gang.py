@@ -26,11 +26,11 @@ def test_workers_are_joined_or_left_to_themselves(gangs: NewGang) -> None:
     assert gangs(2).run("torch.distributed:get_world_size") == [2, 2]
     with Gang(2, joined=False) as gang:
         assert gang.run("torch.distributed:is_initialized") == [False, False]
-        told = gang.run("tests.distributed.jobs_saving:without_a_place")
-        assert [worker["jobs"]["saves"][:2] for worker in told] == [("finished", 24)] * 2, "a run joins them"
+        reports = gang.run("tests.distributed.jobs_saving:without_a_place")
+        assert [worker["jobs"]["saves"][:2] for worker in reports] == [("finished", 24)] * 2, "a run joins them"
 
 
-def test_an_exception_is_told_with_its_traceback_and_the_gang_starts_anew(new_gang: NewGang) -> None:
+def test_an_exception_is_reported_with_its_traceback_and_the_gang_starts_anew(new_gang: NewGang) -> None:
     gang = new_gang(2)
     with pytest.raises(GangCallError, match=r"worker 0 Traceback[\s\S]*FileNotFoundError[\s\S]*worker 1 Traceback"):
         gang.run("os:stat", "/does/not/exist")
@@ -38,14 +38,14 @@ def test_an_exception_is_told_with_its_traceback_and_the_gang_starts_anew(new_ga
     assert gang.run("os:getpid") != pids
 
 
-def test_a_death_is_told_with_its_signal(new_gang: NewGang) -> None:
+def test_a_death_is_reported_with_its_signal(new_gang: NewGang) -> None:
     gang = new_gang(2)
     outcomes = gang.attempt("signal:raise_signal", signal.SIGKILL)
     assert [outcome.status for outcome in outcomes] == [-signal.SIGKILL] * 2
     assert "exit status -9" in str(outcomes[0])
 
 
-def test_a_hang_is_told_with_the_stacks_of_all_workers(new_gang: NewGang) -> None:
+def test_a_hang_is_reported_with_the_stacks_of_all_workers(new_gang: NewGang) -> None:
     gang = new_gang(2)
     gang.start()
     pids = gang.pids

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.distributed.test_failures import told
+from tests.distributed.test_failures import errors_of
 
 from motet.testing import Gang
 
@@ -22,7 +22,7 @@ def test_weights(gangs: Callable[[int], Gang]) -> None:
 def test_a_collective_that_one_worker_calls_alone_is_found(gangs: Callable[[int], Gang]) -> None:
     gang = gangs(2)
     outcomes = gang.attempt(HERE, FAILURES, {"worker": 1, "speaks_alone": True}, quick=True)
-    for text in told(gang, outcomes):
+    for text in errors_of(gang, outcomes):
         assert "'faulty'" in text
         assert "turn 3" in text
 

@@ -133,8 +133,8 @@ def test_signals_and_timers_are_the_jobs_own(tmp_path: Path) -> None:
         **dict.fromkeys(GOOD, "finished"),
         **dict.fromkeys(BAD, "failed"),
     }, ran.stderr
-    for name, told in GOOD.items():
-        assert f"{name} told {told}" in (tmp_path / "out" / "jobs" / name / "log.txt").read_text()
+    for name, report in GOOD.items():
+        assert f"{name} told {report}" in (tmp_path / "out" / "jobs" / name / "log.txt").read_text()
     for name in ("caught", "interrupted", "pending"):
         assert f"\n{name}\n" in "\n" + (tmp_path / "out" / "jobs" / name / "log.txt").read_text()
     for name, error in BAD.items():

@@ -54,13 +54,13 @@ class Stage:
         errors: list[BaseException] = []
 
         def talk() -> None:
-            told: list[list[str]] = []
+            notices: list[list[str]] = []
             try:
-                while len(told) < 2:
+                while len(notices) < 2:
                     with self.fifo.open() as ready:
-                        told += [line.split() for line in ready]
+                        notices += [line.split() for line in ready]
                 assert meanwhile is not None
-                meanwhile(told)
+                meanwhile(notices)
             except BaseException as error:
                 errors.append(error)
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -96,8 +96,8 @@ def stop(number: signal.Signals = signal.SIGTERM) -> None:
 def test_one_machine_listens_on_loopback_alone(stage: Stage) -> None:
     seen: list[tuple[str, str]] = []
 
-    def look(told: list[list[str]]) -> None:
-        for process in [psutil.Process(), *(psutil.Process(int(pid)) for _, pid, _ in told)]:
+    def look(notices: list[list[str]]) -> None:
+        for process in [psutil.Process(), *(psutil.Process(int(pid)) for _, pid, _ in notices)]:
             for connection in process.net_connections(kind="inet"):
                 if connection.status == psutil.CONN_LISTEN:
                     seen.append((process.name(), connection.laddr.ip))
@@ -178,7 +178,7 @@ def test_a_stop_reaches_each_worker_once_and_nobody_else(stage: Stage) -> None:
         sys.exit(0)
         """,
         "--max-restarts=3",
-        meanwhile=lambda told: stop(signal.SIGINT),
+        meanwhile=lambda report: stop(signal.SIGINT),
     )
     assert outcome.stopped_by is signal.SIGINT
     assert outcome.agreed
@@ -186,10 +186,10 @@ def test_a_stop_reaches_each_worker_once_and_nobody_else(stage: Stage) -> None:
 
 
 def test_a_stop_that_reaches_the_workers_first_starts_nothing_again(stage: Stage) -> None:
-    def end(told: list[list[str]]) -> None:
-        for _, process, _ in told:
+    def end(notices: list[list[str]]) -> None:
+        for _, process, _ in notices:
             os.kill(int(process), signal.SIGTERM)
-        while any(psutil.pid_exists(int(process)) for _, process, _ in told):  # until the agent has seen them end
+        while any(psutil.pid_exists(int(process)) for _, process, _ in notices):  # until the agent has seen them end
             time.sleep(0.001)
         stop()
 
@@ -210,7 +210,7 @@ def test_a_stop_that_reaches_the_workers_first_starts_nothing_again(stage: Stage
 def test_workers_that_do_not_stop_are_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(agent, "STOP_SECONDS", 1.0 if how == "patience" else 1000.0)
 
-    def end(told: list[list[str]]) -> None:
+    def end(reported: list[list[str]]) -> None:
         stop(signal.SIGINT)
         if how == "a second signal":
             stage.fifo.read_text()  # a worker has been asked
@@ -239,8 +239,8 @@ def test_threads_are_as_torchrun_sets_them(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     words: list[str] = []
 
-    def note(told: list[list[str]]) -> None:
-        words.extend(word for _, _, word in told)
+    def note(notices: list[list[str]]) -> None:
+        words.extend(word for _, _, word in notices)
 
     assert stage.run('tell(os.environ["OMP_NUM_THREADS"])', meanwhile=note).agreed
     assert words == ["1", "1"]
@@ -272,8 +272,8 @@ def test_etcd_is_refused() -> None:
 
 def test_a_limit_of_open_files_is_raised_or_told(tmp_path: Path) -> None:
     script = "from motet.launcher.options import *; check_torchrun_options(parse_torchrun_options([]))"
-    told = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-    command = f"ulimit {{}} 100 && {sys.executable} -c '{script}; {told}'"
+    report = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    command = f"ulimit {{}} 100 && {sys.executable} -c '{script}; {report}'"
     done = subprocess.run(["sh", "-c", command.format("-Sn")], capture_output=True, text=True, check=False)
     assert done.stdout == "256\n", done.stderr
     done = subprocess.run(["sh", "-c", command.format("-n")], capture_output=True, text=True, check=False)

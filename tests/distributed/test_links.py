@@ -52,8 +52,8 @@ def start(net: ShapedLinks, place: Place, *words: str) -> list[subprocess.Popen[
 def ended(machines: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Wait for both; return status and stderr of each."""
     deadline = time.monotonic() + LONGEST_SECONDS
-    told = [machine.communicate(timeout=max(1.0, deadline - time.monotonic()))[1] for machine in machines]
-    return [(machine.returncode, err) for machine, err in zip(machines, told, strict=True)]
+    notices = [machine.communicate(timeout=max(1.0, deadline - time.monotonic()))[1] for machine in machines]
+    return [(machine.returncode, err) for machine, err in zip(machines, notices, strict=True)]
 
 
 @pytest.mark.parametrize("machine", [0, 1])
@@ -76,10 +76,10 @@ def test_a_link_that_stays_down(net: ShapedLinks, place: Place, gangs: Callable[
     place.wait_until("out/checkpoints/a/turn-00000005", machines[0])
     net.set_link(machine, up=False)
     begin = time.monotonic()
-    told = ended(machines)
-    print(f"down for {time.monotonic() - begin:.1f} s: {told}")
-    for status, err in told:
-        assert status == 4, told
+    report = ended(machines)
+    print(f"down for {time.monotonic() - begin:.1f} s: {report}")
+    for status, err in report:
+        assert status == 4, report
         assert "timeout is 4 s" in err or "Nothing has moved" in err or "lost" in err, err
         assert "Traceback" not in err
     assert time.monotonic() - begin < 60

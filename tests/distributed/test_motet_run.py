@@ -150,8 +150,10 @@ def test_a_module_trains_twice_at_once(place: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "shared.py").write_text("seen = []\n")
-    told = "from . import shared\nshared.seen.append(1)\n" + TRAIN
-    (package / "train.py").write_text(f"{told}print('as', __package__, sys.argv[0], 'alone', len(shared.seen) == 1)\n")
+    report = "from . import shared\nshared.seen.append(1)\n" + TRAIN
+    (package / "train.py").write_text(
+        f"{report}print('as', __package__, sys.argv[0], 'alone', len(shared.seen) == 1)\n"
+    )
     jobs = ["-m", "trainers.train", "--each=--steps=4", "--each=--steps=6"]
     status, out, err = run(TWO, *jobs, "--run-dir=out")
     assert status == 0, err
@@ -370,7 +372,7 @@ def test_a_notebook_launches_functions_of_its_cells(place: Path) -> None:
     assert "42" in out
 
 
-def test_a_program_without_a_guard_is_told(place: Path) -> None:
+def test_a_program_without_a_guard_is_reported(place: Path) -> None:
     (place / "program.py").write_text("import motet\ndef f(): pass\nmotet.launch({'a': f})\n")
     status, _, err = ended(start("program.py"))
     assert status != 0

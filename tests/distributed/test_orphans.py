@@ -43,13 +43,13 @@ def left_after(place: Place, launcher: subprocess.Popen[str]) -> list[list[str]]
     deadline = time.monotonic() + 5.0
     while (left := list(place.processes())) and time.monotonic() < deadline:
         time.sleep(0.05)
-    told = []
+    notices = []
     for process in left:
         with contextlib.suppress(psutil.Error):
-            told.append(process.cmdline())
+            notices.append(process.cmdline())
     place.close()
     launcher.communicate()
-    return told
+    return notices
 
 
 def test_nothing_outlives_a_launcher_that_is_killed(place: Place) -> None:

@@ -9,9 +9,9 @@ from motet.testing import Gang
 
 
 def test_the_thread_that_writes_checkpoints(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
-    for told in gangs(2).run("tests.distributed.jobs_threads:who_writes", str(tmp_path)):
-        assert {job: ended[:2] for job, ended in told["jobs"].items()} == dict.fromkeys(
+    for report in gangs(2).run("tests.distributed.jobs_threads:who_writes", str(tmp_path)):
+        assert {job: ended[:2] for job, ended in report["jobs"].items()} == dict.fromkeys(
             ("first", "second"), ("finished", 4)
         )
-        assert told["notices"] == ()
-        assert told["threads"] == {"motet-checkpoints_0": None}
+        assert report["notices"] == ()
+        assert report["threads"] == {"motet-checkpoints_0": None}

@@ -173,11 +173,11 @@ def test_wrong_input_starts_nothing(words: tuple[str, ...], message: str) -> Non
 
 def test_workers_find_the_same_profile_alone_and_together() -> None:
     with Gang(3) as gang:
-        told = gang.run("tests.distributed.profiled:profiled", timeout_seconds=120)
-    assert told[0] == told[1] == told[2]
-    costs = told[0]["jobs"]
+        reports = gang.run("tests.distributed.profiled:profiled", timeout_seconds=120)
+    assert reports[0] == reports[1] == reports[2]
+    costs = reports[0]["jobs"]
     assert costs["slow"]["compute_seconds"] > 0.02, "the slowest worker tells"
     assert costs["slow"]["compute_seconds"] > costs["quick"]["compute_seconds"]
     assert costs["large"]["sync_seconds"] > costs["quick"]["sync_seconds"]
     assert costs["quick"]["turns"] == 30
-    assert told[0]["num_workers"] == 3
+    assert reports[0]["num_workers"] == 3

@@ -333,8 +333,8 @@ end()
 """
 
 
-def test_the_user_is_told_of_threads_that_a_job_starts_and_not_of_a_librarys(tmp_path: Path) -> None:
+def test_the_user_is_notified_of_threads_that_a_job_starts_and_not_of_a_librarys(tmp_path: Path) -> None:
     for worker in together(tmp_path, [THREADS] * 3):
         assert set(worker["status"].values()) == {"finished"}, worker["error"]
-        told = sorted(notice.partition(" starts a thread")[0] for notice in worker["notices"] if "thread" in notice)
-        assert told == ["job '1'", "job '2'"]
+        report = sorted(notice.partition(" starts a thread")[0] for notice in worker["notices"] if "thread" in notice)
+        assert report == ["job '1'", "job '2'"]

@@ -32,10 +32,10 @@ def test_a_worker_needs_the_sockets_of_the_formula(
     gang_of_scripts: Callable[..., Gang], num_workers: int, num_jobs: int, lazily: bool
 ) -> None:
     gang = gang_of_scripts(num_workers, **({VARIABLE: "1"} if lazily else {}))
-    told = gang.run("tests.distributed.jobs_scale:count", num_jobs)
+    reports = gang.run("tests.distributed.jobs_scale:count", num_jobs)
     most = sockets_needed(num_jobs, num_workers, lazily=lazily)
     # Worker 0 may be the host of the store, with connections from all others.
-    others = [each["sockets"] for each in told[1:]]
+    others = [each["sockets"] for each in reports[1:]]
     assert max(others) <= most + SPARE, (others, most)
     assert max(others) >= most - num_jobs * 2 - SPARE, "and hardly fewer, or a limit would be refused for nothing"
-    print({key: max(each[key] for each in told) for key in ("sockets", "start", "all")}, most)
+    print({key: max(each[key] for each in reports) for key in ("sockets", "start", "all")}, most)

@@ -69,9 +69,11 @@ def drawn(place: Place, run_dir: str) -> dict[str, list[float]]:
     """Return what each job drew on each worker; weights are alike on all workers."""
     found = {}
     for job in ("unseeded-1", "unseeded-2"):
-        told = [json.loads((place.path / run_dir / "jobs" / job / f"drawn-{rank}.json").read_text()) for rank in (0, 1)]
-        assert told[0]["weights"] == told[1]["weights"]
-        found |= {f"{job}/{rank}": told[rank]["drawn"] for rank in (0, 1)}
+        notices = [
+            json.loads((place.path / run_dir / "jobs" / job / f"drawn-{rank}.json").read_text()) for rank in (0, 1)
+        ]
+        assert notices[0]["weights"] == notices[1]["weights"]
+        found |= {f"{job}/{rank}": notices[rank]["drawn"] for rank in (0, 1)}
     return found
 
 
@@ -114,18 +116,18 @@ def test_each_job_has_its_folder_and_environment_and_keeps_them_when_resumed(pla
     assert f"in {place.path / 'out' / 'jobs' / 'b'}" in out
 
 
-def test_the_same_output_is_told_before_it_is_written(place: Place) -> None:
+def test_the_same_output_is_reported_before_it_is_written(place: Place) -> None:
     each = ("--each", "a --output_dir out", "--each", "b --output_dir out")
     status, _, err = place.motet("run", "placed.py", *each, "--job-cwd={job_dir}", "--run-dir=apart")
     assert status == 0, err
     assert place.results("apart")["notices"] == []
     each = ("--each", "a --output_dir out --fast", "--each", "b --output_dir out --slow")
     _, _, err = place.motet("run", "placed.py", *each, "--run-dir=together")
-    told = place.results("together")["notices"]
-    assert told[0].startswith("jobs 'a-fast' and 'b-slow' were told to write to the same place")
-    assert str(place.path / "out") in told[0]
-    assert told[0] in err
-    assert sum("were told" in text for text in told) == 1
+    report = place.results("together")["notices"]
+    assert report[0].startswith("jobs 'a-fast' and 'b-slow' were told to write to the same place")
+    assert str(place.path / "out") in report[0]
+    assert report[0] in err
+    assert sum("were told" in text for text in report) == 1
 
 
 @pytest.mark.parametrize(
@@ -170,16 +172,16 @@ print(name, "loaded the model of", kept["name"])
 
 
 @pytest.mark.parametrize("where", ["", "--stamped"])
-def test_a_best_model_in_the_current_folder_is_told_and_kept_apart_where_asked(place: Place, where: str) -> None:
+def test_a_best_model_in_the_current_folder_is_reported_and_kept_apart_where_asked(place: Place, where: str) -> None:
     (place.path / "best.py").write_text(BEST)
     words = ["--nproc-per-node=2", "best.py"]
     for name, width in (("a", 1), ("b", 2)):
         words += ["--each", f"{name} {width} {where}"]
     _, _, err = place.motet("run", *words, "--run-dir=together")
-    told = place.results("together")["notices"]
+    report = place.results("together")["notices"]
     path = str(place.path / where.replace("--stamped", "started-by-the-second") / "best.pt")
-    assert len(told) == 2, "once while it happens, and once at the end"
-    for text in told:
+    assert len(report) == 2, "once while it happens, and once at the end"
+    for text in report:
         assert path in text
         assert "'a+1'" in text
         assert "'b+2'" in text
@@ -234,9 +236,9 @@ def test_a_program_gives_folders_and_a_seed(place: Place) -> None:
     one, two, three = found
     assert one == two
     assert one["notices"] == []
-    for name, told in one["jobs"].items():
-        assert told["cwd"] == str(place.path / "kept" / name)
-    drawn = [told["drawn"] for told in (*one["jobs"].values(), *three["jobs"].values())]
+    for name, report in one["jobs"].items():
+        assert report["cwd"] == str(place.path / "kept" / name)
+    drawn = [report["drawn"] for report in (*one["jobs"].values(), *three["jobs"].values())]
     for numbers in zip(*drawn, strict=True):
         assert len(set(numbers)) == 4
     assert "job 'b' writes" in three["notices"][0]

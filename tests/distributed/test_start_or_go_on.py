@@ -146,7 +146,7 @@ HERE = {"jobs": [JOB], "directory": "/work", "seed": 7}
 
 
 @pytest.mark.parametrize(
-    ("changed", "seed", "told"),
+    ("changed", "seed", "message"),
     [
         ({}, None, None),
         ({"jobs": [JOB | {"where": "jobs.yaml:9"}]}, None, None),
@@ -158,9 +158,9 @@ HERE = {"jobs": [JOB], "directory": "/work", "seed": 7}
         ({"seed": 8}, 8, "its seed is 7, and here 8"),
     ],
 )
-def test_which_runs_are_the_same(changed: dict[str, object], seed: int | None, told: str | None) -> None:
+def test_which_runs_are_the_same(changed: dict[str, object], seed: int | None, message: str | None) -> None:
     found = difference(HERE, HERE | changed, seed)
-    assert found is None if told is None else told in str(found)
+    assert found is None if message is None else message in str(found)
 
 
 def test_functions_of_a_program_are_compared_by_name() -> None:

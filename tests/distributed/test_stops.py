@@ -73,8 +73,8 @@ def test_a_second_signal_ends_at_once(place: Place) -> None:
 
 
 def test_a_time_limit_stops_all_workers(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
-    for told in gangs(2).run(f"{JOBS}limited", str(tmp_path), 0.3):
-        status, turns, _ = told["jobs"]["saves"]
+    for report in gangs(2).run(f"{JOBS}limited", str(tmp_path), 0.3):
+        status, turns, _ = report["jobs"]["saves"]
         assert status == "stopped"
         assert 0 < turns < 10**6
         assert (tmp_path / "checkpoints" / "saves" / f"turn-{turns:08d}").is_dir()
@@ -83,16 +83,16 @@ def test_a_time_limit_stops_all_workers(gangs: Callable[[int], Gang], tmp_path: 
 def test_a_loop_that_reaches_no_save_point_is_stopped_all_the_same(
     new_gang: Callable[[int], Gang], tmp_path: Path
 ) -> None:
-    for told in new_gang(2).run(f"{JOBS}never_at_a_save_point", str(tmp_path), 0.5):
-        assert {name: job[0] for name, job in told["jobs"].items()} == {"deaf": "stopped", "saves": "stopped"}
+    for report in new_gang(2).run(f"{JOBS}never_at_a_save_point", str(tmp_path), 0.5):
+        assert {name: job[0] for name, job in report["jobs"].items()} == {"deaf": "stopped", "saves": "stopped"}
     assert (tmp_path / "checkpoints" / "saves").is_dir()
     assert not (tmp_path / "checkpoints" / "deaf").exists()
 
 
 def test_jobs_that_have_not_begun_are_stopped_too(new_gang: Callable[[int], Gang], tmp_path: Path) -> None:
-    for told in new_gang(2).run(f"{JOBS}many_waiting", str(tmp_path)):
-        assert {job[0] for job in told["jobs"].values()} == {"stopped"}
-        assert len(told["jobs"]) == 13
+    for report in new_gang(2).run(f"{JOBS}many_waiting", str(tmp_path)):
+        assert {job[0] for job in report["jobs"].values()} == {"stopped"}
+        assert len(report["jobs"]) == 13
 
 
 LOADING = "tests.distributed.jobs_faulty:loading"
@@ -215,8 +215,8 @@ def test_sigterm_to_every_process_is_a_stop(
 def test_what_fails_while_any_worker_is_asked_to_stop_is_stopped(
     new_gang: Callable[[int], Gang], tmp_path: Path
 ) -> None:
-    for told in new_gang(2).run(f"{JOBS}fails_while_stopping", str(tmp_path), False):
-        assert told["jobs"]["saves"][:2] == ("stopped", 7), told
+    for report in new_gang(2).run(f"{JOBS}fails_while_stopping", str(tmp_path), False):
+        assert report["jobs"]["saves"][:2] == ("stopped", 7), report
     assert not list(tmp_path.glob("jobs/saves/ended.json"))
     assert not list(tmp_path.glob("jobs/saves/attempts/*"))
 
@@ -273,7 +273,7 @@ def test_workers_that_do_not_come_along_are_given_up(monkeypatch: pytest.MonkeyP
     assert interruption.hopeless() is None
 
 
-def test_a_signal_is_heard_once() -> None:
+def test_a_signal_is_noted_once() -> None:
     interruption = Interruption()
     with interruption.listening():
         signal.raise_signal(signal.SIGINT)

@@ -14,12 +14,12 @@ GANG_ERRORS = {"DivergenceError", "GangError", "WorkerFailedError", "WorkerLostE
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_turns_given_up_change_nothing_but_the_order(gangs: Callable[[int], Gang], num_workers: int) -> None:
-    told = gangs(num_workers).run(f"{JOBS}:two_that_yield")
-    for worker in told:
+    reports = gangs(num_workers).run(f"{JOBS}:two_that_yield")
+    for worker in reports:
         assert all(worker["given_up"])
         assert len(worker["given_up"]) == 14  # twice in each of four steps, three times in each of two evaluations
         assert worker["turns"] == 4, "a turn that was given up is no turn of its own"
-        assert worker["taken"] == told[0]["taken"]
+        assert worker["taken"] == reports[0]["taken"]
         assert worker["taken"][:6] == ["one", "other"] * 3
 
 

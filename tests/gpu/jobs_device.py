@@ -271,9 +271,9 @@ def memory_returns(failing: bool, backend: str | None = None) -> dict[str, Any]:
     run({"warm": partial(there, device, "large"), "too": jobs["second"]})  # libraries keep workspaces
     before, watching = _allocated(), Watching()
     results = run(jobs, observers=[watching])
-    told = {name: (job.status, job.error, job.memory) for name, job in results.jobs.items()}
+    report = {name: (job.status, job.error, job.memory) for name, job in results.jobs.items()}
     del results
-    return {"before": before, "ended": watching.allocated, "after": _allocated(), "jobs": told}
+    return {"before": before, "ended": watching.allocated, "after": _allocated(), "jobs": report}
 
 
 def device_times(backend: str | None = None) -> dict[str, Any]:

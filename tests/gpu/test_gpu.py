@@ -74,10 +74,10 @@ def test_same_weights_with_idle_jobs_in_the_hosts_memory(device_gangs: Callable[
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only torch.cuda can be told to take less memory")
 def test_jobs_whose_sum_exceeds_the_device_train_together(device_gangs: Callable[[int], Gang]) -> None:
-    told = device_gangs(1).run(f"{WORKERS}:more_than_fits")[0]
-    assert [status for status, _, _ in told["idle"]] == ["finished"] * 6, told["idle"]
-    assert [result for _, result, _ in told["idle"]] == told["alone"]
-    assert any(status == "failed" and "out of memory" in error for status, _, error in told["nothing"])
+    report = device_gangs(1).run(f"{WORKERS}:more_than_fits")[0]
+    assert [status for status, _, _ in report["idle"]] == ["finished"] * 6, report["idle"]
+    assert [result for _, result, _ in report["idle"]] == report["alone"]
+    assert any(status == "failed" and "out of memory" in error for status, _, error in report["nothing"])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -85,13 +85,13 @@ def test_a_job_that_has_ended_leaves_nothing_on_the_device(
     device_gangs: Callable[[int], Gang], num_workers: int
 ) -> None:
     backend = None if num_workers == 1 else "gloo"
-    for told in device_gangs(num_workers).run(f"{WORKERS}:memory_returns", False, backend):
-        held = told["jobs"]["first"][2]
+    for report in device_gangs(num_workers).run(f"{WORKERS}:memory_returns", False, backend):
+        held = report["jobs"]["first"][2]
         assert held["parameters_bytes"] == 4 * 4 * 2048 * 2048
         assert held["optimizer_bytes"] >= 2 * held["parameters_bytes"]
         assert held["activations_bytes"] > 0
-        assert told["after"] == told["before"]
-        assert told["ended"]["first"] - told["before"] < held["parameters_bytes"] // 10  # what the other one holds
+        assert report["after"] == report["before"]
+        assert report["ended"]["first"] - report["before"] < held["parameters_bytes"] // 10  # what the other one holds
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -99,19 +99,19 @@ def test_out_of_memory_ends_one_job_and_gives_its_memory_back(
     device_gangs: Callable[[int], Gang], num_workers: int
 ) -> None:
     backend = None if num_workers == 1 else "gloo"
-    for told in device_gangs(num_workers).run(f"{WORKERS}:memory_returns", True, backend):
-        status, error, _ = told["jobs"]["first"]
+    for report in device_gangs(num_workers).run(f"{WORKERS}:memory_returns", True, backend):
+        status, error, _ = report["jobs"]["first"]
         assert status == "failed"
         assert "out of memory" in error
-        assert told["jobs"]["second"][0] == "finished"
-        assert told["after"] == told["before"]
+        assert report["jobs"]["second"][0] == "finished"
+        assert report["after"] == report["before"]
 
 
-def test_records_tell_device_time(device_gangs: Callable[[int], Gang]) -> None:
-    told = device_gangs(1).run(f"{WORKERS}:device_times")[0]
-    spans = sorted(told["turns"])
-    assert all(told["begin"] <= begin <= end <= told["end"] for begin, end in spans)
+def test_records_hold_device_time(device_gangs: Callable[[int], Gang]) -> None:
+    report = device_gangs(1).run(f"{WORKERS}:device_times")[0]
+    spans = sorted(report["turns"])
+    assert all(report["begin"] <= begin <= end <= report["end"] for begin, end in spans)
     assert all(later[0] >= earlier[1] - 1e-4 for earlier, later in itertools.pairwise(spans))
-    assert all(launched <= completed for launched, completed, _ in told["syncs"])
+    assert all(launched <= completed for launched, completed, _ in report["syncs"])
     # Turns fill most of the time from the first to the last; had they been timed at the enqueue, they would not.
     assert sum(end - begin for begin, end in spans) > 0.5 * (spans[-1][1] - spans[0][0])

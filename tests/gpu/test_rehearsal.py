@@ -36,7 +36,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return gpu
 
 
-def test_overlap_is_what_travels_beside_kernels(gpu: ModuleType) -> None:
+def test_overlap_is_what_is_in_flight_beside_kernels(gpu: ModuleType) -> None:
     from gpu_child import overlap  # type: ignore[import-not-found]
 
     def event(name: str, begin: float, seconds: float, category: str = "kernel") -> dict[str, object]:
@@ -104,9 +104,9 @@ def test_all_that_needs_a_device_can_be_rehearsed_where_nothing_is_installed(tmp
     assert "demo: status 0" in done.stdout
     assert "tests: status 0" in done.stdout
     assert "skipped" in (out / "tests.txt").read_text()
-    told = json.loads((out / "gpu.json").read_text())
-    assert told["rehearsal"] is True
-    rows = {row["part"]: row for row in told["rows"]}
+    report = json.loads((out / "gpu.json").read_text())
+    assert report["rehearsal"] is True
+    rows = {row["part"]: row for row in report["rows"]}
     assert list(rows) == ["turn", "alone", "processes", "overlap", "offload"]
     assert rows["overlap"]["sync_seconds"] > 0
     assert rows["processes"]["throughput_over_processes"] > 0

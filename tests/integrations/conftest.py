@@ -28,8 +28,10 @@ def equal_alone(framework_gang: Gang, tmp_path: Path) -> Callable[..., dict[str,
     def must_equal_alone(*names: str, **options: Any) -> dict[str, Any]:
         for name in names:
             skip_without(name)
-        told = framework_gang.run("tests.integrations.harness:must_equal_alone", names, folder=str(tmp_path), **options)
-        return told[0]  # type: ignore[no-any-return]
+        reports = framework_gang.run(
+            "tests.integrations.harness:must_equal_alone", names, folder=str(tmp_path), **options
+        )
+        return reports[0]  # type: ignore[no-any-return]
 
     return must_equal_alone
 

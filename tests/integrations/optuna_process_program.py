@@ -91,31 +91,31 @@ def main() -> dict[str, Any]:
     study = study_in("sqlite", folder, pruner=EveryOther()) if here else None
     whole: dict[str, Any] = {"house": "process"}
     results = optimize(study, trains, n_trials=7, at_once=3, run_dir=folder / "run", observers=[seen], **whole)
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "pruned": {name: (job.status, job.turns, job.result) for name, job in results.jobs.items()},
         "most": seen.most,
         "parameters": seen.parameters,
         "stored": summary(study),
     }
-    told["struck"] = results_of(optimize(three_known(), struck, n_trials=3, at_once=3, **whole))
+    report["struck"] = results_of(optimize(three_known(), struck, n_trials=3, at_once=3, **whole))
     try:
         optimize(optuna.create_study() if here else None, fails, n_trials=6, at_once=1, **whole)
     except ZeroDivisionError as error:
-        told["raised"] = str(error)
+        report["raised"] = str(error)
     study = optuna.create_study() if here else None
     optimize(
         study, fails, 4, at_once=2, catch=ZeroDivisionError, callbacks=[lambda s, t: called.append(t.number)], **whole
     )
-    told["caught"] = None if study is None else [trial.state.name for trial in study.trials]
-    told["called"] = sorted(called)
+    report["caught"] = None if study is None else [trial.state.name for trial in study.trials]
+    report["called"] = sorted(called)
     study = optuna.create_study() if here else None
     optimize(study, stops, n_trials=50, at_once=2, **whole)
-    told["stopped"] = None if study is None else len(study.trials)
+    report["stopped"] = None if study is None else len(study.trials)
     # The same trials together, in one process.
     dist.init_process_group("gloo")
-    told["together"] = results_of(optimize(three_known(), objective, n_trials=3, at_once=3))
+    report["together"] = results_of(optimize(three_known(), objective, n_trials=3, at_once=3))
     dist.destroy_process_group()
-    return told
+    return report
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def stop_early(how: str) -> Any:
 
 def samplers() -> Any:
     """Search with samplers and pruners of different kinds, each to its end."""
-    told = []
+    notices = []
     grid = optuna.samplers.GridSampler({"lr": [0.01, 0.1], "width": [2, 4], "optimizer": ["sgd"]})
     cases: list[dict[str, Any]] = [
         {"sampler": grid},
@@ -179,8 +179,8 @@ def samplers() -> Any:
     for case in cases:
         study = optuna.create_study(**case) if dist.get_rank() == 0 else None
         optimize(study, objective, n_trials=6, at_once=3)
-        told.append(summary(study))
-    return told
+        notices.append(summary(study))
+    return notices
 
 
 def two_objectives() -> Any:

@@ -13,10 +13,10 @@ EqualAlone = Callable[..., dict[str, Any]]
 
 def test_two_trainers(equal_alone: EqualAlone) -> None:
     # callbacks, ModelCheckpoint, sync_dist logging, validation, CSV log, learning-rate schedule, rich's progress bars
-    told = equal_alone(TRAINER, TRAINER, order="round-robin")
-    assert told["turns"] == [8, 8]
-    assert told["notices"] == []
-    assert told["alternations"] > 14
+    report = equal_alone(TRAINER, TRAINER, order="round-robin")
+    assert report["turns"] == [8, 8]
+    assert report["notices"] == []
+    assert report["alternations"] > 14
 
 
 @pytest.mark.parametrize(
@@ -33,21 +33,21 @@ def test_two_trainers(equal_alone: EqualAlone) -> None:
     ],
 )
 def test_trainer(equal_alone: EqualAlone, feature: str, turns: int, expected: int | None) -> None:
-    told = equal_alone(f"{TRAINER}?{feature}", PLAIN, order="round-robin")
-    assert told["turns"] == [turns, 8]
-    assert told["expected"] == [expected, None], "read from the trainer"
-    assert told["notices"] == []
-    assert told["alternations"] >= min(2 * turns, 16) - 1, "the turns end where its backward returns"
+    report = equal_alone(f"{TRAINER}?{feature}", PLAIN, order="round-robin")
+    assert report["turns"] == [turns, 8]
+    assert report["expected"] == [expected, None], "read from the trainer"
+    assert report["notices"] == []
+    assert report["alternations"] >= min(2 * turns, 16) - 1, "the turns end where its backward returns"
 
 
 def test_two_fabrics(equal_alone: EqualAlone) -> None:
-    told = equal_alone(FABRIC, FABRIC)
-    assert told["turns"] == [16, 16]
-    assert told["notices"] == []
+    report = equal_alone(FABRIC, FABRIC)
+    assert report["turns"] == [16, 16]
+    assert report["notices"] == []
 
 
 @pytest.mark.parametrize(("feature", "turns"), [("accumulate", 8), ("bf16", 16)])
 def test_fabric(equal_alone: EqualAlone, feature: str, turns: int) -> None:
-    told = equal_alone(f"{FABRIC}?{feature}", PLAIN)
-    assert told["turns"] == [turns, 8]
-    assert told["notices"] == []
+    report = equal_alone(f"{FABRIC}?{feature}", PLAIN)
+    assert report["turns"] == [turns, 8]
+    assert report["notices"] == []

@@ -91,9 +91,9 @@ def test_a_storage_that_fails_in_report_fails_the_trial_on_all_workers(gangs: Ca
 
 @pytest.mark.parametrize(("how", "message"), [("none", "worker 0 needs a study"), ("at_once", "at least 1")])
 def test_bad_arguments_are_everybodys_error(gangs: Callable[[int], Gang], how: str, message: str) -> None:
-    for told in gangs(2).run(HOME + "bad_search", how):
-        assert told.startswith("UsageError")
-        assert message in told
+    for report in gangs(2).run(HOME + "bad_search", how):
+        assert report.startswith("UsageError")
+        assert message in report
 
 
 def test_a_question_on_one_worker_alone_is_an_error_that_says_so(new_gang: Callable[[int], Gang]) -> None:
@@ -106,6 +106,6 @@ def test_a_question_on_one_worker_alone_is_an_error_that_says_so(new_gang: Calla
 def test_the_example(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     storage = f"sqlite:///{tmp_path}/search.db"
-    told = torchrun("examples/optuna_search.py", "--storage", storage, "--trials", "4", "--epochs", "2")
-    assert "4 trials" in told
-    assert "best: accuracy 0." in told
+    report = torchrun("examples/optuna_search.py", "--storage", storage, "--trials", "4", "--epochs", "2")
+    assert "4 trials" in report
+    assert "best: accuracy 0." in report

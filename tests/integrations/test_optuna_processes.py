@@ -15,14 +15,14 @@ from tests.integrations.python_process import torchrun
 def test_searches_in_processes(tmp_path: Path) -> None:
     torchrun("tests/integrations/optuna_process_program.py", str(tmp_path))
     one, other = (json.loads((tmp_path / f"told.{worker}.json").read_text()) for worker in range(2))
-    for told in (one, other):
-        statuses = {name: status for name, (status, _, _) in told["pruned"].items()}
+    for report in (one, other):
+        statuses = {name: status for name, (status, _, _) in report["pruned"].items()}
         assert statuses == {f"trial-{n}": "pruned" if n % 2 else "finished" for n in range(7)}
-        assert {turns for status, turns, _ in told["pruned"].values() if status == "pruned"} == {2}
-        assert told["most"] == 3, "three in flight, never more"
-        assert told["parameters"] == 21, "three suggestions of seven trials, for the trackers"
-        assert told["struck"] == told["together"], "one lost its process once; all train to the same values"
-        assert told["raised"] == "trial 1"
+        assert {turns for status, turns, _ in report["pruned"].values() if status == "pruned"} == {2}
+        assert report["most"] == 3, "three in flight, never more"
+        assert report["parameters"] == 21, "three suggestions of seven trials, for the trackers"
+        assert report["struck"] == report["together"], "one lost its process once; all train to the same values"
+        assert report["raised"] == "trial 1"
     assert one["pruned"] == other["pruned"], "all workers hold worker 0's values"
     assert [state for _, state, _, _ in one["stored"]] == ["COMPLETE", "PRUNED"] * 3 + ["COMPLETE"]
     assert all(trial[3] is not None for trial in one["stored"]), "a pruned trial keeps its last reported value"

@@ -33,26 +33,26 @@ Ends = Callable[..., list[dict[str, Any]]]
     ],
 )
 def test_refused_with_what_to_use_instead(ends: Ends, loop: str, what: str) -> None:
-    for told in ends(f"loops_refused:{loop}", "loops_plain:train"):
-        assert told["one"][0] == "failed"
-        assert f"UnsupportedError: job 'one': {what}" in told["one"][1]
-        assert 'strategy="ddp"' in told["one"][1]
-        assert told["other"][0] == "finished"
+    for report in ends(f"loops_refused:{loop}", "loops_plain:train"):
+        assert report["one"][0] == "failed"
+        assert f"UnsupportedError: job 'one': {what}" in report["one"][1]
+        assert 'strategy="ddp"' in report["one"][1]
+        assert report["other"][0] == "finished"
 
 
 def test_tpus_are_refused(ends: Ends) -> None:
-    told = ends("loops_refused:tpu", "loops_plain:train")[0]
-    assert "asks for xla, but the workers of this run are joined by" in told["one"][1]
-    assert told["other"][0] == "finished"
+    report = ends("loops_refused:tpu", "loops_plain:train")[0]
+    assert "asks for xla, but the workers of this run are joined by" in report["one"][1]
+    assert report["other"][0] == "finished"
 
 
 def test_handlers_of_stop_signals_are_each_jobs_own(ends: Ends) -> None:
     name = "loops_refused:handlers"
-    for told in ends(name, name):
-        assert told["one"] == told["other"] == ("finished", None, [True, True, True, True, "default_int_handler"])
+    for report in ends(name, name):
+        assert report["one"] == report["other"] == ("finished", None, [True, True, True, True, "default_int_handler"])
 
 
 def test_a_stop_signal_is_the_runs(ends: Ends) -> None:
     name = "loops_refused:stopped"
-    for told in ends(name, name):
-        assert [told["one"][0], told["other"][0]] == ["stopped", "stopped"]
+    for report in ends(name, name):
+        assert [report["one"][0], report["other"][0]] == ["stopped", "stopped"]

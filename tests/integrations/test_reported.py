@@ -16,7 +16,7 @@ from motet.trainers.metrics import Reported, _of_transformers
 SNIPPETS = Path(__file__).parent.parent.parent / "docs" / "snippets"
 
 
-def test_trainers_tell_how_well_their_jobs_do(tmp_path: Path) -> None:
+def test_trainers_report_how_well_their_jobs_do(tmp_path: Path) -> None:
     jobs = {
         "lightning": {"script": str(SNIPPETS / "train_lightning.py"), "args": "--out lightning"},
         "transformers": {"script": str(SNIPPETS / "train_hf.py"), "args": "--out transformers"},
@@ -49,34 +49,34 @@ class Trainer:
 
 
 def reported(trainer: Trainer, *, silent: bool = False) -> tuple[Reported, list[dict[str, float]]]:
-    told: list[dict[str, float]] = []
-    found = Reported(told.append, lambda: silent)
+    notices: list[dict[str, float]] = []
+    found = Reported(notices.append, lambda: silent)
     found._read = _of_transformers(trainer)
     found.look(None)
-    return found, told
+    return found, notices
 
 
-def test_entries_are_told_once_and_those_at_the_end_too() -> None:
+def test_entries_are_reported_once_and_those_at_the_end_too() -> None:
     trainer = Trainer(0)
-    found, told = reported(trainer)
+    found, report = reported(trainer)
     trainer.log_history += [{"loss": 2.0, "epoch": 0.1, "step": 1}, {"eval_loss": 1.5, "eval_runtime": 3.0}]
     found.look(None)
     found.look(None)
     trainer.log_history.append({"train_loss": 1.0, "note": "text"})
     found.flush()
     found.flush()
-    assert told == [{"loss": 2.0, "eval_loss": 1.5}, {"train_loss": 1.0}]
+    assert report == [{"loss": 2.0, "eval_loss": 1.5}, {"train_loss": 1.0}]
 
 
-def test_what_was_told_before_a_resume_is_not_told_again() -> None:
+def test_what_was_reported_before_a_resume_is_not_reported_again() -> None:
     trainer = Trainer(10, {"loss": 2.0})
-    found, told = reported(trainer)
+    found, report = reported(trainer)
     trainer.log_history.append({"loss": 1.0})
     found.flush()
-    assert told == [{"loss": 1.0}]
+    assert report == [{"loss": 1.0}]
 
 
 def test_a_job_that_logs_by_itself_has_its_own_word() -> None:
-    found, told = reported(Trainer(0, {"loss": 2.0}), silent=True)
+    found, report = reported(Trainer(0, {"loss": 2.0}), silent=True)
     found.flush()
-    assert told == []
+    assert report == []

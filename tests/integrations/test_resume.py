@@ -41,15 +41,15 @@ def test_frameworks_resume_from_their_own_checkpoints(place: Place, framework_ga
 
     status, out, err = place.motet("resume", "out")
     assert status == 0, (out, err)
-    began = {name: told["began_after"] for name, told in place.jobs_of(field="result").items()}
+    began = {name: reports["began_after"] for name, reports in place.jobs_of(field="result").items()}
     for name in NAMES:
         taken = turns[name] - 1  # it was stopped before the step of its last turn
         assert began[name] == taken // EVERY * EVERY > 0, "it went on from its last checkpoint"
         assert place.jobs_of(field="turns")[name] == NUM_STEPS - began[name]
         assert any(f"'{name}'" in notice and "starts again" in notice for notice in place.results()["notices"])
         alone = place.path / "alone" / name
-        told = framework_gang.run(f"{LOOPS}stopped_and_resumed_alone", name, str(alone), turns[name])
-        assert told == [{"began_after": began[name]}] * NUM_WORKERS
+        reports = framework_gang.run(f"{LOOPS}stopped_and_resumed_alone", name, str(alone), turns[name])
+        assert reports == [{"began_after": began[name]}] * NUM_WORKERS
         final = torch.load(place.path / "out" / "jobs" / name / "out" / "final.pt", weights_only=True)
         expected = torch.load(alone / "resumed" / "final.pt", weights_only=True)
         assert differences(final, expected, name) == []

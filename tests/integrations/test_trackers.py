@@ -28,8 +28,8 @@ needs_all = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING};
 def tracked(framework_gang: Gang, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run with every tracker: jobs good (finished), bad (failed), slow (pruned)."""
     folder = tmp_path_factory.mktemp("tracked")
-    told = framework_gang.run(HOME + "with_all_trackers", folder)
-    assert told[0] == told[1] == ["finished", "failed", "pruned"]
+    reports = framework_gang.run(HOME + "with_all_trackers", folder)
+    assert reports[0] == reports[1] == ["finished", "failed", "pruned"]
     return folder
 
 
@@ -108,9 +108,9 @@ def test_any_lightning_logger(tracked: Path) -> None:
 def test_trackers_of_the_jobs_own_stay_apart(
     new_gang: Callable[[int], Gang], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, others = new_gang(2).run(HOME + "with_trackers_of_their_own", tmp_path)
-    assert told["statuses"] == others["statuses"] == ["finished", "finished", "failed", "failed"]
-    assert told["after"] == told["before"], "what the program itself had is there still, and no more is left open"
+    report, others = new_gang(2).run(HOME + "with_trackers_of_their_own", tmp_path)
+    assert report["statuses"] == others["statuses"] == ["finished", "finished", "failed", "failed"]
+    assert report["after"] == report["before"], "what the program itself had is there still, and no more is left open"
     ends = {"0.1": 0, "0.2": 0, "0.3": 1, "0.4": 1}
     runs = wandb_runs(tmp_path)
     assert {name: (run["group"], run["exit"]) for name, run in runs.items()} == {
@@ -126,7 +126,7 @@ def test_trackers_of_the_jobs_own_stay_apart(
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 4
 
 
-def test_a_tracker_that_fails_is_said_once_and_left_out(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
+def test_a_tracker_that_fails_is_reported_once_and_left_out(gangs: Callable[[int], Gang], tmp_path: Path) -> None:
     for statuses, notices in gangs(2).run(HOME + "with_a_tracker_that_fails", tmp_path):
         assert statuses == ["finished", "finished"]
         assert len([text for text in notices if "the disk is full" in text]) == 1
@@ -185,7 +185,7 @@ def test_check_trackers_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_package_the_message_says_what_to_install() -> None:
-    told = run_python(
+    report = run_python(
         "import importlib\n"
         "from motet.errors import UsageError\n"
         "for name in ('tensorboard', 'mlflow', 'wandb', 'optuna'):\n"
@@ -195,6 +195,6 @@ def test_without_a_package_the_message_says_what_to_install() -> None:
         "        print(isinstance(error, ImportError), error)\n",
         without=["tensorboard", "mlflow", "wandb", "optuna"],
     )
-    for name, line in zip(("tensorboard", "mlflow", "wandb", "optuna"), told.splitlines(), strict=True):
+    for name, line in zip(("tensorboard", "mlflow", "wandb", "optuna"), report.splitlines(), strict=True):
         assert line.startswith("True")
         assert f"pip install 'motet[{name}]'" in line

@@ -77,8 +77,8 @@ def main() -> int:
             struck, found = struck_run(Path(folder, str(run)), num, options.seed + run)
             counts.update(struck)
             wrong += [f"run {run}: {text}" for text in found]
-    told = ", ".join(f"{number} {how}" for how, number in sorted(counts.items()))
-    print(f"seed {options.seed}: {counts.total()} strikes ({told}), wrong: {len(wrong)}", *wrong, sep="\n")
+    report = ", ".join(f"{number} {how}" for how, number in sorted(counts.items()))
+    print(f"seed {options.seed}: {counts.total()} strikes ({report}), wrong: {len(wrong)}", *wrong, sep="\n")
     return 1 if wrong else 0
 
 

@@ -32,11 +32,11 @@ def must_end_as_alone(folder: Path, kinds: tuple[str, ...], num_workers: int) ->
                 found += differences(one, other, f"{kind}, worker {worker}")
         assert not found, "\n".join(found[:20])
         results = json.loads((beside.path / "out" / "results.json").read_text())
-    told = [notice for notice in results["notices"] if "frozen" in notice]
-    assert told, results["notices"]
-    number, _, text = told[-1].partition(" ")
-    assert 2 <= int(number) <= len(kinds), told  # those that have ended by then share no more
-    assert text.startswith("jobs share "), told
+    notices = [notice for notice in results["notices"] if "frozen" in notice]
+    assert notices, results["notices"]
+    number, _, text = notices[-1].partition(" ")
+    assert 2 <= int(number) <= len(kinds), notices  # those that have ended by then share no more
+    assert text.startswith("jobs share "), notices
     assert max(job["memory"]["shared_bytes"] for job in results["jobs"].values()) > 0
 
 

@@ -136,7 +136,7 @@ def test_a_program_that_has_computed_on_several_threads_can_begin_a_run(tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_jobs_join_by_memory_and_what_they_take_is_told(tmp_path: Path) -> None:
+def test_jobs_join_by_memory_and_what_they_take_is_reported(tmp_path: Path) -> None:
     with place_in(tmp_path) as place:
         (tmp_path / "one.py").write_text(BACKWARD_OF_ONE)
         each = ("--each=--a", "--each=--b")

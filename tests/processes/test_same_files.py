@@ -42,14 +42,14 @@ for _ in range(int(options.steps)):
 """
 
 
-def test_whoever_writes_is_seen_and_what_is_shared_is_not_told(tmp_path: Path) -> None:
+def test_whoever_writes_is_seen_and_what_is_shared_is_not_reported(tmp_path: Path) -> None:
     clashing = [kind for kind in CLASHES if kind not in NEEDED or importlib.util.find_spec(NEEDED[kind]) is not None]
     command = [sys.executable, "-c", PROGRAM, json.dumps([*clashing, *SHARED]), str(tmp_path)]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_SECONDS)
     assert done.returncode == 0, done.stderr
-    told, ended = json.loads(done.stdout.rpartition("result:")[2])
+    report, ended = json.loads(done.stdout.rpartition("result:")[2])
     assert ended == dict.fromkeys(ended, "finished")
-    of_pairs, at_the_end = told[: len(clashing)], told[len(clashing) :]
+    of_pairs, at_the_end = report[: len(clashing)], report[len(clashing) :]
     assert [text.split(" ")[1] for text in of_pairs] == [f"'{kind}.second'" for kind in clashing]
     for kind, text in zip(clashing, of_pairs, strict=True):
         assert f"which job '{kind}.first' of this run has written" in text
@@ -83,54 +83,54 @@ def test_what_is_answered(tmp_path: Path, writer: int, answer: str) -> None:
         assert f"as --on-same-file {answer} asks" in results["jobs"][second]["error"]
 
 
-class Heard:
-    """What jobs tell of files, given to the worker's ledger; ``told``: what comes of it."""
+class Reporting:
+    """What jobs tell of files, given to the worker's ledger; ``notices``: what comes of it."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.notices: list[str] = []
         self.files = SharedFiles(
-            "warn", lambda job, text: self.told.append(f"{job}: {text}"), lambda job, why: None, None
+            "warn", lambda job, text: self.notices.append(f"{job}: {text}"), lambda job, why: None, None
         )
 
-    def say(self, job: str, event: str, at: int, path: str = "/best", **more: Any) -> None:
+    def report(self, job: str, event: str, at: int, path: str = "/best", **more: Any) -> None:
         report = unpack(pack(FileReport(event, path, at, **{"verb": event, **more})))
         assert isinstance(report, FileReport)
         self.files.receive(job, report)
 
 
-def test_what_jobs_tell_is_put_in_the_order_in_which_it_happened() -> None:
-    heard = Heard()
+def test_what_jobs_report_is_put_in_the_order_in_which_it_happened() -> None:
+    reporting = Reporting()
     # One after the other, each makes a draft and moves it to a name of its own; the second is listened to first.
-    heard.say("b", "makes", 3)
-    heard.say("b", "renames", 4, target="/b")
-    heard.files.settle(1)
-    heard.say("a", "makes", 1)
-    heard.say("a", "renames", 2, target="/a")
-    heard.files.settle(9)
-    assert heard.told == []
+    reporting.report("b", "makes", 3)
+    reporting.report("b", "renames", 4, target="/b")
+    reporting.files.settle(1)
+    reporting.report("a", "makes", 1)
+    reporting.report("a", "renames", 2, target="/a")
+    reporting.files.settle(9)
+    assert reporting.notices == []
 
 
-def test_a_change_is_laid_at_the_door_of_who_told_of_it() -> None:
-    heard = Heard()
-    heard.say("a", "writes", 10)
-    heard.say("b", "changed", 20, since=5, now=[[1, 1, 1], None])  # it only had the file open meanwhile
-    heard.files.settle()
-    assert heard.told == []
-    heard.say("b", "changed", 40, since=30, now=[[2, 2, 2], None])  # nobody else did anything since
-    heard.files.settle()
-    assert len(heard.told) == 1
-    assert heard.told[0].startswith("b: writes /best, which job 'a'")
+def test_a_change_is_laid_at_the_door_of_who_reported_it() -> None:
+    reporting = Reporting()
+    reporting.report("a", "writes", 10)
+    reporting.report("b", "changed", 20, since=5, now=[[1, 1, 1], None])  # it only had the file open meanwhile
+    reporting.files.settle()
+    assert reporting.notices == []
+    reporting.report("b", "changed", 40, since=30, now=[[2, 2, 2], None])  # nobody else did anything since
+    reporting.files.settle()
+    assert len(reporting.notices) == 1
+    assert reporting.notices[0].startswith("b: writes /best, which job 'a'")
 
 
 def test_one_change_that_two_jobs_see_is_one_jobs() -> None:
-    heard = Heard()
+    reporting = Reporting()
     for job, at in (("a", 20), ("b", 21)):
-        heard.say(job, "changed", at, since=15, now=[[1, 1, 1], None])
-    heard.files.settle()
-    assert heard.told == []
+        reporting.report(job, "changed", at, since=15, now=[[1, 1, 1], None])
+    reporting.files.settle()
+    assert reporting.notices == []
 
 
-def test_jobs_tell_with_the_moment() -> None:
+def test_jobs_report_with_the_moment() -> None:
     sent: list[FileReport] = []
     ledger = ReportingLedger(sent.append)
     ledger.writes("a", "/x")
@@ -141,10 +141,10 @@ def test_jobs_tell_with_the_moment() -> None:
     assert sorted(report.at for report in sent) == [report.at for report in sent]
 
 
-def test_the_same_output_is_told_before_anything_is_imported() -> None:
-    heard = Heard()
+def test_the_same_output_is_reported_before_anything_is_imported() -> None:
+    reporting = Reporting()
     specs = [JobSpec(name, "call", "nowhere.to_be:found", {"save_to": "out", "lr": 0.1}) for name in "ab"]
     jobs = [ProcessJob(spec.name, None, spec.to_json()) for spec in specs]
-    heard.files.begin([*jobs, ProcessJob("c", partial(dict, save_to="out"), None)])
-    [text] = heard.told
+    reporting.files.begin([*jobs, ProcessJob("c", partial(dict, save_to="out"), None)])
+    [text] = reporting.notices
     assert text.startswith("None: jobs 'a' and 'b' were told to write to the same place, ")

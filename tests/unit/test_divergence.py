@@ -32,7 +32,7 @@ def test_how_a_curve_ends(values: list[float], expected: Diverged | None) -> Non
     assert diverged_at_the_end(range(1, len(values) + 1), values) == expected
 
 
-def test_what_is_told() -> None:
+def test_what_is_reported() -> None:
     state = State()
     state.note("gradients", 4, "NaN")
     assert state.text() == "gradients are NaN since turn 4"
@@ -59,8 +59,8 @@ def test_it_is_a_notice_once_it_lasts_or_when_the_job_ends() -> None:
     assert watch.ended("a") is None
     assert watch.ended("b") == {"loss": {"value": "infinity", "since_turn": 3}}
     assert [job for job, _ in notices] == ["a", "b"]
-    told = [(event.job, event.since_turn) for event in seen if isinstance(event, DivergedEvent)]
-    assert told == [("a", 1), ("b", 3), ("a", None)]
+    reported = [(event.job, event.since_turn) for event in seen if isinstance(event, DivergedEvent)]
+    assert reported == [("a", 1), ("b", 3), ("a", None)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.float8_e4m3fn])

@@ -60,7 +60,7 @@ def seconds_to_send(net: ShapedLinks, num_bytes: int) -> float:
 
 
 @needs_root
-def test_a_link_is_as_slow_as_asked_for_and_its_counters_tell() -> None:
+def test_a_link_is_as_slow_as_asked_for_and_its_counters_show_it() -> None:
     with shaped_links(2, rate="80mbit") as net:
         assert seconds_to_send(net, 2_000_000) >= 0.18  # 0.2 s at that rate, less a burst of 128 KiB
         sent, received = net.traffic(0), net.traffic(1)

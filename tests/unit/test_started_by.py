@@ -95,7 +95,7 @@ def test_what_is_no_task_of_several(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         (MPIRUN | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=4.*MASTER_ADDR"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "not MASTER_ADDR and MASTER_PORT"),
@@ -103,6 +103,6 @@ def test_what_is_no_task_of_several(environ: dict[str, str]) -> None:
         ({"PMI_SIZE": "2"}, "PMI_SIZE=2, but not PMI_RANK"),
     ],
 )
-def test_what_does_not_tell_is_refused(environ: dict[str, str], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_what_is_not_enough_is_refused(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         find_tasks(environ)

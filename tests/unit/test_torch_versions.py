@@ -176,7 +176,7 @@ def test_a_torch_that_is_too_old_is_refused_in_one_sentence(tmp_path: Path) -> N
         assert "torch 2.9 is too old" in ran.stdout, ran.stderr
 
 
-def test_without_torch_the_remedy_is_said(tmp_path: Path) -> None:
+def test_without_torch_the_remedy_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-m", "motet", "run", "jobs.yaml"]  # -S: without installed packages
     environment = pretend(tmp_path, None, importable=True)
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -201,7 +201,7 @@ def test_help_and_reports_need_no_torch(tmp_path: Path) -> None:
         assert "too old" not in ran.stderr
 
 
-def test_a_torch_that_is_newer_than_tested_is_told_once(tmp_path: Path) -> None:
+def test_a_torch_that_is_newer_than_tested_is_reported_once(tmp_path: Path) -> None:
     newer = f"{NEWEST[0]}.{NEWEST[1] + 1}"
     environment = pretend(tmp_path, f"{newer}.0", importable=True)
     (tmp_path / "jobs.yaml").write_text("jobs:\n  a: {call: 'time:time'}\n")

@@ -92,7 +92,7 @@ def test_a_file_below_the_working_directory_is_shown_with_its_folder(
     assert short_form(text) == "models/net.py:1: ValueError: x"
 
 
-def test_what_is_no_traceback_tells_its_first_line() -> None:
+def test_what_is_no_traceback_shows_its_first_line() -> None:
     assert short_form("job 'a', turn 3: NaN\nmore") == "job 'a', turn 3: NaN"
     assert short_form("") == ""
     left_out = (

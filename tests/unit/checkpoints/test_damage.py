@@ -159,14 +159,14 @@ def reseal(path: Path, changes: dict[str, Any]) -> None:
     (path / "manifest.json").write_bytes(sealed(body | changes))
 
 
-def test_another_format_version_is_told(copy: Path) -> None:
+def test_another_format_version_is_reported(copy: Path) -> None:
     reseal(copy / "narrow" / NEW, {"version": 1})
     (checkpoints, _) = workers(copy)
     check_good(checkpoints, checkpoints.latest(), 1)
     assert "format version 1, this Motet reads 2" in checkpoints.problems[0]
 
 
-def test_a_folder_renamed_to_another_turn_is_told(copy: Path) -> None:
+def test_a_folder_renamed_to_another_turn_is_reported(copy: Path) -> None:
     os.rename(copy / "narrow" / NEW, copy / "narrow" / "turn-00000003")
     (checkpoints, _) = workers(copy)
     check_good(checkpoints, checkpoints.latest(), 1)

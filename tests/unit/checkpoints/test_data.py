@@ -327,7 +327,7 @@ def test_another_number_of_replicas_takes_up_where_all_data_was_seen(before: int
     assert first.item() == order[batch * after]
 
 
-def test_data_that_has_become_shorter_is_told() -> None:
+def test_data_that_has_become_shorter_is_reported() -> None:
     seed(1)
     saved = loop(DataPosition(DataLoader(Samples(), 2)), [], 8)
     data = DataPosition(DataLoader(Samples(), 4))
@@ -336,7 +336,7 @@ def test_data_that_has_become_shorter_is_told() -> None:
         next(iter(data))
 
 
-def test_generators_that_came_or_went_are_told() -> None:
+def test_generators_that_came_or_went_are_reported() -> None:
     saved = loop(DataPosition(DataLoader(Samples(), 2)), [], 2)
     data = DataPosition(loaders()["own generator"]())
     with pytest.raises(CheckpointError, match="had 0 random generators of their own, now 1"):

@@ -119,7 +119,7 @@ def test_a_worker_left_over_from_another_attempt_does_not_disturb(tmp_path: Path
     check_good(new[0], new[0].latest(), 5)
 
 
-def test_another_number_of_workers_is_said(tmp_path: Path) -> None:
+def test_another_number_of_workers_is_reported(tmp_path: Path) -> None:
     write(workers(tmp_path), 1)
     three = workers(tmp_path, num_workers=3)[2]
     found = three.latest()

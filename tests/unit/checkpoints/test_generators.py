@@ -68,7 +68,7 @@ def test_saving_draws_nothing() -> None:
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="tells of a missing accelerator")
-def test_tells_of_generators_that_this_machine_lacks() -> None:
+def test_names_generators_that_this_machine_lacks() -> None:
     states = random_generators() | {"accelerator": {"type": "cuda", "states": [torch.zeros(16, dtype=torch.uint8)]}}
     (note,) = restore_random_generators(states)
     assert "cuda" in note

@@ -113,8 +113,8 @@ def test_killed_at_any_time(tmp_path: Path, milliseconds: int) -> None:
     reading, report = os.pipe()
     assert ended_by(in_a_child(go_on_for_ever)) == signal.SIGALRM
     os.close(report)
-    with open(reading, "rb") as told:
-        last = max([1, *(int.from_bytes(turn, "big") for turn in iter(lambda: told.read(4), b""))])
+    with open(reading, "rb") as reported:
+        last = max([1, *(int.from_bytes(turn, "big") for turn in iter(lambda: reported.read(4), b""))])
     found = gang[0].latest()
     assert found is not None
     assert found.turn in (last, last + 1), "what was committed stays"

@@ -203,7 +203,7 @@ def test_what_each_worker_holds_for_itself_is_kept_apart(tmp_path: Path) -> None
     assert fresh.data.batch == 2
 
 
-def test_another_number_of_workers_is_told(tmp_path: Path) -> None:
+def test_another_number_of_workers_is_reported(tmp_path: Path) -> None:
     (old,) = (Checkpoints(tmp_path, "narrow", worker=0, num_workers=1),)
     training = Training(seed=1)
     next(training.steps())

@@ -205,7 +205,7 @@ def test_tensors_that_were_tied_and_no_longer_are_get_memory_of_their_own() -> N
     assert apart["b"].tolist() == [2, 2, 2]
 
 
-def test_a_modules_versions_travel_with_its_state() -> None:
+def test_a_modules_versions_are_saved_with_its_state() -> None:
     state = torch.nn.BatchNorm1d(2).state_dict()
     loaded = through_a_file(snapshot({"model": state}))["model"]
     assert loaded._metadata == state._metadata  # type: ignore[attr-defined]

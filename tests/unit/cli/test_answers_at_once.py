@@ -39,7 +39,7 @@ def test_help(tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["run", "jobs.yaml"], "did you mean 'script'?"),
         (["plan", "jobs.yaml"], "did you mean 'script'?"),
@@ -50,14 +50,14 @@ def test_help(tmp_path: Path, command: str) -> None:
         (["resume", "nothing"], "nothing"),
     ],
 )
-def test_mistakes(tmp_path: Path, words: list[str], told: str) -> None:
+def test_mistakes(tmp_path: Path, words: list[str], message: str) -> None:
     (tmp_path / "jobs.yaml").write_text("jobs: {a: {scrpt: train.py}}")
     (tmp_path / "train.py").write_text("")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").write_text("{}")
     done = ask(tmp_path, *words)
     assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 FIRST_WORD = """

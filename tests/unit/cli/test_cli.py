@@ -196,13 +196,13 @@ def test_results_are_a_mapping() -> None:
     assert results.get("c") is None
 
 
-def test_what_resume_would_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_resume_would_do_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     jobs = [{"name": "a", "kind": "script"}, {"name": "b", "kind": "script"}]
     run_dir = RunDir.create("my run", {"jobs": jobs})
     stopped = Results({"a": job("stopped"), "b": job("stopped")}, 2, 1.0)
-    told = _how_to_go_on(run_dir, stopped)
-    assert told == "motet: no job has saved a checkpoint: motet resume 'my run' would begin a, b anew\n"
+    report = _how_to_go_on(run_dir, stopped)
+    assert report == "motet: no job has saved a checkpoint: motet resume 'my run' would begin a, b anew\n"
     (run_dir.checkpoints_dir / "a" / "turn-00000040").mkdir(parents=True)
     assert _how_to_go_on(run_dir, stopped) == "motet: to go on: motet resume 'my run' (a after turn 40, b anew)\n"
     assert _how_to_go_on(run_dir, Results({"a": job(), "b": job("failed")}, 2, 1.0)) == ""

@@ -59,16 +59,18 @@ def test_what_was_written_in_vain_is_forgotten() -> None:
     assert register.saving() == Saving(0, 0, 0)
 
 
-def test_each_saving_is_told_once() -> None:
-    told: list[str] = []
-    notices, register = SavingNotices(lambda job, text: told.append(text)), two_share()
+def test_each_saving_is_reported_once() -> None:
+    reported: list[str] = []
+    notices, register = SavingNotices(lambda job, text: reported.append(text)), two_share()
     notices.notify(register)
     notices.notify(register)
-    assert told == ["2 jobs share 120 B of frozen weights: 120 B saved"]
+    assert reported == ["2 jobs share 120 B of frozen weights: 120 B saved"]
     for job in "ab":
         register.keeps(job, {"mapped": 1_000_000})
     notices.notify(register)
-    assert told[1].startswith("2 jobs hold 1.0 MB of equal frozen weights, which lie in memory that is not torch's own")
+    assert reported[1].startswith(
+        "2 jobs hold 1.0 MB of equal frozen weights, which lie in memory that is not torch's own"
+    )
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def workers() -> Iterator[list[Signals]]:
 
 
 def agree(workers: list[Signals]) -> None:
-    told = [worker.own.pending(NAMES) for worker in workers]
+    notices = [worker.own.pending(NAMES) for worker in workers]
     for worker in workers:
-        worker.own.agreed(told, NAMES)
+        worker.own.agreed(notices, NAMES)
 
 
 def test_what_has_come_on_all_workers_is_handled_after_the_next_agreement(workers: list[Signals]) -> None:

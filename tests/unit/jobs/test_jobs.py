@@ -72,7 +72,7 @@ def test_specs_are_json(spec: JobSpec) -> None:
         {"more": 1},
     ],
 )
-def test_damaged_specs_are_told(change: dict[str, object]) -> None:
+def test_damaged_specs_are_reported(change: dict[str, object]) -> None:
     data = JobSpec("b", "script", "/folder/train.py", ["--lr"]).to_json()
     with pytest.raises(CheckpointError, match="damaged"):
         JobSpec.from_json(data | change)
@@ -179,7 +179,7 @@ def test_problems_of_functions(
         ("import os\nos.environ['NO_SUCH']", "KeyError: 'NO_SUCH' ({file}, line 2)"),
     ],
 )
-def test_imports_that_fail_are_told_in_one_line(
+def test_imports_that_fail_are_reported_in_one_line(
     problem: Callable[[JobSpec], str | None], tmp_path: Path, source: str, expected: str
 ) -> None:
     (tmp_path / "broken.py").write_text(source)

@@ -115,7 +115,7 @@ def test_from_the_command_line_and_from_a_jobs_file(place: Path) -> None:
         ("sys", ["'sys' has no Python code, and cannot be run"]),
     ],
 )
-def test_what_cannot_be_run_is_told_before_anything_starts(name: str, words: list[str]) -> None:
+def test_what_cannot_be_run_is_reported_before_anything_starts(name: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         check_specs(specs_from_each(name, [""], module=True))
     for word in words:

@@ -16,7 +16,7 @@ def test_partials_keywords_are_parameters_and_the_outer_one_wins() -> None:
     assert parameters_of(partial(partial(train, width=8, lr=0.1), lr=0.2)) == {"width": 8, "lr": 0.2}
 
 
-def test_a_plain_function_tells_nothing() -> None:
+def test_a_plain_function_shows_nothing() -> None:
     assert parameters_of(train) == {}
 
 

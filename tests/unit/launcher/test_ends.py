@@ -83,7 +83,7 @@ def test_a_launcher_that_was_stopped_blames_nobody(scene: Scene) -> None:
     assert scene.look(50) is None
 
 
-def test_what_takes_long_is_said_and_less_and_less_often(scene: Scene) -> None:
+def test_what_takes_long_is_reported_and_less_and_less_often(scene: Scene) -> None:
     scene.look(10, IMPORTS, IMPORTS)
     assert scene.notified[0] == "worker 0: importing, for 2 s now"
     assert 4 <= len(scene.notified) <= 6
@@ -95,7 +95,7 @@ def test_what_takes_long_is_said_and_less_and_less_often(scene: Scene) -> None:
     assert len(scene.notified) < 60
 
 
-def test_rows_tell_of_jobs_and_nothing_else_does(tmp_path: Path, scene: Scene) -> None:
+def test_rows_show_jobs_and_nothing_else_does(tmp_path: Path, scene: Scene) -> None:
     scene.ends = Ends(scene.run_dir, 100.0, scene.notified.append, rows=True)
     for worker in (0, 1):
         scene.run_dir.state_path(worker).write_text("a 7 computing\n")
@@ -111,7 +111,7 @@ def test_what_an_earlier_start_wrote_is_forgotten(scene: Scene) -> None:
     assert scene.run_dir.read_state(0) is None
 
 
-def test_a_run_directory_that_is_removed_is_told_once(scene: Scene) -> None:
+def test_a_run_directory_that_is_removed_is_reported_once(scene: Scene) -> None:
     scene.look(2, JOINS, JOINS)
     scene.notified.clear()
     shutil.rmtree(scene.run_dir.path)

@@ -167,20 +167,20 @@ def test_streams_are_ordered_so_that_nothing_is_read_or_used_again_too_early(mon
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_same_weights_with_idle_jobs_offloaded(gangs: Callable[[int], Gang], num_workers: int) -> None:
-    for told in gangs(num_workers).run("tests.distributed.jobs_admitted:idle_jobs_offloaded"):
-        assert told["errors"] == []
-        assert told["differences"] == []
-        assert len(told["moved"]) > 10
-        assert all(told["moved"])
-        assert told["places"] < 10 * len(told["moved"])
+    for report in gangs(num_workers).run("tests.distributed.jobs_admitted:idle_jobs_offloaded"):
+        assert report["errors"] == []
+        assert report["differences"] == []
+        assert len(report["moved"]) > 10
+        assert all(report["moved"])
+        assert report["places"] < 10 * len(report["moved"])
 
 
-def test_buckets_in_the_gradients_place_stay_while_they_travel(gangs: Callable[[int], Gang]) -> None:
-    for told in gangs(2).run("tests.distributed.jobs_admitted:large_jobs_offloaded"):
-        assert told["differences"] == []
+def test_buckets_in_the_gradients_place_stay_while_in_flight(gangs: Callable[[int], Gang]) -> None:
+    for report in gangs(2).run("tests.distributed.jobs_admitted:large_jobs_offloaded"):
+        assert report["differences"] == []
         # Parameters, gradients and two moments of each layer; buckets, in which gradients are in flight, are not among
         # them.
-        assert told["moved"] == {f"large{depth}": 4 * depth * 4 * 256 * 256 for depth in (2, 3, 4)}
+        assert report["moved"] == {f"large{depth}": 4 * depth * 4 * 256 * 256 for depth in (2, 3, 4)}
 
 
 LOOPS = {
@@ -197,11 +197,11 @@ def test_the_same_weights_of_many_kinds_of_loops(gangs: Callable[[int], Gang], m
         assert differences == []
 
 
-def test_on_the_cpu_nothing_is_moved_and_the_user_is_told(gangs: Callable[[int], Gang]) -> None:
-    for told in gangs(1).run("tests.distributed.jobs_admitted:idle_on_the_cpu"):
-        assert told["differences"] == []
-        assert told["moves"] == 0
-        assert [notice for notice in told["notices"] if "nothing is moved" in notice]
+def test_on_the_cpu_nothing_is_moved_and_the_user_is_notified(gangs: Callable[[int], Gang]) -> None:
+    for report in gangs(1).run("tests.distributed.jobs_admitted:idle_on_the_cpu"):
+        assert report["differences"] == []
+        assert report["moves"] == 0
+        assert [notice for notice in report["notices"] if "nothing is moved" in notice]
 
 
 def test_what_is_the_hosts_stays_there_whatever_the_default_device(new_gang: Callable[[int], Gang]) -> None:
@@ -212,10 +212,10 @@ def test_what_is_the_hosts_stays_there_whatever_the_default_device(new_gang: Cal
 def test_at_once_auto_admits_while_the_next_fits_on_every_worker(gangs: Callable[[int], Gang]) -> None:
     # Asked when a has settled (room), when b has (worker 1 has none), and whenever a job has ended.
     free = [[2.0, 2.0, 0.0, 0.0, 0.0], [2.0, 0.5, 0.0, 0.0, 0.0]]
-    for told in gangs(2).run("tests.distributed.jobs_admitted:admitted_by_memory", free):
-        assert told["statuses"] == ["finished"] * 4
-        assert told["most"] == 2
-        assert "2 of the jobs are running" in told["notices"][0]
-        assert told["memory"]["parameters_bytes"] > 4 * 64 * 96
-        assert told["memory"]["optimizer_bytes"] > 2 * 4 * 64 * 96
-        assert set(told["measured"]) == set("abcd")
+    for report in gangs(2).run("tests.distributed.jobs_admitted:admitted_by_memory", free):
+        assert report["statuses"] == ["finished"] * 4
+        assert report["most"] == 2
+        assert "2 of the jobs are running" in report["notices"][0]
+        assert report["memory"]["parameters_bytes"] > 4 * 64 * 96
+        assert report["memory"]["optimizer_bytes"] > 2 * 4 * 64 * 96
+        assert set(report["measured"]) == set("abcd")

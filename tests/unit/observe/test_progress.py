@@ -59,7 +59,7 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_live_rows_tell_state_turns_and_values() -> None:
+def test_live_rows_show_state_turns_and_values() -> None:
     events = streams(THREE)[0]
     half = next(i for i, event in enumerate(events) if event.time > events[0].time + 12)
     screen = Screen(show(events[:half], live=True, width=120))
@@ -119,7 +119,7 @@ def test_more_jobs_than_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(re.match(r"… and 11 jobs more: ", line) for line in frame), frame
 
 
-def test_the_last_frame_stays_and_tells_how_jobs_ended() -> None:
+def test_the_last_frame_stays_and_shows_how_jobs_ended() -> None:
     text = show(streams(sixteen())[0], live=True, width=120)
     lines = Screen(text).lines
     failed = next(line for line in lines if "lr0.0001-width64" in line and "17/120" in line)

@@ -73,7 +73,7 @@ def test_different_programs_are_not_compared_unasked() -> None:
     assert ranking([job("a", thing=1.0), job("b", thing=2.0)]) is None
 
 
-def test_the_report_and_the_summary_tell(tmp_path: Path) -> None:
+def test_the_report_and_the_summary_show_it(tmp_path: Path) -> None:
     run_dir = synthetic.record(tmp_path, synthetic.sixteen())
     run = digest(run_dir)
     assert run.ranking is not None

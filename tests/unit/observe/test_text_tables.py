@@ -45,7 +45,7 @@ def test_without_a_width_nothing_is_cut() -> None:
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_changes_of_the_order_are_told_if_asked_for_and_starts_always(verbose: bool) -> None:
+def test_changes_of_the_order_are_reported_if_asked_for_and_starts_always(verbose: bool) -> None:
     stream = io.StringIO()
     progress = Progress(stream, live=False, verbose=verbose)
     for event in (

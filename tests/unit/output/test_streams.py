@@ -215,47 +215,47 @@ def test_threads_never_mix_lines() -> None:
 def test_a_full_disk_is_reported_once() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
-    told: list[str] = []
+    notices: list[str] = []
     echo = io.StringIO()
-    stream = JobStream("a", echo=echo, log=JobLog(Path("/dev/full"), report=told.append))
+    stream = JobStream("a", echo=echo, log=JobLog(Path("/dev/full"), report=notices.append))
     print("one", file=stream)
     print("two", file=stream)
     stream.close()
     assert echo.getvalue() == "[a] one\n[a] two\n"
-    assert len(told) == 1
-    assert "/dev/full" in told[0]
-    assert "No space" in told[0]
+    assert len(notices) == 1
+    assert "/dev/full" in notices[0]
+    assert "No space" in notices[0]
 
 
 def test_a_log_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
-    told: list[str] = []
-    log = JobLog(tmp_path / "missing" / "log.txt", report=told.append)
+    notices: list[str] = []
+    log = JobLog(tmp_path / "missing" / "log.txt", report=notices.append)
     print("one", file=JobStream("a", log=log))
-    assert len(told) == 1
+    assert len(notices) == 1
 
 
 def test_a_closed_pipe_is_reported_once_and_the_log_goes_on(tmp_path: Path, log: JobLog) -> None:
-    told: list[str] = []
+    notices: list[str] = []
     read_end, write_end = os.pipe()
     os.close(read_end)
     echo = os.fdopen(write_end, "w")
-    stream = JobStream("a", terminal=Terminal(report=told.append), echo=echo, log=log)
+    stream = JobStream("a", terminal=Terminal(report=notices.append), echo=echo, log=log)
     print("one", file=stream)
     print("two", file=stream)
     with pytest.raises(BrokenPipeError):  # what is still buffered
         echo.close()
-    assert len(told) == 1
+    assert len(notices) == 1
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
 
 
 def test_a_closed_echo_is_reported_once() -> None:
-    told: list[str] = []
+    notices: list[str] = []
     echo = io.StringIO()
-    stream = JobStream("a", terminal=Terminal(report=told.append), echo=echo)
+    stream = JobStream("a", terminal=Terminal(report=notices.append), echo=echo)
     echo.close()
     stream.write("\r1%")
     print("one", file=stream)
-    assert len(told) == 1
+    assert len(notices) == 1
 
 
 def test_a_forked_child_does_not_repeat_what_its_parent_began(tmp_path: Path, log: JobLog) -> None:

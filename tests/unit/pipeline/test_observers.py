@@ -15,10 +15,10 @@ ENDED = RunEnded(time=1.0, wall_seconds=1.0)
 class Seen:
     """Keeps what it is told."""
 
-    def __init__(self, told: list[str], *, changes_nothing_global: bool = False) -> None:
+    def __init__(self, message: list[str], *, changes_nothing_global: bool = False) -> None:
         self.events: list[Event] = []
         self.changes_nothing_global = changes_nothing_global
-        self._told = told
+        self._told = message
 
     def observe(self, event: Event) -> None:
         self._told.append("observed")
@@ -36,29 +36,29 @@ class Failing:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_failing_observer_is_left_out_and_the_user_is_told(first: bool) -> None:
-    told: list[str] = []
+def test_a_failing_observer_is_left_out_and_the_user_is_notified(first: bool) -> None:
+    reported: list[str] = []
     failing, seen = Failing(), Seen([])
-    observers = Observers([failing, seen] if first else [seen, failing], told.append, lambda: None)
+    observers = Observers([failing, seen] if first else [seen, failing], reported.append, lambda: None)
     observers.observe(ENDED)
     observers.observe(ENDED)
     assert failing.num_calls == 1
     assert [event for event in seen.events if event == ENDED] == [ENDED, ENDED]
     assert [type(event) for event in seen.events if event != ENDED] == [Notice]
-    assert len(told) == 1
-    assert "Failing failed and is left out from now on (OSError: no space left)" in told[0]
-    assert observers.notices == tuple(told)
+    assert len(reported) == 1
+    assert "Failing failed and is left out from now on (OSError: no space left)" in reported[0]
+    assert observers.notices == tuple(reported)
 
 
-def test_a_notice_is_told_once_for_each_job() -> None:
-    told: list[str] = []
+def test_a_notice_is_reported_once_for_each_job() -> None:
+    reported: list[str] = []
     seen = Seen([])
-    observers = Observers([seen], told.append, lambda: None)
+    observers = Observers([seen], reported.append, lambda: None)
     for job in ("a", "b", "a", None):
         observers.notify(job, "waits in place")
-    assert told == ["job 'a' waits in place", "job 'b' waits in place", "waits in place"]
+    assert reported == ["job 'a' waits in place", "job 'b' waits in place", "waits in place"]
     assert [event.job for event in seen.events if isinstance(event, Notice)] == ["a", "b", None]
-    assert observers.notices == tuple(told)
+    assert observers.notices == tuple(reported)
 
 
 def test_an_observer_finds_what_it_would_find_without_motet_unless_it_changes_nothing() -> None:

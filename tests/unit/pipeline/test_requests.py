@@ -21,10 +21,10 @@ from motet.pipeline.requests import JobRequests
 def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
     live: dict[str, Any] = {"a": SimpleNamespace(turn=4, num_turns=None)}
     events: list[Event] = []
-    told: list[tuple[str, str]] = []
+    notices: list[tuple[str, str]] = []
     turns: Any = SimpleNamespace()
     finite = FiniteCheck(events.append, lambda *words: None)
-    requests = JobRequests(turns, live, events.append, lambda *words: told.append(words), finite)
+    requests = JobRequests(turns, live, events.append, lambda *words: notices.append(words), finite)
     handle = requests.handle_of("a", None)
     handle.log(loss=1.0)
     assert [(type(event), event.turn) for event in events] == [(MetricsLogged, 4)]  # type: ignore[attr-defined]
@@ -33,8 +33,8 @@ def test_the_handle_of_a_job_that_has_ended_harms_nobody() -> None:
     handle.expect(turns=9)
     handle.set_parameters(lr=0.1)
     assert len(events) == 1
-    assert {job for job, _ in told} == {"a"}
-    assert "after it had ended" in told[0][1]
+    assert {job for job, _ in notices} == {"a"}
+    assert "after it had ended" in notices[0][1]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_costs_of_all_workers_make_an_order() -> None:
     assert costs.change(TURNS, OPEN, 2) is None  # nothing has changed
 
 
-def test_the_slowest_workers_computing_counts_and_the_shortest_travel() -> None:
+def test_the_slowest_workers_computing_counts_and_the_shortest_sync() -> None:
     """A worker that begins early waits longer for the same gradients."""
     costs, whole = costing(), costing()
     receive_all(costs, {"a": (1.0, 10.0, 100), "b": (0.2, 0.1, 10)}, {"a": (0.5, 14.0, 100), "b": (1.0, 9.0, 10)})

@@ -78,7 +78,7 @@ def test_what_workers_do_not_meet_alike_may_be_tried_again(first: End, second: E
     assert verdict(first, second) == ("failed", first.turns, 0, True)
 
 
-def test_who_lost_a_peer_is_not_to_blame_even_if_it_was_the_first_to_be_heard() -> None:
+def test_who_lost_a_peer_is_not_to_blame_even_if_it_was_the_first_to_be_received() -> None:
     assert verdict(raised(0, 1, ECHO), killed(1, 2)) == ("failed", 5, 1, True)
     assert "killed by SIGKILL" in error_of(raised(0, 1, ECHO), killed(1, 2))
     assert "no such layer" in error_of(raised(1, 2, "ValueError: no such layer"), raised(0, 1, ECHO))
@@ -109,7 +109,7 @@ def test_if_all_were_asked_the_first_one_is_named() -> None:
         (raised(0, error="ValueError: no"), ["ValueError: no"]),
     ],
 )
-def test_how_it_ended_is_said(how: End, words: list[str]) -> None:
+def test_how_it_ended_is_reported(how: End, words: list[str]) -> None:
     text = error_of(how, end(1, status="finished"))
     assert all(word in text for word in words), text
     assert "memory" not in text or how.exit_status == -signal.SIGKILL

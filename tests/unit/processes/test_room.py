@@ -113,10 +113,10 @@ def test_a_worker_reports_once_after_each_change_when_all_its_jobs_have_settled(
     room.receive("a", holdings(1))
     assert room.report({"a": me}) is None
     room.receive("a", holdings(3, parameters=5))
-    told = room.report({"a": me})
-    assert told is not None
-    assert told.num_changes == 1
-    assert told.host[1] > 10e6, "what this process takes"
+    reported = room.report({"a": me})
+    assert reported is not None
+    assert reported.num_changes == 1
+    assert reported.host[1] > 10e6, "what this process takes"
     assert room.report({"a": me}) is None
     room.started("b")
     assert room.report({"a": me, "b": me}) is None
@@ -142,9 +142,9 @@ def test_a_job_that_takes_no_turns_counts_once_its_process_grows_no_more(monkeyp
         assert room.report({"evaluates": 1}) is None
     assert room.settle_without_turns({"evaluates": 1})
     assert not room.settle_without_turns({"evaluates": 1}), "once"
-    told = room.report({"evaluates": 1})
-    assert told is not None
-    assert told.host[1] == 2.1 * GB
+    reported = room.report({"evaluates": 1})
+    assert reported is not None
+    assert reported.host[1] == 2.1 * GB
 
 
 def test_a_job_without_turns_waits_for_its_time_and_one_that_takes_them_for_the_third(

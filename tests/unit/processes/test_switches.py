@@ -19,7 +19,7 @@ def test_before_the_first_turn_an_order_begins_at_once() -> None:
     assert run.switches.possible
 
 
-def test_later_it_begins_when_all_workers_have_heard_of_it() -> None:
+def test_later_it_begins_when_all_workers_have_received_it() -> None:
     run = Run()
     run.switches.after(4)
     run.turns, run.seconds = 1000, 10.0  # a hundred turns a second

@@ -92,7 +92,7 @@ def test_until_its_first_backward_a_job_starts_up(jobs: Jobs) -> None:
     assert [turn.startup_seconds for turn in jobs.turn_ends("a")] == [pytest.approx(3.0), 0.0]
 
 
-def test_hidden_is_what_any_job_computed_while_gradients_travelled(jobs: Jobs) -> None:
+def test_hidden_is_what_any_job_computed_while_gradients_were_in_flight(jobs: Jobs) -> None:
     jobs.held("a", 0.5, 2.0)
     jobs.synced("a", 2.0, 1.5, 6.0)  # half a second beneath its own backward
     jobs.held("b", 3.0, 4.0)
@@ -144,7 +144,7 @@ def test_what_is_reported_in_another_order_counts_alike(jobs: Jobs) -> None:
     assert jobs.syncs("a")[0].hidden_seconds == pytest.approx(1.0)
 
 
-def test_of_what_travels_at_once_each_is_charged_its_share_of_the_link(jobs: Jobs) -> None:
+def test_of_what_is_in_flight_at_once_each_is_charged_its_share_of_the_link(jobs: Jobs) -> None:
     jobs.synced("a", 1.0, 1.0, 5.0)
     jobs.synced("b", 3.0, 3.0, 9.0)
     jobs.add()
@@ -154,7 +154,7 @@ def test_of_what_travels_at_once_each_is_charged_its_share_of_the_link(jobs: Job
     assert sum(sync.link_seconds for job in "ab" for sync in jobs.syncs(job)) == pytest.approx(8.0)  # 1 to 9
 
 
-def test_shares_are_of_what_travels_at_once_whenever_it_is_reported(jobs: Jobs) -> None:
+def test_shares_are_of_what_is_in_flight_at_once_whenever_it_is_reported(jobs: Jobs) -> None:
     jobs.held("a", 0.0, 1.0)
     jobs.synced("a", 1.0, 1.0, 5.0)
     jobs.add()

@@ -131,13 +131,13 @@ def script(folder: Path, argv: list[str]) -> Script:
         *("--default_root_dir .", "--trainer.logger.save_dir logs", "--results results.json", "--outputDir out"),
     ],
 )
-def test_the_same_output_is_told(tmp_path: Path, argument: str) -> None:
-    told = GivenOutputs()
+def test_the_same_output_is_reported(tmp_path: Path, argument: str) -> None:
+    report = GivenOutputs()
     for name in ("a", "b", "c"):
-        told.note(Job(name, script(tmp_path, ["--lr", name, *argument.split()])))
-    [text] = told.take()
+        report.note(Job(name, script(tmp_path, ["--lr", name, *argument.split()])))
+    [text] = report.take()
     assert re.match(r"jobs 'a', 'b' and 'c' were told to write to the same place, /\S+ \(\S+\)\. Give", text)
-    assert told.take() == [], "once"
+    assert report.take() == [], "once"
 
 
 @pytest.mark.parametrize(
@@ -152,20 +152,20 @@ def test_the_same_output_is_told(tmp_path: Path, argument: str) -> None:
 def test_what_is_no_output_is_not(tmp_path: Path, argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.pt").touch()
-    told = GivenOutputs()
+    report = GivenOutputs()
     for name in ("a", "b"):
-        told.note(Job(name, script(tmp_path, argument.split())))
-    assert told.take() == []
+        report.note(Job(name, script(tmp_path, argument.split())))
+    assert report.take() == []
 
 
 def test_outputs_of_functions_and_of_folders_of_their_own(tmp_path: Path) -> None:
-    told = GivenOutputs()
+    report = GivenOutputs()
     for name in ("a", "b"):
-        told.note(Job(name, script(tmp_path, ["--output_dir", "out"]), cwd=str(tmp_path / name)))
-    told.note(Job("other", functools.partial(shutil.copytree, output_dir="out")))
-    assert told.take() == []
-    told.note(Job("another", functools.partial(shutil.copytree, output_dir="out")))
-    [text] = told.take()
+        report.note(Job(name, script(tmp_path, ["--output_dir", "out"]), cwd=str(tmp_path / name)))
+    report.note(Job("other", functools.partial(shutil.copytree, output_dir="out")))
+    assert report.take() == []
+    report.note(Job("another", functools.partial(shutil.copytree, output_dir="out")))
+    [text] = report.take()
     assert text.startswith(
         f"jobs 'other' and 'another' were told to write to the same place, {Path.cwd() / 'out'} (output_dir). "
     )

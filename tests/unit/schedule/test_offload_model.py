@@ -135,9 +135,9 @@ def test_the_model_asks_for_copies_when_a_run_does(gangs: Callable[[int], Gang])
         # Some so large that DDP's bucket stands in the gradient's place meanwhile, some smaller than what is moved.
         widths = {name: draw.choice([24, 40, 80, 160, 192]) for name in names}
         rate = draw.choice([30e3, 100e3, 300e3])
-        told = gang.run("tests.distributed.jobs_admitted:device_seconds", order, widths, computes, turns, rate)[0]
+        report = gang.run("tests.distributed.jobs_admitted:device_seconds", order, widths, computes, turns, rate)[0]
         moved = {name: 2 * 4 * width**2 if width > 32 else 0 for name, width in widths.items()}
-        assert told["moved"] == moved
+        assert report["moved"] == moved
         found, resident = (
             replay(
                 Order(tuple(order)),
@@ -148,6 +148,6 @@ def test_the_model_asks_for_copies_when_a_run_does(gangs: Callable[[int], Gang])
             )
             for offload in (OffloadModel(moved, rate), None)
         )
-        assert found.total_seconds == pytest.approx(told["seconds"], rel=1e-9), f"instance {number}: {order} {turns}"
+        assert found.total_seconds == pytest.approx(report["seconds"], rel=1e-9), f"instance {number}: {order} {turns}"
         lost += found.total_seconds > 1.05 * resident.total_seconds
     assert lost > 4

@@ -93,9 +93,9 @@ def test_idle_state_that_moves_is_reckoned_with() -> None:
     assert plan.offload.state_wait_seconds == pytest.approx(plan.offload.lost_seconds, abs=0.01)
     assert plan.offload.elsewhere[0] == (3e9, pytest.approx(7.0, rel=0.05))
     assert plan.offload.elsewhere[-2:] == ((24e9, pytest.approx(0, abs=0.01)), (48e9, pytest.approx(0, abs=0.01)))
-    told = plan.to_json()["offload"]
-    assert told["lost_seconds"] == plan.offload.lost_seconds
-    assert told["on_other_links"][0]["host_link_bytes_per_second"] == 3e9
+    report = plan.to_json()["offload"]
+    assert report["lost_seconds"] == plan.offload.lost_seconds
+    assert report["on_other_links"][0]["host_link_bytes_per_second"] == 3e9
     text = plan_text(plan)
     assert "with --offload idle over 12 GB/s to the host: 60.1 s are lost against all resident, 100.2%" in text
     assert "a turn moves 1.2 GB out" in text
@@ -118,9 +118,9 @@ def test_the_command_says_what_offloading_costs(tmp_path: Path, capsys: pytest.C
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(make_plan(THREE).to_json()))
     assert plan_command.main(["--profile", str(path), "--offload", "idle", "--host-link", "6GB/s", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["offload"]
-    assert told["host_link_bytes_per_second"] == 6e9
-    assert told["lost_fraction"] > 2
+    report = json.loads(capsys.readouterr().out)["offload"]
+    assert report["host_link_bytes_per_second"] == 6e9
+    assert report["lost_fraction"] > 2
     assert plan_command.main(["--profile", str(path), "--offload", "idle"]) == 0
     assert "over 12 GB/s to the host" in capsys.readouterr().out
     assert plan_command.main(["--profile", str(path)]) == 0

@@ -58,11 +58,11 @@ class Gang:
 
     def agree(self) -> Change | None:
         """Tell and hear on all workers; their answers must be one."""
-        told = [worker.report_costs(self.expected) for worker in self.workers]
-        assert len({len(figures) for figures in told}) == 1
-        if not told[0]:
+        notices = [worker.report_costs(self.expected) for worker in self.workers]
+        assert len({len(figures) for figures in notices}) == 1
+        if not notices[0]:
             return None
-        return self.one([worker.receive_costs(told, self.num_synced) for worker in self.workers])
+        return self.one([worker.receive_costs(notices, self.num_synced) for worker in self.workers])
 
     def end(self, job: str) -> Change | None:
         del self.num_synced[job], self.expected[job]
@@ -213,7 +213,7 @@ def test_an_order_that_was_given_is_never_changed() -> None:
     assert gang.workers[0].order is order
 
 
-def test_lengths_count_once_a_job_has_told_them() -> None:
+def test_lengths_count_once_a_job_has_reported_them() -> None:
     gang = Gang(2, None, ["embedding", "conv"])
     gang.turns(UNEQUAL)
     gang.agree()
@@ -230,11 +230,11 @@ def test_workers_that_know_different_lengths_count_with_the_longest() -> None:
     gang = Gang(2, None, ["embedding", "conv"])
     gang.workers = workers
     gang.turns(UNEQUAL)
-    told = [
+    notices = [
         workers[0].report_costs({"embedding": 5 + 10, "conv": None}),
         workers[1].report_costs({"embedding": 5 + 20, "conv": 5 + 400}),
     ]
-    change = gang.one([worker.receive_costs(told, gang.num_synced) for worker in workers])
+    change = gang.one([worker.receive_costs(notices, gang.num_synced) for worker in workers])
     assert change is not None
     assert change.order.weights["conv"] == 20
 
@@ -271,12 +271,12 @@ def test_a_drift_that_would_gain_nothing_changes_nothing() -> None:
     assert gang.workers[0].order.weights == {"a": 1, "b": 1}
 
 
-def test_costs_are_told_less_often_once_they_are_known() -> None:
+def test_costs_are_reported_less_often_once_they_are_known() -> None:
     gang = Gang(2, None, ["embedding", "conv"])
     gang.turns(UNEQUAL)
     gang.agree()
-    told = [bool(gang.workers[0].report_costs(gang.expected)) for _ in range(3 * REPORT_EVERY)]
-    assert sum(told) == 3
+    notices = [bool(gang.workers[0].report_costs(gang.expected)) for _ in range(3 * REPORT_EVERY)]
+    assert sum(notices) == 3
 
 
 def test_when_a_job_ends_the_others_share_anew_without_asking() -> None:
@@ -398,13 +398,13 @@ def test_noise_in_the_first_turns_starves_nobody_and_is_gone_when_they_are_enoug
     assert total[0] <= total[1] * WORTH_CHANGING
 
 
-def test_what_was_told_before_a_job_ended_is_taken_for_what_it_is() -> None:
+def test_what_was_reported_before_a_job_ended_is_taken_for_what_it_is() -> None:
     costs = {"a": Cost(0.1, 0.1), "b": Cost(0.2, 0.1), "c": Cost(0.3, 0.1)}
     gang = Gang(2, None, list(costs))
     gang.turns(costs)
-    told = [worker.report_costs(gang.expected) for worker in gang.workers]
+    notices = [worker.report_costs(gang.expected) for worker in gang.workers]
     gang.end("a")
-    gang.one([worker.receive_costs(told, gang.num_synced) for worker in gang.workers])
+    gang.one([worker.receive_costs(notices, gang.num_synced) for worker in gang.workers])
     for worker in gang.workers:
         assert {name: cost.compute_seconds for name, cost in worker.costs.items()} == pytest.approx(
             {"b": 0.2, "c": 0.3}

@@ -20,13 +20,13 @@ from motet.schedule.costs import (
 from motet.schedule.replanner import drift, remaining_turns
 
 
-def test_the_worker_that_launched_last_tells_what_a_sync_takes() -> None:
+def test_the_worker_that_launched_last_shows_what_a_sync_takes() -> None:
     early = [SyncSeconds(0.5, 0.5), SyncSeconds(0.1, 0.09)]
     late = [SyncSeconds(0.1, 0.08), SyncSeconds(0.7, 0.7)]
     assert sync_seconds([early, late]) == pytest.approx((0.08 + 0.09) / 2)
 
 
-def test_the_slowest_worker_tells_what_computing_takes() -> None:
+def test_the_slowest_worker_shows_what_computing_takes() -> None:
     sync = (SyncSeconds(0.2, 0.1),)
     reports = [CostReport(None, compute, num_bytes=100, num_turns=1, syncs=sync) for compute in (0.1, 0.3, 0.2)]
     assert agreed_cost(reports) == Cost(0.3, 0.1, 100)

@@ -127,7 +127,7 @@ def test_all_work_is_accounted_for(
 
 @settings(deadline=None)
 @given(runs(), assumptions)
-def test_the_spans_tell_a_run_that_can_be(
+def test_the_spans_are_a_run_that_can_be(
     run: tuple[Order, dict[str, Cost], dict[str, int]], assumptions: Assumptions
 ) -> None:
     order, costs, turns = run

@@ -58,7 +58,7 @@ def test_an_end_without_a_beginning_is_nothing(time: Time) -> None:
     assert watch.total_seconds == 0
 
 
-def test_one_bucket_is_charged_its_whole_travel() -> None:
+def test_one_bucket_is_charged_its_whole_time_in_flight() -> None:
     link = LinkMeter()
     mark = link.begin(5.0)
     assert link.end(mark, 7.5) == 2.5
@@ -109,11 +109,11 @@ def test_the_shares_add_up_to_the_time_during_which_anything_was_in_flight(fligh
 
 
 def test_a_process_that_was_stopped_has_waited_for_nobody(time: Time) -> None:
-    waited, told = Waited(), []
+    waited, report = Waited(), []
     for seconds in (0.5, 0.5, 4000.0, 0.5):
         time.now += seconds
-        told.append(waited.seconds)
-    assert told == [0.5, 1.0, 1.0 + LONGEST_LOOK_SECONDS, 1.5 + LONGEST_LOOK_SECONDS]
+        report.append(waited.seconds)
+    assert report == [0.5, 1.0, 1.0 + LONGEST_LOOK_SECONDS, 1.5 + LONGEST_LOOK_SECONDS]
     waited.begin_again()
     time.now += 0.5
     assert waited.seconds == 0.5

@@ -170,15 +170,15 @@ class Told:
         return lambda: self.lines.append(line)
 
 
-def test_the_journal_tells_at_once_what_is_known() -> None:
-    told = Told()
+def test_the_journal_reports_at_once_what_is_known() -> None:
+    report = Told()
     journal = Journal(DeviceClock(), lambda moment: pytest.fail("there is nothing to wait for"))
-    journal.note(1, [Moment(1.0, 1.0)], told("first"))
-    assert told.lines == ["first"]
+    journal.note(1, [Moment(1.0, 1.0)], report("first"))
+    assert report.lines == ["first"]
 
 
-def test_the_journal_tells_in_order_and_not_before_the_slot_is_settled() -> None:
-    world, told = World(), Told()
+def test_the_journal_reports_in_order_and_not_before_the_slot_is_settled() -> None:
+    world, report = World(), Told()
     clock = clock_of(world)
 
     def wait(moment: Moment) -> None:
@@ -187,18 +187,18 @@ def test_the_journal_tells_in_order_and_not_before_the_slot_is_settled() -> None
 
     journal = Journal(clock, wait)
     world.compute(1.0)
-    journal.note(1, [clock.now()], told("late"))
-    journal.note(1, [clock.host_now()], told("known"))
+    journal.note(1, [clock.now()], report("late"))
+    journal.note(1, [clock.host_now()], report("known"))
     world.compute(1.0)
-    journal.note(2, [clock.now()], told("next"))
+    journal.note(2, [clock.now()], report("next"))
     world.time = 110.0  # everything has passed; but what is told must not depend on that
-    assert told.lines == []
+    assert report.lines == []
     journal.settle(0)
-    assert told.lines == []
+    assert report.lines == []
     journal.settle(1)
-    assert told.lines == ["late", "known"]
+    assert report.lines == ["late", "known"]
     journal.flush()
-    assert told.lines == ["late", "known", "next"]
+    assert report.lines == ["late", "known", "next"]
 
 
 def test_the_host_waits_for_a_device_that_is_far_behind() -> None:
@@ -255,7 +255,7 @@ def finish_sync(world: World, recorder: Recorder, slot: int, job: str, turn: int
     recorder.synced(slot, job, turn, begin, figures)
 
 
-def test_records_tell_device_time_and_not_enqueue_time() -> None:
+def test_records_hold_device_time_and_not_enqueue_time() -> None:
     """Two jobs, 2 s of computing and 3 s of network a turn: the network is always busy, 2 of 3 s hidden."""
     world = World(ahead=1000.0)
     seen: list[Event] = []
@@ -316,7 +316,7 @@ def test_a_bucket_that_arrives_in_the_hosts_time_never_takes_less_than_nothing()
     assert agreed_cost([report, report]) == Cost(1.0, 0.0, 1000)
 
 
-def test_busy_seconds_count_what_travels_once() -> None:
+def test_busy_seconds_count_what_is_in_flight_once() -> None:
     world = World()
     clock, sums = clock_of(world), DeviceSums()
     world.time = 200.0

@@ -42,17 +42,17 @@ class Others:
 
     def __init__(self, answer: Callable[[Values], list[Values]], failures: dict[int, str] | None = None) -> None:
         self.answer = answer
-        self.told: list[Values] = []
+        self.sent: list[Values] = []
         self.finished: list[int] = []
         self.board = Board(failures or {})
 
     def start_agreement(self, values: Any, job: str | None = None, after: str = "") -> int:
-        self.told.append(list(values))
-        return len(self.told) - 1
+        self.sent.append(list(values))
+        return len(self.sent) - 1
 
     def finish_agreement(self, pending: int) -> list[Values]:
         self.finished.append(pending)
-        return [self.told[pending], *self.answer(self.told[pending])]
+        return [self.sent[pending], *self.answer(self.sent[pending])]
 
 
 class Time:
@@ -168,17 +168,17 @@ def test_other_turns_on_another_worker_are_found(time: Time) -> None:
 
 @pytest.mark.parametrize("other", [("a", 2, 7), ("b", 1, 7), ("a", 1, 8)])
 def test_the_signature_tells_turns_apart(time: Time, other: tuple[str, int, int]) -> None:
-    one, told_by_one = made()
-    two, told_by_two = made()
+    one, sent_by_one = made()
+    two, sent_by_two = made()
     one.note("a", 1, 7)
     two.note(*other)
     for agreements in (one, two):
         agreements.begin(8, stop=GO_ON, num_live=1)
-    signatures = [unpack(others.told[0]).signature for others in (told_by_one, told_by_two)]
+    signatures = [unpack(others.sent[0]).signature for others in (sent_by_one, sent_by_two)]
     assert signatures[0] != signatures[1]
 
 
-def test_costs_are_told_once(time: Time) -> None:
+def test_costs_are_reported_once(time: Time) -> None:
     agreements, _ = made(lambda values: [[value + 1 for value in values]] if len(values) == 2 else alike(values))
     agreements.begin(8, stop=GO_ON, num_live=1, costs=[1.0, 2.0])
     assert agreements.take_reports() is None

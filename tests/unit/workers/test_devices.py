@@ -100,8 +100,8 @@ def test_on_one_group_for_all_jobs_the_order_of_issue_is_the_same_everywhere(gan
         "buffers_too": "jobs_buffers:every_moment",
         "talks": "jobs_collectives:mean_loss",
     }
-    told = gangs(2).run("tests.distributed.jobs_admitted:everything_on_one_group", names)
-    assert [worker["differences"] for worker in told] == [[], []]
-    assert told[0]["issued"] == told[1]["issued"]
-    assert len({line.split()[0] for line in told[0]["issued"][:12]}) > 1  # the jobs' buckets are mixed
-    assert "beside buffers" in told[0]["issued"]
+    reports = gangs(2).run("tests.distributed.jobs_admitted:everything_on_one_group", names)
+    assert [worker["differences"] for worker in reports] == [[], []]
+    assert reports[0]["issued"] == reports[1]["issued"]
+    assert len({line.split()[0] for line in reports[0]["issued"][:12]}) > 1  # the jobs' buckets are mixed
+    assert "beside buffers" in reports[0]["issued"]

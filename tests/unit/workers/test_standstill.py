@@ -120,8 +120,8 @@ def test_a_position_says_for_how_long_and_where() -> None:
     assert "waits for a collective that job 'gpt' called in turn 7 at train.py:7 in step" in str(waits)
 
 
-def test_where_a_thread_stands_is_told_in_lines_of_its_own_code() -> None:
-    told: list[str] = []
+def test_where_a_thread_stands_is_reported_in_lines_of_its_own_code() -> None:
+    notices: list[str] = []
 
     class Looks(threading.Event):
         """Looks where its caller stands when that begins to wait."""
@@ -129,13 +129,13 @@ def test_where_a_thread_stands_is_told_in_lines_of_its_own_code() -> None:
         def wait(self, timeout: float | None = None) -> bool:
             import sys
 
-            told.append(position_text(sys._getframe()))
+            notices.append(position_text(sys._getframe()))
             return True
 
     def outer() -> None:
         Looks().wait()
 
     outer()
-    assert told[0].count("test_standstill.py") == 2
-    assert "in wait, called from " in told[0]
-    assert told[0].endswith("in outer")
+    assert notices[0].count("test_standstill.py") == 2
+    assert "in wait, called from " in notices[0]
+    assert notices[0].endswith("in outer")
