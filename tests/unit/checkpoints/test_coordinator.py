@@ -1,13 +1,17 @@
-"""A checkpoint is committed when every worker has written its part of it, and not before."""
+"""A checkpoint is due when its time has come, and committed when every worker has written its part; not before."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from motet.checkpoints.coordinator import Coordinator, _Save
+import pytest
+from torch import nn
+
+from motet.checkpoints.coordinator import Coordinator, JobSaver, _Save
 from motet.checkpoints.manifest import CheckpointPart
 
 
@@ -39,3 +43,19 @@ def test_no_checkpoint_is_committed_with_a_part_missing() -> None:
     assert writer.committed == [[mine, *others]]
     coordinator._gather(save)
     assert len(writer.committed) == 1, "once"
+
+
+def test_a_checkpoint_is_due_by_the_clock_to_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers: Any = SimpleNamespace(worker=0, num_workers=1, broadcast_from_0=lambda make_text, **_: make_text())
+    coordinator = Coordinator(workers, tmp_path, lambda job, text: None, lambda error: None)
+    saved: list[int] = []
+    monkeypatch.setattr(coordinator, "write", lambda checkpoints, turn, payloads: saved.append(turn))
+    job: Any = SimpleNamespace(name="a", num_synced=0, turn=1, go_on_after=lambda turns: None)
+    saver = JobSaver(coordinator, job)
+    coordinator.tick(1000.0)
+    saver.begin({"model": nn.Linear(1, 1)}, None, 2.0, keep=1)
+    for clock_seconds, expected in [(1119.0, []), (1120.0, [2]), (1239.0, [2]), (1240.0, [2, 4]), (1400.0, [2, 4, 5])]:
+        coordinator.tick(clock_seconds)
+        job.num_synced += 1
+        saver.save_point()
+        assert saved == expected, f"at {clock_seconds} s"
