@@ -72,27 +72,44 @@ def optimize(
     Raises what an objective raised on all workers and ``catch`` does not name, once the trials under way have ended;
     `UsageError` for bad arguments; `GangError` if something went wrong between the workers.
     """
+    _refuse_wrong_numbers(n_trials, total_trials, at_once)
+    caught = (catch,) if isinstance(catch, type) else tuple(catch)
+
+    def make_trials(decisions: Callable[[str], Decisions]) -> Trials:
+        return Trials(
+            decisions,
+            lambda: _found(study, study_name),
+            objective,
+            Limits(n_trials, total_trials, timeout, caught),
+            tuple(callbacks or ()),
+            shared=shared,
+            gc_after_trial=gc_after_trial,
+        )
+
+    config = RunConfig(at_once=at_once, verbose=verbose, house=house)
+    return _search(objective, make_trials, config, run_dir, observers)
+
+
+def _refuse_wrong_numbers(n_trials: object, total_trials: object, at_once: object) -> None:
     wrong = [n for n in (n_trials, total_trials) if n is not None and (not isinstance(n, int) or n < 0)]
     if wrong:
         raise UsageError(f"n_trials and total_trials take a number of trials, not {wrong[0]!r}")
     if not isinstance(at_once, int) or at_once < 1:
         raise UsageError(f"at_once takes a number of trials, at least 1; it was given {at_once!r}")
-    config = RunConfig(at_once=at_once, verbose=verbose, house=house)
-    caught = (catch,) if isinstance(catch, type) else tuple(catch)
+
+
+def _search(
+    objective: Callable[[Any], Any],
+    make_trials: Callable[[Callable[[str], Decisions]], Trials],
+    config: RunConfig,
+    run_dir: RunDir | Path | str | None,
+    observers: Sequence[Observer],
+) -> Results:
+    """Run the trials, in the housing that was asked for; raise what ended the search early."""
     trials: list[Trials] = []
 
     def open_trials(decisions: Callable[[str], Decisions]) -> Trials:
-        trials.append(
-            Trials(
-                decisions,
-                lambda: _found(study, study_name),
-                objective,
-                Limits(n_trials, total_trials, timeout, caught),
-                tuple(callbacks or ()),
-                shared=shared,
-                gc_after_trial=gc_after_trial,
-            )
-        )
+        trials.append(make_trials(decisions))
         return trials[0]
 
     def ended(peers: Peers) -> None:
@@ -100,7 +117,7 @@ def optimize(
         broadcast_end(peers, error)
 
     try:
-        if house == "process":
+        if config.house == "process":
             search = search_of(objective, partial(open_trials, Decisions.of_worker_0), ended)
             return run_search(search, config, run_dir=run_dir, observers=observers)
         results = run_source(
