@@ -73,9 +73,8 @@ def run_in_processes(
     import_module("torch._dynamo")  # what every job would otherwise import by itself
     import_module("motet.processes.job")
     import_ahead(listed)
-    make_room(
-        1, ProcessGang.size(), lazily=jobs_connect_lazily(1, ProcessGang.size())
-    )  # which jobs' processes find as it is here
+    num_workers = ProcessGang.size()
+    make_room(1, num_workers, lazily=jobs_connect_lazily(1, num_workers))  # which jobs' processes find as it is here
     end_openmp_threads()
     calls = {job.name: job.call for job in listed if job.call is not None}
     parent = WarmParent.fork({SEARCH: jobs.train} if isinstance(jobs, Search) else calls)
@@ -86,9 +85,8 @@ def run_in_processes(
         names = [job.name for job in listed]
         before = resuming.ResumeState()
         if run_dir is not None and listed:
-            before = resuming.inspect_on_0(
-                partial(gang.peers.broadcast_from_0, key="resume_state"), run_dir, names, config
-            )
+            broadcast = partial(gang.peers.broadcast_from_0, key="resume state")
+            before = resuming.inspect_on_0(broadcast, run_dir, names, config)
         left = [job for job in listed if job.name not in before.ended]
         source = jobs.make_source(gang.peers) if isinstance(jobs, Search) else ListedSource(left)
         if not gang.peers.broadcast_from_0(lambda: "".join(source.names[:1]) if source else "", key="first"):
