@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from motet.schedule.alternatives import Link
+from motet.schedule.alternatives import LinkSpec
 from motet.schedule.basis import SLOWER_RING, VALIDATED_WORKERS, Basis
 from motet.schedule.costs import Cost
 from motet.schedule.plan import Profile, make_plan, plan_text
@@ -32,7 +32,7 @@ def test_fewer_workers_or_an_unknown_spread_slow_nothing_down() -> None:
 
 
 def test_a_plan_on_another_link_says_what_it_rests_on_and_what_it_would_take_cautiously() -> None:
-    plan = make_plan(PROFILE.elsewhere(Link(1.25e9, 5e-5), 64))
+    plan = make_plan(PROFILE.elsewhere(LinkSpec(1.25e9, 5e-5), 64))
     text = plan_text(plan)
     assert "rests on computing as measured on 2 workers" in text
     assert "10 Gbit/s and 50 us a message, as given" in text
