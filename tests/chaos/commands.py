@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import signal
 import subprocess
@@ -89,11 +90,12 @@ class Commands:
         self._first_seconds, self._last_seconds = 5.0, 2.0  # until the first turn; from the last loop's end
         self._expected: dict[str, str] = {}
 
-    def run(self, num_strikes: int) -> Counts:
-        """Strike runs so many times; every run is brought to its end."""
+    def run(self, num_strikes: int, seconds: float = math.inf) -> Counts:
+        """Strike runs so many times, or for so many ``seconds``; every run is brought to its end."""
+        end = time.monotonic() + seconds
         with Gang(NUM_WORKERS, timeout_seconds=LONGEST_SECONDS) as gang:
             self._expected = {name: gang.run("tests.chaos.busy_loops:alone", name)[0] for name in JOBS}
-        while self.counts.faults.total() < num_strikes:
+        while self.counts.faults.total() < num_strikes and time.monotonic() < end:
             self._one_run(num_strikes)
             print(f"after {self.counts.runs} runs: {self.counts}", file=sys.stderr, flush=True)
         return self.counts

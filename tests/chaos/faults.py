@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import os
 import random
 import re
@@ -83,11 +84,12 @@ class Chaos:
                 f"there are no faults of the kinds {', '.join(only)} here, only {', '.join(dict.fromkeys(kinds))}"
             )
 
-    def run(self, num_faults: int) -> Counts:
-        """Harm runs until so many faults have happened; every run is brought to its end."""
+    def run(self, num_faults: int, seconds: float = math.inf) -> Counts:
+        """Harm runs until so many faults have happened, or for ``seconds``; every run is brought to its end."""
+        end = time.monotonic() + seconds
         with Gang(NUM_WORKERS, timeout_seconds=LONGEST_SECONDS, links=self.links) as gang:
             expected = {name: gang.run(ALONE, name)[0] for name in LOOPS}
-            while self.counts.faults.total() < num_faults:
+            while self.counts.faults.total() < num_faults and time.monotonic() < end:
                 self._one_run(gang, expected, num_faults)
                 print(f"after {self.counts.runs} runs: {self.counts}", file=sys.stderr, flush=True)
         return self.counts
