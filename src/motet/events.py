@@ -147,13 +147,17 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """All workers agree that a job ended. ``error`` is a traceback's text, or None."""
+    """All workers agree that a job ended. ``error`` is a traceback's text, or None.
+
+    ``failed_on``: the worker on which alone it failed, if it was one alone.
+    """
 
     time: float
     job: str
     status: str
     turns: int
     error: str | None
+    failed_on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

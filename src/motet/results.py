@@ -18,6 +18,7 @@ class JobResult:
     until its first backward began: imports, building, its first forward; they are not among the computing.
     ``memory``: what the job held on this worker at most, in bytes (`motet.memory.footprint.Footprint`), or None where
     it ended before it was measured. ``nonfinite``: what was NaN or infinite when the job ended, and since which turn.
+    ``failed_on``: the worker on which alone the job failed, whose log has its traceback; None if it was all of them.
     """
 
     status: Status
@@ -30,6 +31,7 @@ class JobResult:
     memory: Mapping[str, Any] | None = None
     startup_seconds: float = 0.0
     nonfinite: Mapping[str, Mapping[str, object]] | None = None
+    failed_on: int | None = None
 
 
 @dataclass(frozen=True)

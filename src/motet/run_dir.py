@@ -181,9 +181,9 @@ class RunDir:
                 _locks.discard(handle)
                 os.close(handle)
 
-    def shown_log(self, job: str) -> str:
-        """Return where what ``job`` printed on worker 0 lies, for people."""
-        return shown_path(self.path / "jobs" / job / "log.txt")
+    def shown_log(self, job: str, worker: int | None = None) -> str:
+        """Return where what ``job`` printed on a worker lies, on worker 0 if none is given, for people."""
+        return shown_path(self.path / "jobs" / job / log_name(worker or 0))
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -284,6 +284,11 @@ def shown_path(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (OSError, ValueError):
         return str(path)
+
+
+def log_name(worker: int) -> str:
+    """Return the name of the file, in a job's folder, that holds what the job printed on ``worker``."""
+    return "log.txt" if worker == 0 else f"log-worker-{worker}.txt"
 
 
 def opener(path: str | Path, flags: int, mode: int = 0o644) -> int:

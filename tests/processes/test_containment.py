@@ -46,7 +46,9 @@ def test_whatever_ends_a_job_on_one_worker_ends_that_job_alone(place: Place, alo
         assert errors[way].startswith("on worker 1 alone, in turn "), errors[way]
         assert all(word in errors[way] for word in words), errors[way]
         assert turns[way] == 4 + at
-        assert f"{way} failed" in out
+        [told] = [line for line in out.splitlines() if line.startswith(f"{way} failed: ")]
+        assert told.endswith(f"(all of it: out/jobs/{way}/log-worker-1.txt)"), told
+        assert f"{told.rpartition(' (')[2]}\n" in err
         assert not weights(place.path / way)
     assert "train_script.py:" in out.partition("raise failed: ")[2].partition("RuntimeError: worker 1 met something")[0]
     assert weights(place.path / "good") == alone

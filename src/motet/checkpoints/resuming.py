@@ -149,6 +149,7 @@ def sound(result: JobResult) -> JobResult:
         or type(result.turns) is not int
         or not all(type(number) in (int, float) for number in numbers)
         or not isinstance(result.error, str | None)
+        or not isinstance(result.failed_on, int | None)
     ):
         raise ValueError("it does not say what came of a job")
     return result
@@ -306,7 +307,7 @@ def _left_out(charged: Sequence[Attempt]) -> JobResult:
         f"left out: it failed on one worker alone in {count} starts of the run, last on worker {last.worker} in turn "
         f"{last.turn}:\n{last.error}"
     )
-    return JobResult("failed", last.turn, 0.0, 0.0, 0.0, error=error)
+    return JobResult("failed", last.turn, 0.0, 0.0, 0.0, error=error, failed_on=last.worker)
 
 
 def _not_asked_for(run_dir: RunDir, name: str) -> JobResult:

@@ -14,17 +14,18 @@ from motet.results import JobResult, Results
 from motet.tracebacks import short_form
 
 _WIDEST_RESULT = 48
+Logs = Callable[[str, int | None], object]  # where a job's log of a worker is
 
 
-def results_table(results: Results, logs: Callable[[str], object] | None = None, width: int | None = None) -> str:
+def results_table(results: Results, logs: Logs | None = None, width: int | None = None) -> str:
     """Return one line a job, one for the whole run, and why jobs failed. Seconds are those of the worker that reports.
 
-    ``logs`` says where a job's log is. The table fits into ``width`` characters, if there is such.
+    The table fits into ``width`` characters, if there is such.
     """
     head = ["job", "status", "turns", "result", "compute", "sync", "hidden"]
     rows = [_row(name, job) for name, job in results.jobs.items()]
     text = "\n".join(fitted([head, *rows], left={0, 1, 3}, flexible=3, spare=(5, 4, 6, 3), width=width))
-    failed = [_failure(name, job.error, logs) for name, job in results.jobs.items() if job.error]
+    failed = [_failure(name, job, job.error, logs) for name, job in results.jobs.items() if job.error]
     diverged = [
         f"{name} diverged: {diverged_text(from_json(job.nonfinite))}"
         for name, job in results.jobs.items()
@@ -33,8 +34,9 @@ def results_table(results: Results, logs: Callable[[str], object] | None = None,
     return "\n".join([text, _whole(results), *failed, *diverged, ""])
 
 
-def _failure(name: str, error: str, logs: Callable[[str], object] | None) -> str:
-    return f"{name} failed: {short_form(error)}" + (f" (all of it: {logs(name)})" if logs is not None else "")
+def _failure(name: str, job: JobResult, error: str, logs: Logs | None) -> str:
+    where = "" if logs is None else f" (all of it: {logs(name, job.failed_on)})"
+    return f"{name} failed: {short_form(error)}{where}"
 
 
 def _row(name: str, job: JobResult) -> list[str]:

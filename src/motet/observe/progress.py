@@ -101,7 +101,7 @@ class Progress:
     On a terminal the rows are redrawn at most four times a second, less often where drawing is slow. Elsewhere a
     line is printed, every two seconds at first and then less and less often. With ``quiet``, only failures and
     notices are printed. `print_line` prints above the rows; use it for everything else that goes to the same
-    terminal. ``logs`` says where a job's log is. Changes of the order are shown if ``verbose``.
+    terminal. ``logs`` says where a job's log of a worker is. Changes of the order are shown if ``verbose``.
     """
 
     changes_nothing_global = True
@@ -113,7 +113,7 @@ class Progress:
         quiet: bool = False,
         live: bool | None = None,
         width: int | None = None,
-        logs: Callable[[str], object] | None = None,
+        logs: Callable[[str, int | None], object] | None = None,
         verbose: bool = False,
     ) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -222,12 +222,12 @@ class Progress:
         if held := self._row(event.job).held_bytes:
             text += f", held {bytes_text(held)}"
         if event.error:
-            text += f": {short_form(event.error)}{self._rest(event.job)}"
+            text += f": {short_form(event.error)}{self._rest(event)}"
         self._print(text, always=event.status == "failed")
 
-    def _rest(self, job: str) -> str:
+    def _rest(self, event: JobEnded) -> str:
         """Say where all of a traceback is."""
-        return f" (all of it: {self._logs(job)})" if self._logs is not None else ""
+        return f" (all of it: {self._logs(event.job, event.failed_on)})" if self._logs is not None else ""
 
     def _print(self, text: str, always: bool = False) -> None:
         if self._worker == 0 and (always or not self._quiet):

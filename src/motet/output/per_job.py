@@ -13,6 +13,7 @@ from typing import TextIO
 from motet.handle import current_job
 from motet.isolation import loggers
 from motet.output.streams import JobLog, JobStream, Terminal
+from motet.run_dir import log_name
 
 
 class JobOutput:
@@ -43,8 +44,7 @@ class JobOutput:
     def start(self, job: str) -> None:
         """Put the job's streams in place; to be called in its first turn (isolation keeps them its own)."""
         folder = self._job_dir(job)
-        name = "log.txt" if self._worker == 0 else f"log-worker-{self._worker}.txt"
-        log = None if folder is None else JobLog(folder / name)
+        log = None if folder is None else JobLog(folder / log_name(self._worker))
         shown = self._worker == 0 or self._everybody
         prefix = f"[{job}] " if not self._everybody else f"[{job}/{self._worker}] "
         out, err = (

@@ -74,6 +74,7 @@ class RunLedger:
         error: str | None,
         memory: Mapping[str, Any] | None = None,
         nonfinite: Mapping[str, Mapping[str, object]] | None = None,
+        failed_on: int | None = None,
     ) -> None:
         """Note what came of a job."""
         ledger = self.totals[job]
@@ -88,6 +89,7 @@ class RunLedger:
             memory=memory,
             startup_seconds=ledger.startup_seconds,
             nonfinite=nonfinite,
+            failed_on=failed_on,
         )
 
     def results(self, names: Sequence[str], num_workers: int, wall_seconds: float, notices: tuple[str, ...]) -> Results:

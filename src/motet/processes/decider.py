@@ -256,7 +256,8 @@ class Decider:
             error = f"{where}\n{error}" if "\n" in (error or "") else f"{where} {error}"  # a traceback begins a line
         self._num_concluding += 1
         self._num_changes += 1
-        self._exchange.broadcast(Conclude(job.name, verdict.status, verdict.turns, error, verdict.alone))
+        failed_on = verdict.worker if verdict.alone else None
+        self._exchange.broadcast(Conclude(job.name, verdict.status, verdict.turns, error, failed_on))
 
     def concluded(self, name: str, result: JobResult) -> None:
         """Go on after a job that has ended; ``result``: what this worker has of it."""

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from motet.output.streams import JobLog, JobStream, Terminal
 from motet.processes.channel import MOST_READS
+from motet.run_dir import log_name
 
 PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
@@ -28,8 +29,7 @@ class JobLines:
         *,
         everybody: bool,
     ) -> None:
-        name = "log.txt" if worker == 0 else f"log-worker-{worker}.txt"
-        self._log = None if job_dir is None else JobLog(job_dir / name)
+        self._log = None if job_dir is None else JobLog(job_dir / log_name(worker))
         shown = worker == 0 or everybody
         prefix = f"[{job}/{worker}] " if everybody else f"[{job}] "
         self._streams = tuple(

@@ -123,13 +123,13 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The job has ended on all workers. ``alone``: it failed on some workers only."""
+    """The job has ended on all workers. ``failed_on``: a worker on which it failed, if it did not on all of them."""
 
     name: str
     status: Status
     turns: int
     error: str | None
-    alone: bool
+    failed_on: int | None
 
 
 @dataclass(frozen=True, slots=True)

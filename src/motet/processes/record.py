@@ -220,13 +220,17 @@ class Record:
         if status == "finished" and not self._num_ddp.get(name) and not end.turns:
             self.notify(name, NO_DDP)
         if error is not None:
-            where = "" if end.alone else f" in turn {end.turns + 1} on all workers"
+            where = "" if end.failed_on is not None else f" in turn {end.turns + 1} on all workers"
             self._notify_user(f"job '{name}' failed{where}, the others go on: {short_form(error)}")
         result = self._results.pop(name, None) if status == "finished" else None
         self.room.concluded()
         shared = self._shared_bytes.pop(name, 0)
-        self._ledger.ended(name, status, end.turns, result, error, self.room.of(name, shared), nonfinite)
+        held = self.room.of(name, shared)
+        self._ledger.ended(name, status, end.turns, result, error, held, nonfinite, end.failed_on)
         kept = self._ledger.finished[name]
         self._keep(name, kept)
-        self._observe(JobEnded(time=time.perf_counter(), job=name, status=status, turns=end.turns, error=error))
+        now = time.perf_counter()
+        self._observe(
+            JobEnded(time=now, job=name, status=status, turns=end.turns, error=error, failed_on=end.failed_on)
+        )
         return kept

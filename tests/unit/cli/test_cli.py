@@ -150,13 +150,13 @@ FAILED = 'Traceback (most recent call last):\n  File "a.py", line 7, in f\nValue
 def test_the_table() -> None:
     jobs = {
         "gpt": job(result={"bits_per_byte": 2.345678, "steps": 40}),
-        "a-long-name": job("failed", error=FAILED),
+        "a-long-name": job("failed", error=FAILED, failed_on=1),
         "tensor": job(result={"repr": "tensor(1.)", "file": "jobs/tensor/result.pt"}),
         "shown": job(result={"metric": "accuracy", "before": 0.0833333, "after": 0.99444}),
         "nothing": job(sync_seconds=0.0, hidden_seconds=0.0),
     }
     results = Results(jobs, num_workers=2, wall_seconds=12.34, efficiency=0.974)
-    table = results_table(results, lambda name: f"log of {name}").splitlines()
+    table = results_table(results, lambda name, worker: f"log of {name} on {worker}").splitlines()
     assert table == [
         "job          status    turns  result                         compute   sync       hidden",
         "gpt          finished      5  bits_per_byte 2.346, steps 40    3.1 s  2.0 s  1.5 s (75%)",
@@ -165,7 +165,7 @@ def test_the_table() -> None:
         "shown        finished      5  accuracy 0.08333 -> 0.9944       3.1 s  2.0 s  1.5 s (75%)",
         "nothing      finished      5  -                                3.1 s  0.0 s        0.0 s",
         "2 workers, 12.3 s, efficiency 0.97",
-        "a-long-name failed: a.py:7: ValueError: no such (all of it: log of a-long-name)",
+        "a-long-name failed: a.py:7: ValueError: no such (all of it: log of a-long-name on 1)",
     ]
 
 

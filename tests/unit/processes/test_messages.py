@@ -71,7 +71,7 @@ EVERY_TYPE: list[Message] = [
     messages.EndJob("a"),
     messages.Notify("a", "text"),
     messages.Notify(None, "text"),
-    messages.Conclude("a", "pruned", 3, None, False),
+    messages.Conclude("a", "failed", 3, "on worker 1 alone", 1),
     messages.Skip("a"),
     messages.Stop(1),
     messages.Finish(),
