@@ -161,6 +161,28 @@ for step in steps():
 end()
 """
 
+LIMITS = """
+import resource, socket
+NUMBER = resource.RLIMIT_FSIZE
+def look():
+    mask = os.umask(0)
+    os.umask(mask)
+    tell(mask, sys.getrecursionlimit(), socket.getdefaulttimeout(), resource.getrlimit(NUMBER)[0] == 10**9)
+for step in steps():
+    look()
+    if step == 1 and seed == 1:
+        os.umask(0o077)
+        sys.setrecursionlimit(2000)
+        socket.setdefaulttimeout(5)
+        resource.setrlimit(NUMBER, (10**9, resource.getrlimit(NUMBER)[1]))
+    if step == 3:
+        os.umask(0o007 if seed == 1 else 0o027)
+        open(os.path.join(folder, f"file-{rank}"), "w").close()
+    if step == 4:
+        tell(oct(os.stat(os.path.join(folder, f"file-{rank}")).st_mode))
+end()
+"""
+
 THREAD_IMPORTS = """
 import encodings, pkgutil, threading
 def imports():
@@ -209,6 +231,7 @@ BODIES = [
     pytest.param(HYDRA, id="hydra", marks=needs("hydra")),
     pytest.param(ABSL, id="absl", marks=needs("absl")),
     pytest.param(OPERATORS, id="operators"),
+    pytest.param(LIMITS, id="limits"),
     pytest.param(THREAD_IMPORTS, id="thread-imports"),
     pytest.param(PROFILED, id="profiled"),
 ]
@@ -316,6 +339,27 @@ def test_a_second_legacy_profiler_is_refused(tmp_path: Path) -> None:
         assert worker["status"] == {"1": "finished", "2": "failed"}, worker["error"]
         assert "job '2': a profiler is to start, but job '1' is profiling" in worker["error"]["2"]
         assert "Profile one job" in worker["error"]["2"]
+
+
+LOWERS = """
+import resource
+for step in steps():
+    if seed == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**9, 10**9))
+    if step == 3:
+        tell(resource.getrlimit(resource.RLIMIT_FSIZE)[0])
+end()
+"""
+
+
+def test_the_user_is_told_of_limits_that_a_job_lowers(tmp_path: Path) -> None:
+    for worker in together(tmp_path, [LOWERS] * 2):
+        assert set(worker["status"].values()) == {"finished"}, worker["error"]
+        [notice] = [notice for notice in worker["notices"] if "RLIMIT_FSIZE" in notice]
+        assert notice.startswith("job '1' lowers RLIMIT_FSIZE to 1000000000: ")
+    first, second = ((tmp_path / number / "told-0.txt").read_text().splitlines()[0] for number in "12")
+    assert first == "1000000000"
+    assert second != first
 
 
 THREADS = """

@@ -19,9 +19,11 @@ import torch
 from motet import patching
 from motet.coroutines import RunningJob, Turns
 from motet.intercept.exit_hooks import ExitHooks
+from motet.intercept.job_limits import JobLimits
 from motet.intercept.job_signals import JobSignals
 from motet.intercept.profilers import Profilers
 from motet.isolation import loggers, operators
+from motet.isolation.interpreter import set_umask
 from motet.isolation.ownership import is_own_code
 from motet.patching import Call
 from motet.workers.messages import SignalsReport
@@ -46,6 +48,7 @@ class ProcessSeams:
         self._notice = notice
         self._profilers = Profilers(notice)
         self._signals = JobSignals(turns, alone=alone)
+        self._limits = JobLimits(turns, notice)
         self._exit_hooks = ExitHooks()
         self._children: dict[str, list[BaseProcess]] = {}  # that its own code has started, by job
         self._owners: weakref.WeakKeyDictionary[RunningJob, object] = weakref.WeakKeyDictionary()  # of operators
@@ -84,6 +87,18 @@ class ProcessSeams:
     def pending_signals(self, names: Sequence[str]) -> SignalsReport:
         """Return what this worker reports to the others of signals that have come for jobs."""
         return self._signals.pending(names)
+
+    def set_limit(self, original: Call, /, which: int, limits: tuple[int, int]) -> None:
+        """Raise what a job asks the system for; what it lowers is remembered."""
+        self._limits.set(original, which, limits)
+
+    def limit(self, original: Call, /, which: int) -> tuple[int, int]:
+        """Return a job's limit."""
+        return self._limits.get(original, which)
+
+    def set_umask(self, original: Call, /, mask: int) -> int:
+        """Set a job's mask of new files."""
+        return set_umask(original, mask)
 
     def register_exit(self, original: Call, function: Call, /, *args: Any, **kwargs: Any) -> Call:
         """Remember what a job wants to be called at the end of its process."""
@@ -182,6 +197,7 @@ class ProcessSeams:
         """End what a job has left on, and forget what is kept for it; nothing to do the second time."""
         self._signals.forget(job.name)
         self._exit_hooks.forget(job.name)
+        self._limits.forget(job.name)
         self._children.pop(job.name, None)
         self._profilers.end(job)
         if (owner := self._owners.pop(job, None)) is not None:

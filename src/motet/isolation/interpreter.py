@@ -7,9 +7,11 @@ import gc
 import multiprocessing
 import operator
 import os
+import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch.multiprocessing
@@ -20,6 +22,7 @@ from motet.isolation.registry import add
 _MISSING = object()
 _warnings: Any = warnings
 _torch_multiprocessing: Any = torch.multiprocessing
+_os_umask = os.umask
 
 
 _plain_builtins = tuple(vars(builtins).items())
@@ -140,6 +143,41 @@ def _put_gc(value: tuple[bool, tuple[int, int, int]]) -> None:
         gc.disable()
 
 
+def _take_limits() -> tuple[int, float | None, int]:
+    return sys.getrecursionlimit(), socket.getdefaulttimeout(), sys.get_int_max_str_digits()
+
+
+def _put_limits(value: tuple[int, float | None, int]) -> None:
+    recursion, timeout, digits = value
+    sys.setrecursionlimit(recursion)
+    socket.setdefaulttimeout(timeout)
+    sys.set_int_max_str_digits(digits)
+
+
+# What it is cannot be read without setting it, so it is followed from where a job first sets it (`set_umask`).
+_umask: int | None = None
+_umask_before = 0
+
+
+def set_umask(original: Callable[[int], int], mask: int) -> int:
+    """Set the mask of new files for whoever runs; from now on each job has its own."""
+    global _umask, _umask_before
+    before = original(mask)
+    if _umask is None:
+        _umask_before = before
+    _umask = mask & 0o777
+    return before
+
+
+def _take_umask() -> int | None:
+    return _umask
+
+
+def _put_umask(value: int | None) -> None:
+    if _umask is not None:
+        set_umask(_os_umask, _umask_before if value is None else value)
+
+
 def _take_multiprocessing() -> tuple[str | None, str]:
     return multiprocessing.get_start_method(allow_none=True), _torch_multiprocessing.get_sharing_strategy()
 
@@ -159,5 +197,7 @@ def register_entries() -> None:
     add("working directory", _take_directory, _put_directory, skip_equal=True, restore_between_turns=True)
     add("environment", take_environment, put_environment, skip_equal=True)
     add("warnings", _take_warnings, _put_warnings, copy=_copy_warnings)
+    add("limits", _take_limits, _put_limits, skip_equal=True, restore_between_turns=True)
+    add("umask", _take_umask, _put_umask, skip_equal=True, restore_between_turns=True)
     add("gc", _take_gc, _put_gc, skip_equal=True)
     add("multiprocessing", _take_multiprocessing, _put_multiprocessing, skip_equal=True)
