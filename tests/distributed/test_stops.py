@@ -21,6 +21,7 @@ from motet.errors import GangError, UsageError
 from motet.launcher.agent import STOP_SECONDS
 from motet.testing import Gang
 from motet.workers.interruption import GRACE_SECONDS, PATIENCE_SECONDS, Interruption
+from motet.workers.messages import GO_ON, STOP, STOP_NOW
 from motet.workers.watch import EXIT_STATUS
 
 JOBS = "tests.distributed.jobs_saving:"
@@ -262,12 +263,21 @@ def test_workers_that_do_not_come_along_are_given_up(monkeypatch: pytest.MonkeyP
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     interruption = Interruption(stop_after_seconds=60.0)
-    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (False, 0, None)
-    now += 60
-    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (True, 1, None)
-    now += PATIENCE_SECONDS + 1
-    assert interruption.stop_request == 2
-    now += GRACE_SECONDS
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        for _ in range(round(seconds)):
+            now += 1
+            interruption.look()
+
+    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (False, GO_ON, None)
+    pass_by(60)
+    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (True, STOP, None)
+    now += 3600  # all were stopped for an hour (Ctrl-Z)
+    assert (interruption.requested, interruption.stop_request, interruption.hopeless()) == (True, STOP, None)
+    pass_by(PATIENCE_SECONDS + 1)
+    assert interruption.stop_request == STOP_NOW
+    pass_by(GRACE_SECONDS)
     assert isinstance(interruption.hopeless(), GangError)
     interruption.settled()
     assert interruption.hopeless() is None

@@ -124,6 +124,7 @@ class Agent(LocalElasticAgent):
         self._before_restart = before_restart
         self._guardian, self._ends, self._notify = guardian, ends, notify
         self._starting = self._ends_now = False
+        self._paused_at_start: int | None = None
         self._asked_to_stop_at: float | None = None
         self._first_failure_at: float | None = None
 
@@ -143,6 +144,9 @@ class Agent(LocalElasticAgent):
 
         The workers are not in the terminal's foreground: they would go on, and wait in vain for this process's store.
         """
+        if self._starting:  # torch elastic has not given away yet whom it has started
+            self._paused_at_start = number
+            return
         begun, own = time.monotonic(), signal.getsignal(number)
         self._signal_groups(signal.SIGSTOP)
         signal.signal(number, signal.SIG_DFL)
@@ -151,9 +155,12 @@ class Agent(LocalElasticAgent):
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(number, own)
         self._signal_groups(signal.SIGCONT)
-        self._notify(
-            f"was stopped ({signal.Signals(number).name}) for {time.monotonic() - begun:.0f} s; the run goes on"
-        )
+        seconds = time.monotonic() - begun
+        if self._asked_to_stop_at is not None:
+            self._asked_to_stop_at += seconds
+        if self._first_failure_at is not None:
+            self._first_failure_at += seconds
+        self._notify(f"was stopped ({signal.Signals(number).name}) for {seconds:.0f} s; the run goes on")
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self.exits, self.killed, self.overdue = {}, set(), ""
@@ -174,6 +181,9 @@ class Agent(LocalElasticAgent):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
             self._starting = False
+            if self._paused_at_start is not None:
+                number, self._paused_at_start = self._paused_at_start, None
+                self.on_pause(number, None)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         now = time.monotonic()

@@ -81,7 +81,7 @@ class Pipeline:
         self._recovery = recovery or RecoveryPolicy()
         self._interruption = Interruption(config.stop_after_seconds)
         interruption = self._interruption
-        workers.heed(interruption.hopeless, interruption.check_signals, lambda: interruption.signal_name is not None)
+        workers.heed(interruption.hopeless, interruption.check_signals, interruption.look)
         self._turns = Turns()
         self._observers = Observers(observers, hooks.notify_user, self._turns.settle)
         self._observe, self._notify = self._observers.observe, self._observers.notify

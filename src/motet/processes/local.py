@@ -8,7 +8,6 @@ import pickle
 import select
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,7 @@ class LocalJob:
     still: Waited = field(default_factory=Waited)
     stalls: bool = False
     processor_seconds: float = 0.0
-    asked_to_end_at: float | None = None
+    ends: Waited | None = None  # since it was asked to
 
     @property
     def name(self) -> str:
@@ -190,15 +189,14 @@ class LocalJobs:
         if job is None:
             return
         self.table.request_stop(job.start.seat, STOP_NOW)
-        if job.asked_to_end_at is None:
-            job.asked_to_end_at = time.monotonic()
+        if job.ends is None:
+            job.ends = Waited()
             _signal(job.pid, signal.SIGTERM)
 
     def kill_late(self) -> None:
         """Kill what was asked to end and has not."""
-        now = time.monotonic()
         for job in self.live.values():
-            if job.asked_to_end_at is not None and now - job.asked_to_end_at > SECONDS_TO_END:
+            if job.ends is not None and job.ends.seconds > SECONDS_TO_END:
                 _signal(job.pid, signal.SIGKILL)
 
     def stalled(self, within_seconds: float) -> LocalJob | None:

@@ -45,6 +45,7 @@ from motet.processes.search import answer_to
 from motet.processes.shared_weights import SharedWeights
 from motet.processes.unseen import Losses, Unseen
 from motet.results import Results
+from motet.timing.clocks import Waited
 from motet.workers.interruption import Interruption
 from motet.workers.messages import GO_ON, STOP, STOP_NOW
 
@@ -84,7 +85,8 @@ class WorkerLoop:
         self._unseen = Unseen(local.table, local.wake, local.pid_of)
         self._weights = SharedWeights(record.notify, lambda name: local.live[name].channel)
         self._stop = GO_ON
-        self._end_at: float | None = None
+        self._stops = Waited()
+        self._end_within_seconds = math.inf  # of that
         self._stretches_at = 0.0
         self._costs_at = 0.0
         self._over = False
@@ -221,15 +223,15 @@ class WorkerLoop:
         if stop > self._stop:
             self._exchange.report(StopRequest(stop))
             self._stop = stop
-        if self._end_at is not None and time.monotonic() > self._end_at:
+        if self._stops.seconds > self._end_within_seconds:
             for name in list(self._local.live):  # no turn's end has come at which it would have seen the request
                 self._local.end(name)
 
     def _begin_stop(self, stop: int) -> None:
         self._interruption.settled()
         self._stop = max(self._stop, stop)
-        now = time.monotonic()
-        self._end_at = min(self._end_at or math.inf, now + (2.0 if stop == STOP_NOW else 14.0))
+        within = self._stops.seconds + (2.0 if stop == STOP_NOW else 14.0)
+        self._end_within_seconds = min(self._end_within_seconds, within)
         for job in self._local.live.values():
             self._local.table.request_stop(job.start.seat, STOP_NOW if stop == STOP_NOW else STOP)
             if self._decider is not None and self._local.table.turns(job.start.seat) == 0:

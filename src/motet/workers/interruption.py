@@ -2,7 +2,8 @@
 
 SIGUSR1 and SIGUSR2 ask for the same: batch systems are asked to send them before the end. A run that was asked to stop
 has 30 seconds. Jobs that save checkpoints may go on to their next save point for `PATIENCE_SECONDS`; then all are
-stopped where they are. A second Ctrl-C ends this worker at once.
+stopped where they are. A second Ctrl-C ends this worker at once. Time in which the processes themselves were stopped
+(Ctrl-Z) does not count: they would have nothing left to save in.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from motet.errors import GangError
+from motet.timing.clocks import Waited
 from motet.workers.messages import GO_ON, STOP, STOP_NOW
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -46,7 +48,7 @@ class Interruption:
         self.agreed = False  # the workers have settled that they stop
         self._handler_in_child: Callable[[int], Any] = self.handler_before  # what a process finds that is forked now
         self._before: dict[int, Any] = {}
-        self._since = 0.0
+        self._asked = Waited()  # begun again when somebody asked
         self._unseen: int | None = None  # where the numbers of signals can be read that the main thread has not seen
         self._noted_early: set[int] = set()  # signals that only `check_signals` has noted so far
         self._limit = None if stop_after_seconds is None else time.monotonic() + stop_after_seconds
@@ -67,12 +69,16 @@ class Interruption:
         """What this worker reports to the others: `GO_ON`, `STOP`, or `STOP_NOW`."""
         if not self.requested:
             return GO_ON
-        return STOP_NOW if time.monotonic() - self._since > PATIENCE_SECONDS else STOP
+        return STOP_NOW if self._asked.seconds > PATIENCE_SECONDS else STOP
+
+    def look(self) -> bool:
+        """Return whether this worker was asked to stop; to be called each second, or its own stops would count."""
+        return self.signal_name is not None and self._asked.seconds >= 0.0
 
     @property
     def seconds_left(self) -> float:
         """How long this worker may still take to end in good order, once it was asked to stop."""
-        return max(0.0, self._since + GRACE_SECONDS - time.monotonic())
+        return max(0.0, GRACE_SECONDS - self._asked.seconds)
 
     @property
     def seconds_to_end(self) -> float:
@@ -98,7 +104,7 @@ class Interruption:
 
     def hopeless(self) -> GangError | None:
         """Return an error once the other workers have not come along for too long, else None."""
-        if not self.agreed and self.signal_name is not None and time.monotonic() - self._since > GRACE_SECONDS:
+        if not self.agreed and self.signal_name is not None and self._asked.seconds > GRACE_SECONDS:
             return GangError(
                 f"{self.signal_name}: the workers could not agree within {GRACE_SECONDS:.0f} s on a turn to stop at"
             )
@@ -165,7 +171,7 @@ class Interruption:
 
     def _asked_before(self) -> bool:
         # One keypress can reach a worker directly and through its launcher.
-        return self.signal_name is not None and time.monotonic() - self._since > 0.5
+        return self.signal_name is not None and self._asked.seconds > 0.5
 
     def _read_unseen(self) -> bytes:
         with contextlib.suppress(OSError):
@@ -175,7 +181,8 @@ class Interruption:
 
     def _note_request(self, by: str) -> None:
         if self.signal_name is None:
-            self.signal_name, self._since = by, time.monotonic()
+            self._asked.begin_again()
+            self.signal_name = by
 
 
 def _called_from(file: str) -> bool:

@@ -252,9 +252,10 @@ class Watch:
         return self._epoch + self._ask_num_asked()
 
     def _listen(self) -> None:
-        """What is done without the store: look for signals, and end a thread that nothing else can."""
+        """Do what needs no store: look for signals and at how long a stop takes, end a thread that nothing else can."""
         moves, stood = self._num_moves(), Waited()
         while not self._closing.wait(1.0):
+            self._stops()
             before, moves, epoch = moves, self._num_moves(), self._epoch
             if moves != before:
                 stood.begin_again()
