@@ -3,7 +3,8 @@
 Two parts. Faults of all kinds strike workers of runs that are begun again until they end (``--faults``). Whole commands
 are struck from their first moment to their last: the launcher, a worker, what these have started, or all at once
 (``--strikes``); and the same command goes on. Every run has to end with the weights of each job alone. A part of which
-there is to be nothing is left out: ``--faults 0``. ``--house`` says where the jobs live. ``--seconds`` is how long each part may begin another run.
+there is to be nothing is left out: ``--faults 0``. ``--house`` says where the jobs live, ``--seconds`` how
+long a part may begin another run.
 """
 
 from __future__ import annotations
