@@ -175,7 +175,7 @@ class Chaos:
             os.kill(pids[worker], signal.SIGCONT)
         elif kind == "fill":
             assert self.disk is not None
-            _fill(self.disk / "ballast")
+            fill(self.disk / "ballast")
             over.wait(lasting)
             (self.disk / "ballast").unlink()
         else:
@@ -217,7 +217,7 @@ class Chaos:
         self.counts.wrong.append(text)
 
 
-def _fill(path: Path) -> None:
+def fill(path: Path) -> None:
     """Write until the disk is full."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
@@ -225,10 +225,10 @@ def _fill(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path | None]:
+def small_disk(folder: Path, num_bytes: int = DISK_BYTES) -> Iterator[Path | None]:
     """Mount a small file system for the block; None where that is not allowed, and say so."""
     folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         print("no disk is filled: that needs the right to mount a small one (root)")
         yield None

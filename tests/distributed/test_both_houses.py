@@ -1,16 +1,18 @@
-"""What reaches a whole run from outside, wherever its jobs live: Ctrl-Z, SIGQUIT, an open umask."""
+"""What reaches a whole run from outside: Ctrl-Z, SIGQUIT, an open umask, a full disk, no network."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.chaos.faults import fill, small_disk
 from tests.distributed.command import LONGEST_SECONDS, Place
 
 ENDLESS = {"steps": 10**6, "pause": 0.01, "tell": "ready"}
@@ -61,6 +63,44 @@ def test_sigquit_ends_at_once_and_charges_nobody(place: Place, house: str, whom:
     assert "Traceback" not in err
     assert place.jobs_of() == {"a": "stopped"}
     assert not charges(place)
+
+
+def test_a_full_disk_at_the_start_is_one_message(place: Place, house: str) -> None:
+    with small_disk(place.path / "disk") as disk:
+        if disk is None:
+            pytest.skip("that needs the right to mount a small disk (root)")
+        fill(disk / "ballast")
+        status, out, err = place.motet(*words(place.jobs(a={}), house), "--run-dir=disk/out")
+    assert status == 2, (out, err)
+    assert err.splitlines()[-1].startswith("motet: the run directory disk/out cannot be made: ")
+    assert "No space left" in err.splitlines()[-1]
+    assert len(err.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("disk_bytes", [170_000])
+def test_a_disk_that_is_full_soon_loses_no_more_than_what_does_not_fit(
+    place: Place, house: str, disk_bytes: int
+) -> None:
+    with small_disk(place.path / "disk", disk_bytes) as disk:
+        if disk is None:
+            pytest.skip("that needs the right to mount a small disk (root)")
+        status, out, err = place.motet(*words(place.jobs(house, a={}), house), "--run-dir=disk/out")
+    assert "finished after 30 turns" in err, "the training goes on"
+    if status != 0:
+        assert status == 4, (out, err)
+        assert "the jobs have ended, but what came of them could not be written to disk/out" in err
+    assert "Traceback" not in err
+
+
+def test_where_the_loopback_is_down_one_message_says_so(place: Place, house: str) -> None:
+    without = ("unshare", "--net")
+    if subprocess.run([*without, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("that needs the right to make a network namespace (root)")
+    process = place.start(*words(place.jobs(a={}), house), prefix=without)
+    status, out, err = place.ended(process)
+    assert status == 2, (out, err)
+    assert "bring the loopback interface up (ip link set lo up)" in err.splitlines()[-1]
+    assert "Traceback" not in err
 
 
 def test_nothing_is_writable_by_everybody(place: Place, house: str) -> None:

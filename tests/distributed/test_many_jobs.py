@@ -23,7 +23,7 @@ MOST_MORE = {"MB": 3.0, "open files": 0, "threads": 0, "processes": 0, "groups":
     ],
 )
 def test_short_jobs_one_after_another_leave_nothing_behind(tmp_path: Path, house: str, num_jobs: int) -> None:
-    with Gang(2, timeout_seconds=900) as gang:
+    with Gang(2, timeout_seconds=900, joined=house == "together") as gang:
         workers = gang.run("tests.distributed.jobs_many:one_after_another", str(tmp_path), num_jobs, house)
     for worker, (ended, seen) in enumerate(workers):
         assert ended == {"finished": num_jobs}

@@ -183,6 +183,14 @@ def test_a_job_has_come_as_far_as_its_last_checkpoint(tmp_path: Path) -> None:
     assert "worker 1 ended with exit status 7" in str(error)
 
 
+def test_where_all_went_well_but_results_could_not_be_written_that_is_said(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "run", {"jobs": [{"name": "a"}]})
+    outcome = GangOutcome(num_workers=2, exits={0: 0, 1: 0}, killed=frozenset(), stopped_by=None, wall_seconds=1.0)
+    _, error = conclude(outcome, run_dir)
+    assert f"the jobs have ended, but what came of them could not be written to {run_dir.path}" in str(error)
+    assert "are free there" in str(error)
+
+
 def test_a_child_that_outlives_a_run_does_not_hold_it(tmp_path: Path) -> None:
     run_dir, fork = RunDir.create(tmp_path / "run", {}), multiprocessing.get_context("fork")
     begun, go = fork.Event(), fork.Event()

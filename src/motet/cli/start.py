@@ -39,7 +39,9 @@ def report(
         sys.stderr.write(f"motet: {error}\n")
         return entry.REFUSED
     table = results_table(results, run_dir.shown_log, terminal_width())
-    sys.stdout.write(f"{table}results: {shown_path(run_dir.path / 'results.json')}\n")
+    sys.stdout.write(table)
+    if (place := run_dir.path / "results.json").exists():  # otherwise the disk is full
+        sys.stdout.write(f"results: {shown_path(place)}\n")
     if writes and (page := build_quietly(run_dir.path)) is not None:
         sys.stdout.write(f"report: {shown_path(page)}\n{closing_words(run_dir.path)}")
     sys.stdout.flush()

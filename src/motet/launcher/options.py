@@ -22,6 +22,7 @@ from motet.launcher.agent import LoopbackRendezvous
 from motet.launcher.hosts import Meeting
 from motet.launcher.torchrun_options import torchrun_options as torchrun_options  # it belongs here, too
 from motet.launcher.torchrun_options import torchrun_parser
+from motet.workers.sockets import check_loopback
 
 _SECONDS = ("join_timeout", "timeout", "last_call_timeout")  # of --rdzv-conf
 
@@ -49,7 +50,8 @@ def on_one_machine(options: argparse.Namespace) -> bool:
 def check_torchrun_options(options: argparse.Namespace) -> None:
     """Raise `UsageError` on options that cannot start any worker."""
     _allow_open_files()
-    on_one_machine(options)
+    if on_one_machine(options):
+        check_loopback()
     try:
         num_workers = determine_local_world_size(options.nproc_per_node)
     except ValueError as error:

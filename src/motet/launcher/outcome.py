@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 from collections.abc import Mapping
 
 from motet import errors
 from motet.checkpoints.resuming import ended_result, saved_turn
 from motet.errors import CheckpointError, GangError, MotetError, SyncTimeoutError, WorkerFailedError, WorkerLostError
+from motet.observe.text import bytes_text
 from motet.results import JobResult, Results
 from motet.run_dir import RunDir
 
@@ -97,6 +99,9 @@ def _error(outcome: GangOutcome, run_dir: RunDir) -> MotetError:
     ]
     if not lines:
         lines = ["the workers ended without results"]
+    if outcome.agreed:
+        free = f"; {bytes_text(shutil.disk_usage(run_dir.path).free)} are free there" if run_dir.is_there() else ""
+        lines = [f"the jobs have ended, but what came of them could not be written to {run_dir.path}{free}"]
     kind = WorkerLostError if lost else WorkerFailedError if broken else type(left[min(left)]) if left else GangError
     return kind("\n".join(lines))
 

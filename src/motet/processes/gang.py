@@ -15,10 +15,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from motet.processes.exchange import Exchange
 from motet.processes.peers import Peers
-from motet.workers.sockets import VARIABLE, jobs_connect_lazily
+from motet.started_by import LOOPBACK
+from motet.workers.sockets import VARIABLE, check_loopback, jobs_connect_lazily
 
 JOIN_SECONDS, LEAVE_SECONDS = 600.0, 10.0
-LOOPBACK = "127.0.0.1"
 _num_runs = 0
 
 
@@ -71,6 +71,7 @@ def _shared_store() -> tuple[Store, dict[str, str]]:
     """Return the store that all workers of the gang share, and what jobs need in their environment to find it."""
     served = {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # by an agent, or by worker 0: not by a job
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        check_loopback()
         listener = socket.create_server((LOOPBACK, 0))
         port = listener.getsockname()[1]
         # The store owns the descriptor from here on. Left to itself it would listen on all interfaces.

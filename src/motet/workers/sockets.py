@@ -16,14 +16,17 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 from collections.abc import Iterator
 
 from motet.errors import UsageError
+from motet.started_by import LOOPBACK
 from motet.torch_versions import LAZY_CONNECTIONS
 
 SPARE = 256  # for files, data loaders, what jobs open
 VARIABLE = "TORCH_GLOO_LAZY_INIT"
 LIMIT = "MOTET_OPEN_FILES"  # as it was before a launcher raised its own, which its workers inherit
+LOOPBACK_SECONDS = 5.0
 CLIENTS = 3  # connections to the store, besides one for each job
 MANY_JOBS = 16  # at once, where it is not known how many
 
@@ -75,6 +78,18 @@ def make_room(num_jobs: int, num_workers: int, *, lazily: bool = False, num_clie
             f"{remedy}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def check_loopback() -> None:
+    """Raise `UsageError` where this machine does not reach itself: what connects would try again for minutes."""
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=LOOPBACK_SECONDS).close()
+    except OSError as error:
+        raise UsageError(
+            f"workers on one machine talk to each other at {LOOPBACK}, and nothing gets through there ({error}): bring "
+            "the loopback interface up (ip link set lo up)"
+        ) from None
 
 
 @contextlib.contextmanager
