@@ -43,6 +43,8 @@ def ended(model: DistributedDataParallel, optimizer: torch.optim.Optimizer) -> s
 
 
 def _model(seed: int) -> DistributedDataParallel:
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")  # in a process of its own
     torch.manual_seed(seed + dist.get_rank())
     layers = [nn.Linear(6, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.2), nn.Linear(24, 2)]
     return DistributedDataParallel(nn.Sequential(*layers), bucket_cap_mb=0.001)
@@ -125,7 +127,8 @@ def together(
     place: str, pause: float, timeout_seconds: float, house: Literal["together", "process"]
 ) -> dict[str, tuple[str, Any]]:
     """Begin the run of all loops in a directory, or go on with it; return each job's status and result."""
-    seed_everything()
+    if dist.is_initialized():
+        seed_everything()
     jobs = {name: lambda loop=loop: loop(pause=pause) for name, loop in LOOPS.items()}  # type: ignore[misc]
     results = run(jobs, run_dir=place, resume=True, timeout_seconds=timeout_seconds, house=house)
     return {name: (job.status, job.result) for name, job in results.jobs.items()}
