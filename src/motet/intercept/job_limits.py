@@ -47,7 +47,7 @@ class JobLimits:
         """Return what a job has set, if it has, otherwise what holds."""
         job = self._turns.running_here()
         found = None if job is None else self._set.get(job.name, {}).get(which)
-        return original(which) if found is None else found  # type: ignore[no-any-return]
+        return original(which) if found is None else found
 
     def forget(self, job: str) -> None:
         """Forget a job that has ended."""
