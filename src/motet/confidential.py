@@ -28,6 +28,9 @@ _VALUE = re.compile(
     r"(?:hf_|sk-(?!learn)|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|AIza|eyJ)[\w-]{4,}|[^/\s]+://[^/\s:@]*:[^/\s@]+@"
 )
 _FLAG = re.compile(r"--?[^\W\d][^=]*")
+_WORD = re.compile(
+    r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'[^']*'|["'])+"""
+)  # of a shell; a quote that is left open is a letter
 
 
 def is_secret(key: str, value: object = "") -> bool:
@@ -48,9 +51,17 @@ def masked(value: Any, key: str = "") -> Any:
         return {name: masked(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return masked_words(value)
-    if isinstance(value, str) and " " in value:  # arguments in one text
-        return " ".join(masked_words(value.split(" ")))
+    if isinstance(value, str) and " " in value:
+        return _masked_arguments(value)
     return HIDDEN if value not in (None, "", True, False) and is_secret(key, value) else value
+
+
+def _masked_arguments(text: str) -> str:
+    """Return arguments in one text, masked; a word may be quoted, and hold arguments itself."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return f"{text[0]}{masked(text[1:-1])}{text[-1]}"
+    words = iter(masked_words(match[0] for match in _WORD.finditer(text)))
+    return _WORD.sub(lambda _: str(next(words)), text)
 
 
 def masked_words(words: Iterable[Any]) -> list[Any]:

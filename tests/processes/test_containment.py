@@ -49,7 +49,11 @@ def test_whatever_ends_a_job_on_one_worker_ends_that_job_alone(place: Place, alo
         [told] = [line for line in out.splitlines() if line.startswith(f"{way} failed: ")]
         assert told.endswith(f"(all of it: out/jobs/{way}/log-worker-1.txt)"), told
         assert f"{told.rpartition(' (')[2]}\n" in err
+        log = place.path / "out" / "jobs" / way / "log.txt"
+        assert log.read_text().endswith(errors[way].rstrip() + "\n"), "not what this worker's process met then"
+        assert all(f"[{way}] {line}\n" in err for line in errors[way].splitlines())
         assert not weights(place.path / way)
+    assert "run_backward" not in err, "where the others' processes stood helps nobody"
     assert "train_script.py:" in out.partition("raise failed: ")[2].partition("RuntimeError: worker 1 met something")[0]
     assert weights(place.path / "good") == alone
 

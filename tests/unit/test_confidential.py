@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,22 @@ def test_commands_are_masked() -> None:
         "motet", "run", "--each", "--lr 0.1 --token ***", "--password=***", "--hf-token", "***", "z", 3
     ]  # fmt: skip
     assert masked({"env": {"API_KEY": "x", "LR": "y"}, "n": 1}) == {"env": {"API_KEY": "***", "LR": "y"}, "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--each '--password abc --lr 0.1'", "--each '--password *** --lr 0.1'"),
+        ("--each '--lr 0.1 --password abc'", "--each '--lr 0.1 --password ***'"),
+        ("--lr 0.1  --password 'my own word' x", "--lr 0.1  --password *** x"),
+        ('--password="my own word" --lr 1', "--password=*** --lr 1"),
+        ("--each " + shlex.quote("--lr 1 --password 'my own word'"), "--each '--lr 1 --password ***'"),
+        ("it doesn't end --token abc", "it doesn't end --token ***"),
+        ("a note, 'quoted and with no flag'", "a note, 'quoted and with no flag'"),
+    ],
+)
+def test_arguments_in_one_text_are_masked(text: str, shown: str) -> None:
+    assert masked({"where": text}) == {"where": shown}
 
 
 @pytest.fixture

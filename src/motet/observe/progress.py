@@ -142,7 +142,7 @@ class Progress:
         self._account.observe(event)
         if isinstance(event, TurnEnded):
             row = self._row(event.job)
-            row.turns = event.turn
+            row.turns = event.turn if event.synchronizing else event.turn - 1  # what follows the last one is none
             row.state = "gradients in flight" if event.synchronizing else "ready"
             if event.time < self._due + (DRAW_EVERY_SECONDS if self._live else 0.0):
                 return  # rather draw when a sync has ended: then it is known which job computes

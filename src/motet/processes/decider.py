@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from motet.processes.costs import Costing
-from motet.processes.ends import End, Verdict, judge
+from motet.processes.ends import End, Verdict, is_echo, judge
 from motet.processes.exchange import Exchange
 from motet.processes.messages import (
     Conclude,
@@ -66,9 +66,9 @@ class Decider:
     """Decides which jobs run, in which order, and what came of them.
 
     ``source``: the jobs to run. ``charge(name, attempt, verdict)`` takes note that a job failed on one worker alone,
-    and returns whether it may be tried again. ``by_memory``: a job joins where there is room for it in memory.
-    ``switches``: says when orders begin that are followed to the letter. ``earlier_costs``: what turns cost when these
-    jobs last ran.
+    and returns whether it may be tried again; ``show(name, text)`` shows why. ``by_memory``: a job joins where there
+    is room for it in memory. ``switches``: says when orders begin that are followed to the letter. ``earlier_costs``:
+    what turns cost when these jobs last ran.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Decider:
         at_once: int,
         by_memory: bool,
         charge: Callable[[str, int, Verdict], bool],
+        show: Callable[[str, str], None],
         switches: Switches | None = None,
         earlier_costs: Mapping[str, Cost] | None = None,
     ) -> None:
@@ -95,6 +96,7 @@ class Decider:
         self._num_changes = 0
         self._reported_full = 0
         self._charge = charge
+        self._show = show
         self._num_ends = 0
         self._begin = time.monotonic()
         self._ordering_seconds = 0.0
@@ -243,6 +245,12 @@ class Decider:
         verdict = judge(job.ends, stopping=bool(self._stop))
         if job.failure is not None and verdict.status != "finished":
             verdict = Verdict("failed", verdict.turns, job.failure)
+        error = verdict.error
+        if verdict.alone:
+            where = f"on worker {verdict.worker} alone, in turn {verdict.turns + 1}:"
+            error = f"{where}\n{error}" if "\n" in (error or "") else f"{where} {error}"  # a traceback begins a line
+        if verdict.error is not None and (job.ends[0].error != verdict.error or is_echo(verdict.error)):
+            self._show(job.name, error or "")  # this worker's process has not
         if verdict.alone and self._charge(job.name, job.attempt, verdict):
             why = short_form(verdict.error or "")
             text = f"failed on worker {verdict.worker} alone, in turn {verdict.turns + 1} ({why}); it starts again."
@@ -250,10 +258,6 @@ class Decider:
             self._start(job.job, job.attempt + 1)
             self._broadcast_order()
             return
-        error = verdict.error
-        if verdict.alone:
-            where = f"on worker {verdict.worker} alone, in turn {verdict.turns + 1}:"
-            error = f"{where}\n{error}" if "\n" in (error or "") else f"{where} {error}"  # a traceback begins a line
         self._num_concluding += 1
         self._num_changes += 1
         failed_on = verdict.worker if verdict.alone else None

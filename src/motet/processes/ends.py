@@ -13,6 +13,11 @@ from motet.results import Status
 _ECHO = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|Socket closed|lost the store")
 
 
+def is_echo(error: str) -> bool:
+    """Whether an error is but the end of another process of the same job, which met something of its own."""
+    return _ECHO.search(error) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How one process of a job ended. ``status``: what its loop reported, ``""`` if it could report nothing any more.
@@ -77,9 +82,9 @@ def judge(ends: Mapping[int, End], *, stopping: bool) -> Verdict:
         return Verdict("stopped", turns)
     failed = [end for end in ends.values() if end.status in ("", "failed") and end.exit_status > 0]
     alike = len({(end.kind, end.turns, end.exit_status) for end in failed}) == 1
-    if len(failed) == len(ends) and alike and not any(_ECHO.search(end.error or "") for end in failed):
+    if len(failed) == len(ends) and alike and not any(is_echo(end.error or "") for end in failed):
         first = min(failed, key=lambda end: end.worker)
         return Verdict("failed", first.turns, first.how, first.worker)
     guilty = [end for end in ends.values() if not end.well and not end.asked and end.status in ("", "failed")]
-    first = min(guilty or ends.values(), key=lambda end: (bool(_ECHO.search(end.error or "")), end.number))
+    first = min(guilty or ends.values(), key=lambda end: (is_echo(end.error or ""), end.number))
     return Verdict("failed", first.turns, first.how, first.worker, alone=True)

@@ -39,6 +39,7 @@ from motet.memory.footprint import is_measured
 from motet.processes import waits
 from motet.processes.channel import Channel
 from motet.processes.council import Council
+from motet.processes.ends import is_echo
 from motet.processes.job_messages import (
     DivergenceReport,
     EndReport,
@@ -58,7 +59,7 @@ from motet.processes.search import AsksWorker
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import QUANTUM_SECONDS, JobTurns
 from motet.same_files import SameFiles
-from motet.tracebacks import traceback_text
+from motet.tracebacks import short_form, traceback_text
 from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
 from motet.workers.messages import GO_ON, STOP_NOW
@@ -186,8 +187,8 @@ class JobProcess:
             )
 
     def _end(self, status: str, kind: str = "", error: str | None = None, result: str | None = None) -> EndReport:
-        if error is not None:
-            sys.stderr.write(error.rstrip() + "\n")
+        if error is not None:  # worker 0's process shows what was met elsewhere; of an echo, one line will do
+            sys.stderr.write((short_form(error) if is_echo(error) else error.rstrip()) + "\n")
         return EndReport(status, self.num_synced, kind, error, len(self.turns.all_models), result)
 
     def _result(self) -> object:

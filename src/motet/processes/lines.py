@@ -16,6 +16,16 @@ PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
 
 
+def open_log(job_dir: Path | None, worker: int) -> JobLog | None:
+    """Return the log of a job on this worker."""
+    return None if job_dir is None else JobLog(job_dir / log_name(worker))
+
+
+def prefix_of(job: str, worker: int, *, everybody: bool) -> str:
+    """Return what a job's lines begin with on the terminal."""
+    return f"[{job}/{worker}] " if everybody else f"[{job}] "
+
+
 class JobLines:
     """The two pipes of one job's process, from the worker's side. Hand ``ends`` to the process, then `close_ends`."""
 
@@ -29,9 +39,9 @@ class JobLines:
         *,
         everybody: bool,
     ) -> None:
-        self._log = None if job_dir is None else JobLog(job_dir / log_name(worker))
+        self._log = open_log(job_dir, worker)
         shown = worker == 0 or everybody
-        prefix = f"[{job}/{worker}] " if everybody else f"[{job}] "
+        prefix = prefix_of(job, worker, everybody=everybody)
         self._streams = tuple(
             JobStream(job, terminal=terminal, echo=stream if shown else None, log=self._log, prefix=prefix)
             for stream in streams

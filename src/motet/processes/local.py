@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from motet.output.streams import Terminal
+from motet.output.streams import JobStream, Terminal
 from motet.processes.channel import WorkerChannel
 from motet.processes.family import processor_seconds
 from motet.processes.job_messages import EndReport, FromJob, ResumeReport, Start
-from motet.processes.lines import JobLines
+from motet.processes.lines import JobLines, open_log, prefix_of
 from motet.processes.turn_table import RING, Stretch, Table
 from motet.processes.warm_parent import WarmParent
 from motet.timing.clocks import Waited
@@ -100,6 +100,16 @@ class LocalJobs:
         for file in (job.channel.file, *lines.files):
             self._poll.register(file, select.POLLIN)
             self._jobs_by_file[file] = job
+
+    def show(self, name: str, text: str) -> None:
+        """Show what a job met on another worker as if its process here had printed it: by its name, and in its log."""
+        log = open_log(self._job_dir(name), self._worker)
+        prefix = prefix_of(name, self._worker, everybody=self._everybody)
+        stream = JobStream(name, terminal=self._terminal, echo=self._streams[1], log=log, prefix=prefix)
+        stream.write(text.rstrip() + "\n")
+        stream.finish()
+        if log is not None:
+            log.close()
 
     def pid_of(self, seat: int) -> int | None:
         """Return the process that has a seat."""

@@ -95,13 +95,14 @@ def run_in_processes(
         start = gang.peers.broadcast_from_0(lambda: uuid.uuid4().hex, key="start")
         deciding = LivelySource(source, gang.exchange) if source is not None and isinstance(jobs, Search) else source
         parts = _Parts(config, gang, run_dir, table, tuple(wake), asked, start)
-        decider = None if deciding is None or gang.worker else parts.decider(deciding, names, num_seats)
+        local = parts.local_jobs(parent, streams or (sys.stdout, sys.stderr))
+        decider = None if deciding is None or gang.worker else parts.decider(deciding, names, num_seats, local.show)
         if decider is not None and run_dir is not None:
             observers = [*observers, CostKeeper(run_dir, config, gang.num_workers, lambda: decider.costs)]
         loop = WorkerLoop(
             left,
             gang.exchange,
-            parts.local_jobs(parent, streams or (sys.stdout, sys.stderr)),
+            local,
             decider,
             parts.start_message,
             parts.record(left, before.starting_again, observers, notify_user),
@@ -143,7 +144,9 @@ class _Parts:
         worker, everybody = self.gang.worker, self.config.verbose
         return LocalJobs(parent, self.table, self.wake, self.asked, worker, job_dir, shown_on, everybody=everybody)
 
-    def decider(self, source: Source, names: Sequence[str], num_seats: int) -> Decider:
+    def decider(
+        self, source: Source, names: Sequence[str], num_seats: int, show: Callable[[str, str], None]
+    ) -> Decider:
         """Return what decides for all workers, on worker 0."""
         return Decider(
             self.gang.exchange,
@@ -152,6 +155,7 @@ class _Parts:
             num_seats,
             self.config.at_once == "auto",
             Failures(self.run_dir, self.start, self.config.max_job_failures).charge,
+            show,
             Switches(lambda: self.table.counted) if self.config.strict_order else None,
             find(self.run_dir, names, self.config, self.gang.num_workers) if self.run_dir is not None else None,
         )

@@ -190,6 +190,18 @@ def test_a_length_that_is_learned_later_resets_nothing() -> None:
     assert "a 1/50 finished" in show(events)
 
 
+def test_what_a_job_does_after_its_last_turn_is_no_turn() -> None:
+    events: list[Event] = [
+        RunStarted(0.0, 0.0, 0, 2, ("a",), ("a",)),
+        JobStarted(0.0, "a", 1),
+        TurnEnded(1.0, "a", 1, 0.0, True),
+        SyncEnded(2.0, "a", 1, 0.5, 2.0, 1.2, 0.0, 1, 1),
+        TurnEnded(9.0, "a", 2, 2.0, False),
+        RunEnded(12.0, 12.0),
+    ]
+    assert re.findall(r"a \d/\d", show(events)) == ["a 1/1", "a 1/1", "a 1/1"]
+
+
 def test_a_terminal_without_unicode_is_no_reason_to_fail() -> None:
     raw = io.BytesIO()
     progress = Progress(io.TextIOWrapper(raw, encoding="ascii"), live=True, width=100)

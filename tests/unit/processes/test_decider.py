@@ -24,6 +24,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
+        self.shown: list[tuple[str, str]] = []
 
     def broadcast(self, command: Command) -> None:
         self.commands.append(command)
@@ -33,7 +34,15 @@ def decider(names: str, order: str | None, at_once: int, *, by_memory: bool = Fa
     sent = Sent()
     source = ListedSource([ProcessJob(name, None, {}) for name in names])
     given = None if order is None else Order(tuple(order))
-    made = Decider(cast(Exchange, sent), source, given, at_once, by_memory, lambda name, attempt, verdict: attempt == 0)
+    made = Decider(
+        cast(Exchange, sent),
+        source,
+        given,
+        at_once,
+        by_memory,
+        lambda name, attempt, verdict: attempt == 0,
+        lambda name, text: sent.shown.append((name, text)),
+    )
     made.begin()
     return made, sent
 
@@ -86,3 +95,27 @@ def test_what_an_earlier_process_of_a_job_did_fails_no_later_one() -> None:
         made.receive(worker, ExitReport("a", 0, "", 9, "", None, -9, ""))
     ended = [each for each in sent.commands if isinstance(each, Conclude)]
     assert (ended[-1].status, ended[-1].error) == ("failed", "it stood still")
+
+
+BOOM = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\nValueError: boom'
+ECHO = "RuntimeError: Connection closed by peer"
+
+
+@pytest.mark.parametrize(
+    ("on_0", "on_1", "shown"),
+    [
+        ((ECHO, 1), (BOOM, 1), [f"on worker 1 alone, in turn 4:\n{BOOM}"]),
+        ((None, -9), (None, 7), ["on worker 1 alone, in turn 4: its process ended with exit status 7"]),
+        ((ECHO, 1), (ECHO, 1), [f"on worker 1 alone, in turn 4: {ECHO}"]),
+        ((BOOM, 1), (ECHO, 1), []),  # worker 0's process has printed that
+        ((BOOM, 1), (BOOM, 1), []),
+        ((None, 7), (None, 7), ["its process ended with exit status 7"]),
+    ],
+)
+def test_why_a_job_failed_is_shown_where_worker_0s_process_has_not(
+    on_0: tuple[str | None, int], on_1: tuple[str | None, int], shown: list[str]
+) -> None:
+    made, sent = decider("ab", None, 2)
+    for worker, (error, exit_status) in ((1, on_1), (0, on_0)):
+        made.receive(worker, ExitReport("a", 0, "failed" if error else "", 3, "E", error, exit_status, ""))
+    assert sent.shown == [("a", text) for text in shown]

@@ -57,7 +57,9 @@ class TwoWorkers(Exchange):
 
 def decider_of(exchange: TwoWorkers, *names: str) -> Decider:
     source = ListedSource([ProcessJob(name, None, None) for name in names])
-    made = Decider(exchange, source, None, len(names), True, lambda name, attempt, verdict: False)
+    made = Decider(
+        exchange, source, None, len(names), True, lambda name, attempt, verdict: False, lambda name, text: None
+    )
     made.begin()
     return made
 
