@@ -62,7 +62,7 @@ class RunningJob:
         self.num_backwards = 0  # with those that did not synchronize
         self._prepare = prepare
         self._belongs_to_stop = belongs_to_stop
-        self._before_end: Callable[[], None] = lambda: None
+        self._before_end: Callable[[object], None] = lambda result: None
         self.saved: isolation.Saved | None = None
         self.greenlet: greenlet | None = None
         self._call = call
@@ -76,8 +76,8 @@ class RunningJob:
         """Note that the job goes on from a checkpoint, after so many synchronized turns."""
         self.num_synced = turns
 
-    def call_before_end(self, call: Callable[[], None]) -> None:
-        """Have ``call`` be called when the loop has returned, before the job has ended."""
+    def call_before_end(self, call: Callable[[object], None]) -> None:
+        """Have ``call`` be called with what the loop has returned, before the job has ended."""
         self._before_end = call
 
     def backward_begins(self) -> None:
@@ -109,7 +109,7 @@ class RunningJob:
             self._prepare()
             result = self._result()
             self.reported.flush()
-            self._before_end()
+            self._before_end(result)
             self.outcome = JobOutcome("finished", result=result)
         except JobStopped as stopped:
             self.outcome = stopped.outcome()

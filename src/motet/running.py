@@ -317,6 +317,7 @@ def _recovery(
     return RecoveryPolicy(
         checkpoints=folder.checkpoints_dir,
         disks=Disks(folder.separate_disks, folder.own_disk),
+        endings=resuming.endings(folder, save_result),
         keep_result=keep_result,
         record_failure=record_failure,
         withdraw_failure=lambda name: resuming.withdraw_failure(folder, name, start, workers.worker),

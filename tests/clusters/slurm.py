@@ -133,7 +133,7 @@ class Slurm:
         """Wait until a job is in one of these states; return what it has printed."""
         deadline = time.monotonic() + seconds
         while (state := self.state(job)) not in states:
-            assert time.monotonic() < deadline, (state, self.printed(job))
+            assert time.monotonic() < deadline, (state, self.printed(job), self._logged(job))
             time.sleep(0.3)
         return self.printed(job)
 
@@ -152,6 +152,11 @@ class Slurm:
             assert time.monotonic() < deadline
             time.sleep(0.3)
         self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def _logged(self, job: int) -> str:
+        """Return what the controller has said of a job."""
+        lines = (self._place / "slurmctld.log").read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if f"JobId={job}" in line or "error" in line)
 
     def printed(self, job: int) -> str:
         """Return what a job has printed so far (``--output=out.%j.txt``)."""

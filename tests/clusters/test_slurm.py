@@ -61,11 +61,13 @@ def test_requeued_three_times_the_same_script_ends_with_the_same_weights(
 LOADING = "tests.distributed.jobs_faulty:loading"
 
 
-@pytest.mark.parametrize("signal", ["TERM", "USR1"])
-def test_a_signal_to_every_process_of_a_step_is_a_stop(cluster: Slurm, signal: str) -> None:
+@pytest.mark.parametrize(("signal", "house"), [("TERM", "together"), ("USR1", "together"), ("USR1", "process")])
+def test_a_signal_to_every_process_of_a_step_is_a_stop(cluster: Slurm, signal: str, house: str) -> None:
     loops = {name: {"call": LOADING, "with": {"seed": seed, "pause": 0.01}} for name, seed in {"a": 1, "b": 2}.items()}
     (cluster.hosts.shared / "jobs.yaml").write_text(json.dumps({"jobs": loops}))
-    job = cluster.submit(SCRIPT.replace("--nproc-per-node=1", "--nproc-per-node=1 --max-job-failures=0"))
+    job = cluster.submit(
+        SCRIPT.replace("--nproc-per-node=1", f"--nproc-per-node=1 --max-job-failures=0 --house={house}")
+    )
     for number in range(1, 3):
         cluster.wait_for_text(job, "[b] begins after", number)
         cluster.command("scancel", f"--signal={signal}", str(job))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.chaos.faults import fill, small_disk
-from tests.distributed.command import LONGEST_SECONDS, Place
+from tests.distributed.command import FAULTY, LONGEST_SECONDS, Place
+
+from motet.testing import Gang
 
 ENDLESS = {"steps": 10**6, "pause": 0.01, "tell": "ready"}
 pytestmark = pytest.mark.parametrize("house", ["together", "process"])
@@ -108,3 +111,29 @@ def test_nothing_is_writable_by_everybody(place: Place, house: str) -> None:
     found = [place.path / "out", *(place.path / "out").rglob("*")]
     assert len(found) > 10
     assert [path for path in found if path.stat().st_mode & stat.S_IWOTH] == []
+
+
+DIES_BEFORE_IT_KEEPS_A_RESULT = """
+import os
+from pathlib import Path
+from motet.checkpoints import resuming
+keep = resuming.keep_or_notify
+def dies(*arguments):
+    if not Path("died").exists():
+        Path("died").touch()
+        os._exit(9)
+    keep(*arguments)
+resuming.keep_or_notify = dies
+"""
+
+
+def test_what_follows_a_loop_is_not_done_again(place: Place, house: str, gangs: Callable[[int], Gang]) -> None:
+    """Worker 0 dies when the last checkpoint is on the disk, and that the job has ended is not."""
+    (place.path / "sitecustomize.py").write_text(DIES_BEFORE_IT_KEEPS_A_RESULT)
+    place.environment["PYTHONPATH"] = os.pathsep.join((str(place.path), place.environment["PYTHONPATH"]))
+    loop = {"steps": 12, "every": 5}
+    status, out, err = place.motet(*words(place.jobs(house, a=loop), house, "--max-restarts=1"))
+    assert (status, (place.path / "died").exists()) == (0, True), err
+    assert out.count("[a] begins after") == 1, out
+    assert place.jobs_of(field="result") == {"a": gangs(2).run(FAULTY, **loop)[0]}
+    assert place.jobs_of(field="turns") == {"a": 12}

@@ -228,6 +228,20 @@ def test_python_jobs_are_for_their_program(stage: None, tmp_path: Path, capsys: 
     assert "resume=True" in capsys.readouterr().err
 
 
+def test_what_a_loop_returned_counts_once_the_checkpoint_of_its_end_is_whole(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "run", {})
+    endings = resuming.endings(run_dir, torch.save)
+    endings.keep("a", 12, {"loss": 0.5})
+    checkpoints = Checkpoints(run_dir.checkpoints_dir, "a", worker=0, num_workers=1)
+    for turn in (10, 12):
+        parts = [checkpoints.write_part(turn, name, {"x": torch.ones(1)}) for name in (SHARED, worker_part(0))]
+        assert resuming.ended_result(run_dir, "a") is None
+        checkpoints.commit(turn, parts)
+    assert resuming.ended_result(run_dir, "a") == JobResult("finished", 12, 0.0, 0.0, 0.0, {"loss": 0.5})
+    endings.forget("a")
+    assert resuming.ended_result(run_dir, "a") is None
+
+
 def test_names_cannot_lead_out_of_the_run_directory(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "run", {})
     for name in ("../out", "..", ".", "", "a/b", "a\0b", "/etc", "a\\b"):

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from torch.optim import Optimizer
 
@@ -31,7 +30,7 @@ from motet.checkpoints import (
     restore_job,
 )
 from motet.checkpoints.gang import SavedJob, SavingGang
-from motet.checkpoints.policy import ONE_DISK, Disks
+from motet.checkpoints.policy import RecoveryPolicy
 from motet.checkpoints.transfer import hand_out, packed, unpack
 from motet.errors import CheckpointError, GangError, UsageError
 from motet.jobs.outcome import JobStopped
@@ -56,7 +55,7 @@ class _Save:
 class Coordinator:
     """All checkpoints of one run, on this worker.
 
-    ``directory``: where they lie (None: nothing is saved). ``notice(job, text)`` notifies the user of something, once;
+    ``policy``: where they lie (nowhere: nothing is saved). ``notice(job, text)`` notifies the user of something, once;
     ``lost`` takes note of a `GangError` that is raised inside a job, whose loop may swallow it. ``start``: a name for
     this start of the gang, of which worker 0's counts. ``saved(job, turn)`` is called on worker 0 when a checkpoint is
     complete.
@@ -65,17 +64,17 @@ class Coordinator:
     def __init__(
         self,
         workers: SavingGang,
-        directory: Path | None,
+        policy: RecoveryPolicy,
         notice: Notice,
         lost: Callable[[GangError], None],
-        disks: Disks = ONE_DISK,
         start: str | None = None,
         saved: Callable[[str, int], None] = lambda job, turn: None,
     ) -> None:
-        self.disks = disks
+        self.disks = policy.disks
+        self.endings = policy.endings
         self._saved = saved
         self.workers = workers
-        self.directory = directory
+        self.directory = policy.checkpoints
         self.notice = notice
         self.lost = lost
         self.stopping = False
@@ -306,6 +305,7 @@ class JobSaver:
 
         def look() -> str:
             checkpoints.remove_leftovers()
+            saving.endings.forget(job.name)
             found = checkpoints.latest()
             name = None if found is None else found.name
             return json.dumps({"start": saving.start, "found": name, "problems": checkpoints.problems})
@@ -362,9 +362,11 @@ class JobSaver:
         if stopping:
             raise JobStopped
 
-    def at_end(self) -> None:
-        """Save how the job has ended; its loop has returned."""
+    def at_end(self, result: object) -> None:
+        """Save how the job has ended; its loop has returned ``result``."""
         if self._checkpoints is not None and self._job.num_synced > self._saved_turn:
+            if self._saving.workers.worker == 0:
+                self._saving.endings.keep(self._job.name, self._job.num_synced, result)
             self._save(self._checkpoints)
 
     def _due(self) -> bool:

@@ -85,8 +85,8 @@ class SavedJob(Protocol):
     def go_on_after(self, turns: int) -> None:
         """Note that the job goes on from a checkpoint, after so many synchronized turns."""
 
-    def call_before_end(self, call: Callable[[], None]) -> None:
-        """Have ``call`` be called when the loop has returned, before the job has ended."""
+    def call_before_end(self, call: Callable[[object], None]) -> None:
+        """Have ``call`` be called with what the loop has returned, before the job has ended."""
 
     @property
     def num_backwards(self) -> int:

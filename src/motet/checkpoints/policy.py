@@ -21,6 +21,19 @@ ONE_DISK = Disks()
 
 
 @dataclass(frozen=True)
+class Endings:
+    """What worker 0 does with what loops return, before the checkpoints of their ends are written.
+
+    From such a checkpoint a loop cannot end again as it did: what follows its last turn has been done (random numbers
+    drawn, weights averaged). So what it returned is kept first, and counts once the checkpoint is whole.
+    ``keep(job, turns, result)``; ``forget(job)``: it begins or goes on, and will end anew.
+    """
+
+    keep: Callable[[str, int, object], None] = lambda job, turns, result: None
+    forget: Callable[[str], None] = lambda job: None
+
+
+@dataclass(frozen=True)
 class RecoveryPolicy:
     """What a run does so that nothing is lost.
 
@@ -31,6 +44,7 @@ class RecoveryPolicy:
 
     checkpoints: Path | None = None
     disks: Disks = ONE_DISK
+    endings: Endings = Endings()
     keep_result: Callable[[str, JobResult], None] = lambda job, result: None
     record_failure: Callable[[str, int, str], None] = lambda job, turn, error: None
     withdraw_failure: Callable[[str], None] = lambda job: None

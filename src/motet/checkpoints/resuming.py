@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, get_args
 
+from motet.checkpoints.policy import Endings
 from motet.config import RunConfig
 from motet.errors import CheckpointError, UsageError
 from motet.jobs import JobSpec
@@ -114,13 +115,36 @@ def keep_or_notify(
 
 
 def keep_result(
-    run_dir: RunDir, name: str, result: JobResult, save: Callable[[object, IO[bytes]], None] | None
+    run_dir: RunDir,
+    name: str,
+    result: JobResult,
+    save: Callable[[object, IO[bytes]], None] | None,
+    counts_with_turn: int | None = None,
 ) -> None:
-    """Keep what came of a job. ``save`` writes a result that is not JSON to a file, as in `RunDir.write_results`."""
+    """Keep what came of a job. ``save`` writes a result that is not JSON to a file, as in `RunDir.write_results`.
+
+    ``counts_with_turn``: it counts once there is a checkpoint of that turn.
+    """
     fields = {**vars(result), "result": run_dir.plain(name, result.result, save)}
     content = {"format": FORMAT, "job": name, **fields}
+    if counts_with_turn is not None:
+        content["counts_with_turn"] = counts_with_turn
     run_dir.job_dir(name)
     write_whole(_ended_path(run_dir, name), json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def endings(run_dir: RunDir, save: Callable[[object, IO[bytes]], None]) -> Endings:
+    """Return how what loops return is kept here, before the checkpoints of their ends are."""
+
+    def keep(name: str, turns: int, result: object) -> None:
+        with contextlib.suppress(Exception):  # a full disk; whatever a user's object raises when it is saved
+            keep_result(run_dir, name, JobResult("finished", turns, 0.0, 0.0, 0.0, result), save, turns)
+
+    def forget(name: str) -> None:
+        with contextlib.suppress(OSError):
+            _ended_path(run_dir, name).unlink()
+
+    return Endings(keep, forget)
 
 
 def ended_result(run_dir: RunDir, name: str) -> JobResult | None:
@@ -132,6 +156,8 @@ def ended_result(run_dir: RunDir, name: str) -> JobResult | None:
             raise ValueError("it is of another format version")
         if (job := content.pop("job")) != name:
             raise ValueError(f"it is of job {job!r}")
+        if saved_turn(run_dir, name) < content.pop("counts_with_turn", 0):
+            return None
         return sound(JobResult(**content))
     except (FileNotFoundError, NotADirectoryError):
         return None

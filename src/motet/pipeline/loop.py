@@ -98,8 +98,8 @@ class Pipeline:
         self._finite = FiniteCheck(self._observe, self._notify)
         self._requests = JobRequests(self._turns, self._live, self._observe, self._notify, self._finite)
         self._files = SameFiles(workers, config.on_same_file, self._recovery.run_dir, self._notify)
-        disks, saved = self._recovery.disks, self._requests.saved
-        self._saving = Coordinator(workers, self._recovery.checkpoints, self._notify, waits.lost, disks, saved=saved)
+        saved = self._requests.saved
+        self._saving = Coordinator(workers, self._recovery, self._notify, waits.lost, saved=saved)
         self._slot = 0
         self._begin = time.perf_counter()
 

@@ -26,8 +26,9 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from motet import handle
+from motet.checkpoints import resuming
 from motet.checkpoints.coordinator import Coordinator
-from motet.checkpoints.policy import Disks
+from motet.checkpoints.policy import Disks, Endings, RecoveryPolicy
 from motet.events import Diverged, Event
 from motet.gradients.nonfinite import FiniteCheck, error_for
 from motet.handle import JobHandle, JobPruned
@@ -58,6 +59,7 @@ from motet.processes.room import Holdings
 from motet.processes.search import AsksWorker
 from motet.processes.turn_table import Seat, Table
 from motet.processes.turns import QUANTUM_SECONDS, JobTurns
+from motet.run_dir import RunDir
 from motet.same_files import SameFiles
 from motet.tracebacks import short_form, traceback_text
 from motet.trainers.length import turns_expected
@@ -87,7 +89,7 @@ class JobProcess:
         self._seat = seat
         quantum = QUANTUM_SECONDS if start.num_workers == 1 and not start.strict else 0.0
         self.turns = JobTurns(seat, self._turn_ended, self._backward, quantum_seconds=quantum)
-        self._before_end: Callable[[], None] = lambda: None
+        self._before_end: Callable[[object], None] = lambda result: None
         self.handle = JobHandle(
             start.name,
             None if start.job_dir is None else Path(start.job_dir),
@@ -113,8 +115,8 @@ class JobProcess:
         """Synchronized turns, those before a resume included."""
         return self._offset + self.turns.num_turns
 
-    def call_before_end(self, call: Callable[[], None]) -> None:
-        """Have ``call`` be called when the loop has returned."""
+    def call_before_end(self, call: Callable[[object], None]) -> None:
+        """Have ``call`` be called with what the loop has returned."""
         self._before_end = call
 
     def go_on_after(self, turns: int) -> None:
@@ -143,11 +145,8 @@ class JobProcess:
         store = _own_store(start)
         peers = self._peers = Peers(PrefixStore("job", store), start.worker, start.num_workers, start.timeout_seconds)
         self._council = Council(peers, lambda: self._seat.stop_request, lambda: self._notice(self.name, UNEVEN))
-        disks = Disks(start.separate_disks, start.own_disk)
         attempt, notice = f"{start.start}_{start.attempt}", self._notice
-        self._saving = Coordinator(
-            peers, _path(start.checkpoints), notice, lambda error: None, disks, attempt, self._report_saved
-        )
+        self._saving = Coordinator(peers, _policy(start), notice, lambda error: None, attempt, self._report_saved)
         self._saving.attach(self)
         handle.set_current(self.handle)
         files = self._files = SameFiles(
@@ -172,7 +171,7 @@ class JobProcess:
         try:
             result = self._result()
             self._reported.flush()
-            self._before_end()
+            self._before_end(result)
             return self._end("finished", result=self._keep(result))
         except JobStopped as stopped:
             outcome = stopped.outcome()
@@ -326,6 +325,13 @@ class JobProcess:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) == self._asked_to_end:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _policy(start: Start) -> RecoveryPolicy:
+    endings = Endings()
+    if start.worker == 0 and start.run_dir is not None:
+        endings = resuming.endings(RunDir.open(start.run_dir), torch.save)
+    return RecoveryPolicy(_path(start.checkpoints), Disks(start.separate_disks, start.own_disk), endings)
 
 
 def _own_store(start: Start) -> Store:

@@ -13,6 +13,7 @@ from torch import nn
 
 from motet.checkpoints.coordinator import Coordinator, JobSaver, _Save
 from motet.checkpoints.manifest import CheckpointPart
+from motet.checkpoints.policy import RecoveryPolicy
 
 
 class Writer:
@@ -28,7 +29,7 @@ class Writer:
 def test_no_checkpoint_is_committed_with_a_part_missing() -> None:
     published: dict[str, str] = {}
     workers: Any = SimpleNamespace(worker=0, num_workers=3, lookup=published.get, unpublish=published.pop)
-    coordinator = Coordinator(workers, None, lambda job, text: None, lambda error: None)
+    coordinator = Coordinator(workers, RecoveryPolicy(), lambda job, text: None, lambda error: None)
     writer: Any = Writer()
     coordinator._writer = writer
     mine, *others = (CheckpointPart(f"worker-{worker}.pt", 1, "0" * 16) for worker in range(3))
@@ -47,7 +48,7 @@ def test_no_checkpoint_is_committed_with_a_part_missing() -> None:
 
 def test_a_checkpoint_is_due_by_the_clock_to_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workers: Any = SimpleNamespace(worker=0, num_workers=1, broadcast_from_0=lambda make_text, **_: make_text())
-    coordinator = Coordinator(workers, tmp_path, lambda job, text: None, lambda error: None)
+    coordinator = Coordinator(workers, RecoveryPolicy(tmp_path), lambda job, text: None, lambda error: None)
     saved: list[int] = []
     monkeypatch.setattr(coordinator, "write", lambda checkpoints, turn, payloads: saved.append(turn))
     job: Any = SimpleNamespace(name="a", num_synced=0, turn=1, go_on_after=lambda turns: None)

@@ -51,7 +51,8 @@ def test_what_turns_cost_when_the_jobs_last_ran_makes_the_first_order() -> None:
     sent = Sent()
     source = ListedSource([ProcessJob(name, None, {}) for name in "ab"])
     earlier = {"a": Cost(1.0, 10.0), "b": Cost(1.0, 0.1)}
-    Decider(cast(Exchange, sent), source, None, 2, False, lambda *_: False, earlier_costs=earlier).begin()
+    ignored = (lambda *_: False, lambda *_: None)
+    Decider(cast(Exchange, sent), source, None, 2, False, *ignored, earlier_costs=earlier).begin()
     assert last_order(sent).count("b") == 10 * last_order(sent).count("a")
 
 
