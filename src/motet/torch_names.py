@@ -46,7 +46,22 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "torch:_foreach_copy_",
         "torch.autograd.grad_mode:_unsafe_preserve_version_counter",
     ),
-    "frozen/weights": ("torch.utils._python_dispatch:is_traceable_wrapper_subclass",),
+    "frozen/in_use": (
+        "sys:_current_frames",
+        "torch._C:DisableTorchFunction",
+        "torch._C:_storage_Use_Count",
+        "torch:Tensor._base",
+        "torch:Tensor._use_count",
+        "torch:UntypedStorage._cdata",
+    ),
+    "frozen/together": ("torch._C:DisableTorchFunction",),
+    "frozen/weights": (
+        "torch.nn:Module._buffers",
+        "torch.nn:Module._parameters",
+        "torch.utils._python_dispatch:is_traceable_wrapper_subclass",
+        "torch:UntypedStorage._new_with_weak_ptr",
+    ),
+    "processes/own_weights": ("torch._C:DisableTorchFunction",),
     "gradients/buckets": (
         f"{_DDP}._has_rebuilt_buckets",
         f"{_DDP}.find_unused_parameters",

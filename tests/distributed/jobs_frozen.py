@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from tests.distributed.identity import Record
 from torch import Tensor, nn
@@ -262,6 +263,27 @@ def compiled() -> Record:
         optimizer.step()
         record.look(loss)
     return record.ended(ddp)
+
+
+def receiving() -> Record:
+    """A weight is received while turns end: it is sent in a later one."""
+    groups: list[Any] = []
+    begun: list[Any] = []
+
+    def receive(step: int, model: Adapted) -> None:
+        weight, rank = model.base.layers[1].weight, dist.get_rank()
+        if dist.get_world_size() < 2:
+            return
+        if step == 0:
+            groups.append(dist.new_group())
+            if rank == 0:
+                begun.append(dist.broadcast(weight.data, 1, group=groups[0], async_op=True))
+        elif step == 4 and rank == 1:
+            dist.broadcast(weight.data + 1, 1, group=groups[0])
+        elif step == 4 and rank == 0:
+            begun.pop().wait()
+
+    return train(receive)
 
 
 def exporting() -> Record:

@@ -13,7 +13,7 @@ from tests.processes.command import place_in, torchrun, words_of
 SCRIPT = Path(__file__).with_name("frozen_script.py")
 REPOSITORY = str(Path(__file__).parents[2])
 KINDS = ("adapter", "unfreezing", "merging", "referring")
-OTHERS = ("writing", "loading", "resizing", "copying", "sharing_memory", "loader", "teacher")
+OTHERS = ("writing", "loading", "resizing", "copying", "sharing_memory", "loader", "teacher", "receiving")
 
 
 def must_end_as_alone(folder: Path, kinds: tuple[str, ...], num_workers: int) -> None:

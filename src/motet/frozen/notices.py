@@ -8,9 +8,10 @@ from motet.frozen.register import Register, Saving
 from motet.memory.footprint import size_text
 
 BUSY = (
-    "has frozen weights that other jobs may hold as well, and a thread that computes at the end of each turn: they are "
-    "shared once it waits."
+    "has frozen weights that other jobs may hold as well, and something uses them at the end of each turn (a thread, a "
+    "collective under way, a graph that is kept, TorchScript): they are shared once nothing does."
 )
+FAILED = "holds frozen weights by itself that it might share with other jobs"
 NOT_OURS = "lie in memory that is not torch's own (NumPy's, or a mapped file), so they stay where they are."
 
 
@@ -20,6 +21,7 @@ class SavingNotices:
     def __init__(self, notice: Callable[[str | None, str], None]) -> None:
         self._notice = notice
         self._saved = self._kept = Saving(0, 0, 0)
+        self._failed: set[str] = set()
 
     def notify(self, register: Register) -> None:
         """Notify of what is saved now, if it is more than before."""
@@ -32,9 +34,12 @@ class SavingNotices:
             size = size_text(kept.num_bytes)
             self._notice(None, f"{kept.num_jobs} jobs hold {size} of equal frozen weights, which {NOT_OURS}")
 
-    def no_room(self, error: str) -> None:
-        """Notify that memory has run out."""
-        self._notice(None, f"equal frozen weights are not shared, there is no memory to write them to: {error}")
+    def failed(self, job: str, error: str) -> None:
+        """Notify that a job could not share what it might, once for each job."""
+        if job in self._failed:
+            return
+        self._failed.add(job)
+        self._notice(job, f"{FAILED}: {error}")
 
 
 def saved_text(saving: Saving) -> str:

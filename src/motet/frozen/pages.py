@@ -12,15 +12,16 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Iterator
-from functools import cache
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, ClassVar, TypeAlias
 
 PAGE = mmap.PAGESIZE
 _PRESENT, _OF_FILE = 1 << 63, 1 << 61  # bits of /proc/PID/pagemap: in memory; a file's page, not copied
 _LOOKS = 8  # so many pages of a block are looked at
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2  # sys/mman.h
 _MAP_FAILED = ctypes.c_void_p(-1).value
+Block: TypeAlias = "ctypes.Array[ctypes.c_ubyte]"
 
 
 @cache
@@ -35,9 +36,33 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
+@cache
+def _libc_holding_lock() -> ctypes.PyDLL:
+    """The C library, called without letting other threads of Python run."""
+    libc = ctypes.PyDLL(None, use_errno=True)
+    libc.mremap.restype, libc.mremap.argtypes = _libc().mremap.restype, _libc().mremap.argtypes
+    return libc
+
+
+def are_there() -> bool:
+    """Whether Python was built for a system that has such files."""
+    return hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
+
+
 def bytes_at(address: int, num_bytes: int) -> memoryview:
     """Return memory as bytes that can be read; whoever calls keeps it alive."""
     return memoryview((ctypes.c_ubyte * num_bytes).from_address(address)).cast("B")
+
+
+def address_of(block: Block) -> int:
+    """Return where a block lies."""
+    return ctypes.addressof(block)
+
+
+def is_zero(address: int, num_bytes: int) -> bool:
+    """Whether a piece of memory holds nothing but zeros."""
+    first = bytes_at(address, 1)[0]
+    return first == 0 and same_bytes(address, address + 1, num_bytes - 1)  # each byte is the one before it
 
 
 def same_bytes(one: int, other: int, num_bytes: int) -> bool:
@@ -53,7 +78,11 @@ def whole_pages(num_bytes: int) -> int:
 def new_file(num_bytes: int) -> int:
     """Return an empty file in memory, open; it takes up what is written to it."""
     file = os.memfd_create("motet-frozen-weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(file, num_bytes)
+    try:
+        os.ftruncate(file, num_bytes)
+    except BaseException:
+        os.close(file)
+        raise
     return file
 
 
@@ -70,7 +99,7 @@ def seal(file: int) -> None:
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
 
 
-def map_block(file: int, offset: int, num_bytes: int) -> ctypes.Array[ctypes.c_ubyte]:
+def map_block(file: int, offset: int, num_bytes: int) -> Block:
     """Return a block of a file, mapped privately: what is written there is nobody else's.
 
     Each call maps it anew, at an address of its own. Python's `mmap.mmap` would keep a file open for each.
@@ -108,10 +137,11 @@ def _entry(pagemap: int, page: int) -> int:
     return int(struct.unpack("Q", os.pread(pagemap, 8, 8 * page))[0])
 
 
-def make_own(address: int, num_bytes: int) -> None:
+def make_own(address: int, num_bytes: int, at_once: Callable[[Callable[[], Any]], list[Any] | None]) -> bool:
     """Have a block of a mapped file be ordinary memory, at the same address and with the same bytes.
 
-    The exchange is one step for whoever reads meanwhile. Raises `OSError` where there is no memory for it.
+    Return whether that was done. ``at_once`` makes the last call, if nobody has written to the block since it was
+    copied. Raises `OSError` where there is no memory for it.
     """
     libc, size = _libc(), whole_pages(num_bytes)
     kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -119,10 +149,14 @@ def make_own(address: int, num_bytes: int) -> None:
     if fresh == _MAP_FAILED:
         raise OSError(ctypes.get_errno(), "no memory for weights that a job has written to")
     ctypes.memmove(fresh, address, num_bytes)
-    if libc.mremap(fresh, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, address) == _MAP_FAILED:
-        error = OSError(ctypes.get_errno(), "weights that a job has written to cannot be moved")
-        libc.munmap(fresh, size)
-        raise error
+    how = _MREMAP_MAYMOVE | _MREMAP_FIXED
+    done = at_once(partial(_libc_holding_lock().mremap, fresh, size, size, how, address))
+    if done == [address]:
+        return True
+    libc.munmap(fresh, size)
+    if done is None:
+        return False
+    raise OSError(ctypes.get_errno(), "weights that a job has written to cannot be moved")
 
 
 def give_back_freed() -> None:
@@ -142,10 +176,29 @@ class _Allocated(ctypes.Structure):
 
 
 def allocated_bytes() -> int | None:
-    """Return how much of the C library's memory is in use; None where it does not report it."""
-    ask = getattr(_libc(), "mallinfo2", None)  # glibc 2.33
-    if ask is None:
-        return None
+    """Return how much of the C library's memory is in use; None where it does not report it, or is not asked."""
+    return _allocated() if _counts_all() else None
+
+
+@cache
+def _counts_all() -> bool:
+    """Whether memory that is allocated is counted: another library may have taken its place (jemalloc, for one)."""
+    libc, size = _libc(), 1 << 24
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    if getattr(libc, "mallinfo2", None) is None:  # glibc 2.33
+        return False
+    before, place = _allocated(), libc.malloc(size)
+    counted = _allocated() - before >= size
+    libc.free(place)
+    return counted
+
+
+def _allocated() -> int:
+    ask = _libc().mallinfo2
     ask.restype = _Allocated
     counts = ask()
     return int(counts.hblkhd + counts.uordblks)

@@ -7,19 +7,27 @@ bytes, by that job: a worker whose jobs have nothing in common pays for finding 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass
 class _Bytes:
-    """``claims``: jobs that hold these bytes; ``users``: those of them that share; ``writer``: who writes the file."""
+    """``claims``: jobs that hold these bytes; ``users``: those of them that share.
+
+    ``writer``: who has been asked to write them, and to which file.
+    """
 
     num_bytes: int
     claims: set[str] = field(default_factory=set)
     users: set[str] = field(default_factory=set)
-    writer: str | None = None
+    writer: tuple[str, int] | None = None
     file: int | None = None
+
+    @property
+    def is_to_be_written(self) -> bool:
+        """Whether several jobs hold these bytes, and nobody has written them or been asked to."""
+        return self.file is None and self.writer is None and len(self.claims) > 1
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,22 @@ class Register:
             entry.claims.add(job)
             if entry.file is not None:
                 share[entry.file].append(name)
-            elif entry.writer in (None, job) and len(entry.claims) > 1:
-                entry.writer = job
+            elif entry.is_to_be_written:
                 write.append(name)
+        return self._ask(job, write, share)
+
+    def unwritten(self) -> dict[str, ClaimAnswer]:
+        """Return whom to ask, and for what: several jobs hold it, and who was asked has ended, or failed."""
+        write: defaultdict[str, list[str]] = defaultdict(list)
+        for name, entry in self._bytes.items():
+            if entry.is_to_be_written:
+                write[min(entry.claims)].append(name)
+        return {job: self._ask(job, names, {}) for job, names in write.items()}
+
+    def _ask(self, job: str, write: list[str], share: Mapping[int, list[str]]) -> ClaimAnswer:
         self._num_files += bool(write)
+        for name in write:
+            self._bytes[name].writer = (job, self._num_files)
         return ClaimAnswer(dict(share), write, self._num_files)
 
     def keeps(self, job: str, fixed: Mapping[str, int]) -> None:
@@ -68,16 +88,19 @@ class Register:
         saved = sum(size * (num_holders[name] - 1) for name, size in sizes.items())
         return Saving(jobs, sum(sizes.values()), saved)
 
-    def wrote(self, job: str, number: int, names: Iterable[str]) -> dict[str, list[str]]:
-        """Take note of a file; return, by job, what each can share now: the writer, and whoever claimed it before."""
+    def wrote(self, job: str, number: int, names: Collection[str]) -> dict[str, list[str]]:
+        """Take note of a file that a job was asked for; return, by job, what each can share now.
+
+        That is the writer, and whoever claimed it before. What it was asked for beside is not written.
+        """
         can: defaultdict[str, list[str]] = defaultdict(list)
-        for name in names:
-            if (entry := self._bytes.get(name)) is None:
-                continue
-            entry.file, entry.writer = number, None
-            for each in sorted(entry.claims):
-                can[each].append(name)
-        self._forget_writer(job)
+        for name, entry in self._bytes.items():
+            if entry.writer == (job, number):
+                entry.writer = None
+                if name in names:
+                    entry.file = number
+                    for each in sorted(entry.claims):
+                        can[each].append(name)
         return dict(can)
 
     def shares(self, job: str, names: Iterable[str]) -> None:
@@ -95,20 +118,16 @@ class Register:
             if (entry := self._bytes.get(name)) is not None:
                 entry.claims.discard(job)
                 entry.users.discard(job)
+                if entry.writer is not None and entry.writer[0] == job:
+                    entry.writer = None
                 if not entry.claims:
                     del self._bytes[name]
         return sorted(before - self._files())
 
     def ended(self, job: str) -> list[int]:
         """Take note that a job has ended; return the files of which nobody uses any more."""
-        self._forget_writer(job)
         self._fixed.pop(job, None)
         return self.owns(job, list(self._bytes))
-
-    def _forget_writer(self, job: str) -> None:
-        for entry in self._bytes.values():
-            if entry.writer == job:
-                entry.writer = None
 
     def uses(self, number: int) -> bool:
         """Whether anybody uses a file."""

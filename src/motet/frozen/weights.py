@@ -3,26 +3,28 @@
 A *piece* is a storage of at least `SMALLEST_BYTES` that only parameters and buffers without gradients use. It is
 shared by exchanging the memory of the storage itself, under all tensors that use it: tied weights, views and whatever
 else knows the tensors find the same bytes, and go on as before. What is memory of another library's (NumPy has it, or a
-mapped file) stays where it is: somebody may hold its address.
+mapped file) stays where it is: somebody may hold its address. What somebody uses now is left for later
+(`motet.frozen.in_use`).
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import sysconfig
-import threading
-import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import torch
 import xxhash
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from motet.frozen import pages
+from motet.frozen.in_use import Stillness, objects_of
 from motet.torch_versions import STORAGE_SWAP
 
 SMALLEST_BYTES = 1 << 20
@@ -34,12 +36,12 @@ Places = Mapping[str, int]
 
 @dataclass
 class Piece:
-    """A storage of a job's, by one of its tensors. ``name``: of its bytes, equal for equal bytes.
+    """A storage of a job's. ``name``: of its bytes, equal for equal bytes.
 
     ``shared``: it lies in a file. ``own``: it was written to, and is never shared again.
     """
 
-    tensor: weakref.ref[Tensor]
+    storage: StorageWeakRef  # not a tensor: torch.utils.swap_tensors takes none that is referred to weakly
     name: str
     num_bytes: int
     address: int
@@ -48,117 +50,179 @@ class Piece:
     own: bool = False
 
 
-class JobWeights:
-    """The frozen weights of one job. ``known``: tensors that were seen before, by their ids."""
+@dataclass
+class Shared:
+    """What became of pieces, by their bytes' names: those that are in use now are to be asked for again ``later``."""
 
-    def __init__(self, known: dict[int, weakref.ref[Tensor]]) -> None:
+    shared: dict[str, int] = field(default_factory=dict)
+    later: set[str] = field(default_factory=set)
+    error: str | None = None
+
+
+@dataclass
+class Written:
+    """A file, open, and what lies in it; None if that is nothing. ``error``: why there is no more."""
+
+    file: int | None
+    places: dict[str, int]
+    error: str | None
+
+
+class JobWeights:
+    """The frozen weights of one job. ``known``: storages that were seen before, by their addresses.
+
+    ``in_use``: some could not be shared when that was tried last, so that it is tried more seldom.
+    """
+
+    def __init__(self, known: dict[int, StorageWeakRef]) -> None:
+        self.in_use = False
         self._known = known
-        self._found: list[weakref.ref[Tensor]] = []
+        self._found: list[StorageWeakRef] = []
         self._pieces: list[Piece] = []
-        self._left: list[torch.UntypedStorage] = []  # memory that another thread may be reading still
 
     def find(self, modules: Iterable[nn.Module]) -> None:
         """Find the frozen weights of these modules that were not seen before. Reads none of their bytes."""
-        self._found += [weakref.ref(tensor) for tensor in frozen_tensors(_whole(modules), self._known)]
+        self._found += frozen_storages(_whole(modules), self._known)
 
     @property
     def num_found(self) -> int:
-        """How many were found since they were named."""
+        """How many were found and have no names yet."""
         return len(self._found)
 
-    def name(self) -> dict[str, int]:
-        """Return the bytes, by name, of what was found since the last time and can be shared. Reads all of them."""
+    def name(self, still: Stillness) -> dict[str, int]:
+        """Return the bytes, by name, of what was found since the last time and can be shared. Reads all of them.
+
+        What is in use is left for the next time.
+        """
         named: dict[str, int] = {}
         found, self._found = self._found, []
-        for tensor in (each() for each in found):
-            if tensor is None:
+        for reference in found:
+            storage = _there(reference)
+            if storage is None:
                 continue
-            storage = tensor.untyped_storage()
-            contents = pages.bytes_at(storage.data_ptr(), storage.nbytes())
-            if not contents[0] and not _as_bytes(storage).any():
-                continue  # zeros, for which the kernel may not even have made pages: a cache that is still empty
-            name = f"{storage.nbytes()}-{xxhash.xxh3_128_hexdigest(contents)}"
-            movable = storage.resizable()
-            self._pieces.append(Piece(weakref.ref(tensor), name, storage.nbytes(), storage.data_ptr(), movable))
+            movable, address, num_bytes = storage.resizable(), storage.data_ptr(), storage.nbytes()
+            if movable and not still.is_free(storage):
+                self._found.append(reference)
+                continue
+            if pages.is_zero(address, num_bytes):
+                continue  # the kernel may not even have made pages: a cache that is still empty
+            name = _name(address, num_bytes)
+            self._pieces.append(Piece(reference, name, num_bytes, address, movable))
             if movable:
-                named[name] = storage.nbytes()
+                named[name] = num_bytes
         return named
 
-    def write(self, names: Collection[str]) -> tuple[int, Places]:
-        """Write pieces to a file for others to map, and use its pages; return it, open, with its places.
+    @property
+    def names(self) -> list[str]:
+        """The names of all that can be shared, or is."""
+        return sorted({piece.name for piece in self._pieces if piece.movable and not piece.own})
 
-        Each piece's own memory is freed before the next one is written. Raises `OSError` where there is no memory.
+    def write(self, names: Collection[str], still: Stillness) -> Written:
+        """Write pieces to a file for others to map, and use its pages.
+
+        Each piece's own memory is freed before the next one is written. Left out is what the job has no more, what has
+        changed, and what there is no memory for.
         """
         chosen: dict[str, Piece] = {}
         for piece in self._pieces:
-            if piece.name in names and not piece.own and self._storage(piece) is not None:
+            fresh = piece.movable and not piece.shared and not piece.own
+            if piece.name in names and fresh and self._storage(piece) is not None:
                 chosen.setdefault(piece.name, piece)
+        if not chosen:
+            return Written(None, {}, None)
         places: dict[str, int] = {}
-        end = freed = 0
-        file = pages.new_file(sum(pages.whole_pages(piece.num_bytes) for piece in chosen.values()))
+        file, error = -1, None
+        size = sum(pages.whole_pages(piece.num_bytes) for piece in chosen.values())
         try:
-            for name, piece in chosen.items():
-                pages.write(file, end, piece.address, piece.num_bytes)
-                if self._exchange(piece, file, end):
-                    places[name] = end
-                end += pages.whole_pages(piece.num_bytes)
-                if end - freed > _FREED_BYTES:
-                    pages.give_back_freed()
-                    freed = end
-            pages.seal(file)
+            file = pages.new_file(size)
+            self._fill(file, list(chosen.values()), places, still)
+        except OSError as failure:
+            error = str(failure)
         except BaseException:
-            os.close(file)
+            if file >= 0:
+                os.close(file)
             raise
         pages.give_back_freed()
-        return file, places
+        if places:
+            pages.seal(file)
+            return Written(file, places, error)
+        if file >= 0:
+            os.close(file)
+        return Written(None, {}, error)
 
-    def share(self, file: int, places: Places) -> dict[str, int]:
-        """Use the pages of a file, which is open, for pieces that it has; return their bytes by name.
+    def _fill(self, file: int, pieces: Collection[Piece], places: dict[str, int], still: Stillness) -> None:
+        end = freed = 0
+        for piece in pieces:
+            pages.write(file, end, piece.address, piece.num_bytes)
+            written = pages.map_block(file, end, piece.num_bytes)
+            if _name(pages.address_of(written), piece.num_bytes) == piece.name:  # the piece may have changed since
+                places[piece.name] = end
+                self._exchange(piece, file, end, still)
+            end += pages.whole_pages(piece.num_bytes)
+            if end - freed > _FREED_BYTES:
+                pages.give_back_freed()
+                freed = end
+
+    def share(self, file: int, places: Places, still: Stillness) -> Shared:
+        """Use the pages of a file, which is open, for pieces that the job has; return what became of them.
 
         Those whose bytes have changed since they were looked at stay the job's own.
         """
-        shared: dict[str, int] = {}
+        done = Shared()
         for piece in self._pieces:
-            offset = places.get(piece.name)
-            if offset is None or piece.own:
+            if piece.own or piece.name not in places:
                 continue
-            if piece.shared or self._exchange(piece, file, offset):
-                shared[piece.name] = piece.num_bytes
+            try:
+                outcome = self._exchange(piece, file, places[piece.name], still)
+            except OSError as error:
+                done.error = str(error)
+                break
+            if outcome == "shared":
+                done.shared[piece.name] = piece.num_bytes
+            elif outcome == "later":
+                done.later.add(piece.name)
         pages.give_back_freed()
-        return shared
+        return done
 
-    def _exchange(self, piece: Piece, file: int, offset: int) -> bool:
+    def _exchange(
+        self, piece: Piece, file: int, offset: int, still: Stillness
+    ) -> Literal["shared", "later", "changed"]:
+        if piece.shared:
+            return "shared"
         storage = self._storage(piece)
-        if storage is None or not storage.resizable():
-            return False
+        if storage is None or not storage.resizable() or _is_pinned(storage):
+            return "changed"
+        if not still.is_free(storage):
+            return "later"
         block = pages.map_block(file, offset, piece.num_bytes)  # its own, also where another piece has the same bytes
+        if not pages.same_bytes(piece.address, pages.address_of(block), piece.num_bytes):
+            return "changed"
         there = torch.frombuffer(block, dtype=torch.uint8).untyped_storage()
-        if not pages.same_bytes(storage.data_ptr(), there.data_ptr(), piece.num_bytes):
-            return False
-        storage._swap_data_ptr_(there)  # type: ignore[attr-defined]  # it now is what was the job's memory
+        if still.at_once(partial(storage._swap_data_ptr_, there)) is None:  # type: ignore[attr-defined]
+            return "later"
         piece.shared, piece.address = True, storage.data_ptr()
-        if not others_rest():
-            self._left.append(there)
-        return True
+        return "shared"
 
-    def written(self) -> list[str]:
+    def written(self, still: Stillness) -> list[str]:
         """Give back the pages of pieces that the job has written to; return their names, of which it has none now."""
-        if self._left and others_rest():
-            self._left.clear()
         gone: set[str] = set()
         for piece in self._pieces:
             if not piece.shared:
                 continue
-            there = self._storage(piece) is not None
-            if there and not pages.is_written(piece.address, piece.num_bytes):
-                continue
-            if there:
+            storage = self._storage(piece)
+            if storage is not None:
+                if not pages.is_written(piece.address, piece.num_bytes):
+                    continue
+                if _is_pinned(storage) or not still.is_free(storage):
+                    continue
                 try:
-                    pages.make_own(piece.address, piece.num_bytes)
+                    if not pages.make_own(piece.address, piece.num_bytes, still.at_once):
+                        continue
                 except OSError:  # no memory now: the copies that the kernel has made are as good
                     continue
             piece.shared, piece.own = False, True
             gone.add(piece.name)
+        self._pieces = [piece for piece in self._pieces if not piece.storage.expired()]
         return sorted(gone - {piece.name for piece in self._pieces if piece.shared})
 
     @property
@@ -172,36 +236,50 @@ class JobWeights:
 
     def _storage(self, piece: Piece) -> torch.UntypedStorage | None:
         """Return the storage of a piece, if it still is where it was."""
-        tensor = piece.tensor()
-        if tensor is None:
+        storage = _there(piece.storage)
+        if storage is None or (storage.data_ptr(), storage.nbytes()) != (piece.address, piece.num_bytes):
             return None
-        storage = tensor.untyped_storage()
-        return storage if (storage.data_ptr(), storage.nbytes()) == (piece.address, piece.num_bytes) else None
+        return storage
 
 
 def can_share() -> bool:
-    """Whether what this takes is there."""
-    return sys.platform == "linux" and STORAGE_SWAP.there
+    """Whether what this takes is there: of torch, of the system as Python was built for it, and Python's lock."""
+    locks = not sysconfig.get_config_var("Py_GIL_DISABLED")
+    return sys.platform == "linux" and STORAGE_SWAP.there and pages.are_there() and locks
 
 
-def frozen_tensors(modules: Iterable[nn.Module], known: dict[int, weakref.ref[Tensor]]) -> Iterator[Tensor]:
-    """Yield a tensor for each storage that is frozen, large enough and not ``known``; know all of them afterwards."""
-    tensors: dict[int, Tensor] = {}
+def frozen_storages(modules: Iterable[nn.Module], known: dict[int, StorageWeakRef]) -> list[StorageWeakRef]:
+    """Return the storages that are frozen, large enough and not ``known``; know all of them afterwards."""
+    for key in [key for key, reference in known.items() if reference.expired()]:
+        del known[key]
+    storages: dict[int, torch.UntypedStorage] = {}
     trained: set[int] = set()
     for module in modules:
-        for each in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        for each in _held_by(module):
             for tensor in _plain(each):
-                if not _is_large(tensor):
-                    continue
-                key = tensor.untyped_storage()._cdata
-                tensors.setdefault(key, tensor)
-                if each.requires_grad:
-                    trained.add(key)
-    for key, tensor in tensors.items():
-        seen = known.get(id(tensor))
-        if key not in trained and (seen is None or seen() is not tensor):
-            known[id(tensor)] = weakref.ref(tensor)
-            yield tensor
+                if (storage := _large_storage(tensor)) is not None:
+                    storages[storage._cdata] = storage
+                    if each.requires_grad:
+                        trained.add(storage._cdata)
+    fresh = {key: StorageWeakRef(storages[key]) for key in storages.keys() - trained - known.keys()}
+    known.update(fresh)
+    return [fresh[key] for key in storages if key in fresh]
+
+
+def _there(reference: StorageWeakRef) -> torch.UntypedStorage | None:
+    return torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+
+
+def _name(address: int, num_bytes: int) -> str:
+    return f"{num_bytes}-{xxhash.xxh3_128_hexdigest(pages.bytes_at(address, num_bytes))}"
+
+
+def _held_by(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of a module itself: not by its methods, which may be its program's own."""
+    for name in ("_parameters", "_buffers"):
+        for each in list((module.__dict__.get(name) or {}).values()):
+            if isinstance(each, Tensor):
+                yield each
 
 
 def _whole(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -226,35 +304,21 @@ def _plain(tensor: Tensor) -> Iterator[Tensor]:
             yield from _plain(inner)
 
 
-def _is_large(tensor: Tensor) -> bool:
+def _large_storage(tensor: Tensor) -> torch.UntypedStorage | None:
     if nn.parameter.is_lazy(tensor) or tensor.layout != torch.strided:
-        return False
-    storage = tensor.untyped_storage()  # of a fake tensor, a storage without memory
+        return None
+    storage = tensor.untyped_storage()
     if storage.device.type != "cpu" or storage.nbytes() < SMALLEST_BYTES:
-        return False
-    return not storage.is_shared() and not (torch.cuda.is_initialized() and tensor.is_pinned())
+        return None
+    try:
+        storage.data_ptr()
+    except RuntimeError:  # of a tensor that is made of others, and does not say so
+        return None
+    return None if storage.is_shared() or _is_pinned(storage) else storage
 
 
-def _as_bytes(storage: torch.UntypedStorage) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
-
-
-def others_rest() -> bool:
-    """Whether every other thread waits inside of Python's library, or is Motet's.
-
-    Only then has none of them an operation of torch's under way, which may hold the address of a weight.
-    """
-    here = threading.get_ident()
-    return all(_rests(frame.f_code.co_filename) for thread, frame in sys._current_frames().items() if thread != here)
-
-
-_LIBRARY = sysconfig.get_path("stdlib") + os.sep
-_PACKAGES = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
-_MOTET = os.path.dirname(os.path.dirname(__file__)) + os.sep
-
-
-def _rests(file: str) -> bool:
-    return file.startswith(_MOTET) or (file.startswith(_LIBRARY) and not file.startswith(_PACKAGES))
+def _is_pinned(storage: torch.UntypedStorage) -> bool:
+    return torch.cuda.is_initialized() and bool(storage.is_pinned())
 
 
 def has_grown(allocated: int | None) -> bool:
@@ -263,8 +327,6 @@ def has_grown(allocated: int | None) -> bool:
     return now is None or allocated is None or now - allocated >= SMALLEST_BYTES
 
 
-def modules_here() -> Iterator[nn.Module]:
-    """Yield all modules of this process, wherever they are kept: a teacher is not wrapped in anything."""
-    for each in gc.get_objects():
-        if issubclass(type(each), nn.Module):  # not isinstance, which some objects answer with code of their own
-            yield each
+def modules_here() -> list[nn.Module]:
+    """Return all modules of this process, wherever they are kept: a teacher is not wrapped in anything."""
+    return objects_of(nn.Module)

@@ -27,7 +27,7 @@ class Channel:
         self._unread = b""
         self._lock = threading.RLock()
         self._reads = threading.RLock()  # for all of a question: who else reads would take its answer away
-        self._files: deque[int] = deque()
+        self._files: deque[int | None] = deque()
         self._kept: deque[FromJob | ToJob] = deque()  # what came while an answer was waited for
 
     @property
@@ -83,7 +83,7 @@ class Channel:
         is_open = True
         for _ in range(MOST_READS):
             try:
-                data, came, _, _ = self._socket.recvmsg(1 << 16, _FILES_BYTES, socket.MSG_DONTWAIT)
+                data, came, flags, _ = self._socket.recvmsg(1 << 16, _FILES_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except ConnectionError:
@@ -92,6 +92,8 @@ class Channel:
             for file in (file for _, _, packed in came for file in array.array("i", packed)):
                 os.set_inheritable(file, False)
                 self._files.append(file)
+            if flags & socket.MSG_CTRUNC:  # too many are open here
+                self._files.append(None)
             if not data:
                 is_open = False
                 break
@@ -103,9 +105,12 @@ class Channel:
                 messages.append(cast(FromJob | ToJob, unpack(line)))
         return messages, is_open
 
-    def take_file(self) -> int:
-        """Return the file that came with a message: the caller's from here on. Messages are asked in their order."""
-        return self._files.popleft()
+    def take_file(self) -> int | None:
+        """Return the file that came with a message: the caller's from here on. Messages are asked in their order.
+
+        None: too many were open for it.
+        """
+        return self._files.popleft() if self._files else None
 
     def wait(self, seconds: float) -> None:
         """Block until there is a message, or so long."""
@@ -116,7 +121,8 @@ class Channel:
     def close(self) -> None:
         """Close this end."""
         while self._files:
-            os.close(self._files.popleft())
+            if (file := self._files.popleft()) is not None:
+                os.close(file)
         self._socket.close()
 
 
@@ -133,7 +139,10 @@ class WorkerChannel(Channel):
         return bool(self._unsent)
 
     def send(self, message: FromJob | ToJob, file: int | None = None) -> None:
-        """Send a message, with an open file if need be, as soon as the job reads. A job that has gone is no error."""
+        """Send a message, with an open file if need be, as soon as the job reads. A job that has gone is no error.
+
+        Raises `OSError` where too many files are open for one more; nothing is sent then.
+        """
         if file is not None:  # a file of its own: the sender may close the other before this is sent
             self._unsent.append((memoryview(b"\n"), os.dup(file)))
         self._unsent.append((memoryview(_line(message)), None))

@@ -22,22 +22,25 @@ def import_ahead(jobs: Sequence[ProcessJob]) -> None:
     scripts = [Path(job.spec["target"]) for job in jobs if job.spec and job.spec["kind"] == "script"]
     for path in dict.fromkeys(scripts):
         with contextlib.suppress(OSError, SyntaxError, ValueError):
-            for name in _first_imports(path):
+            for name, parts in _first_imports(path):
                 if _is_installed(name) and not any(_is_beside(name, script.parent) for script in scripts):
                     with contextlib.suppress(Exception, SystemExit):
-                        import_module(name)
+                        module = import_module(name)
+                        for part in parts:
+                            getattr(module, part, None)  # some import the rest of themselves only then (transformers)
 
 
-def _first_imports(script: Path) -> list[str]:
-    names: list[str] = []
+def _first_imports(script: Path) -> list[tuple[str, list[str]]]:
+    """Return the modules that a script imports, and the names that it takes from each."""
+    found: list[tuple[str, list[str]]] = []
     for statement in ast.parse(script.read_bytes()).body:
         if isinstance(statement, ast.Import):
-            names += [alias.name for alias in statement.names]
+            found += [(alias.name, []) for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:
-            names.append(statement.module)
+            found.append((statement.module, [alias.name for alias in statement.names]))
         elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
             break
-    return [name for name in names if name != "__future__"]
+    return [(name, parts) for name, parts in found if name != "__future__"]
 
 
 def _is_installed(name: str) -> bool:

@@ -199,7 +199,7 @@ class FrozenUse:
 
 @dataclass(frozen=True, slots=True)
 class FrozenFailure:
-    """The job could not write the file that it was asked for."""
+    """The job could not write what it was asked for, or not use what it was offered."""
 
     error: str
 

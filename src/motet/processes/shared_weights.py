@@ -18,6 +18,8 @@ from motet.processes.job_messages import FrozenAnswer, FrozenClaim, FrozenFailur
 QUIET_SECONDS = 1.0
 """So long has nothing more been shared when users are notified of what is saved."""
 
+TOO_MANY_OPEN = "too many files are open (ulimit -n)"
+
 
 class SharedWeights:
     """What all jobs of this worker hold, and the files of it. ``channel_of(job)``: the way to a job that lives."""
@@ -45,11 +47,16 @@ class SharedWeights:
                 self._register.shares(job, shares)
                 self._close(self._register.owns(job, owns))
             case FrozenFailure(error):
-                self._register.wrote(job, 0, ())
-                self._notices.no_room(error)
+                self._notices.failed(job, error)
+        self._ask_others()
 
     def _written(self, job: str, number: int, places: Mapping[str, int]) -> None:
-        self._files[number] = (self._channel_of(job).take_file(), places)
+        file = self._channel_of(job).take_file()
+        if file is None:
+            self._notices.failed(job, TOO_MANY_OPEN)
+            self._close(self._register.owns(job, places))
+            return
+        self._files[number] = (file, places)
         for each, names in self._register.wrote(job, number, places).items():
             self._offer(each, number, names)  # to its writer as well: another part of it may have the same bytes
         if not self._register.uses(number):
@@ -57,7 +64,16 @@ class SharedWeights:
 
     def _offer(self, job: str, number: int, names: Collection[str]) -> None:
         file, places = self._files[number]
-        self._channel_of(job).send(FrozenFile(number, {name: places[name] for name in names}), file)
+        try:
+            self._channel_of(job).send(FrozenFile(number, {name: places[name] for name in names}), file)
+        except OSError as error:
+            self._notices.failed(job, str(error))
+            self._register.owns(job, names)
+
+    def _ask_others(self) -> None:
+        """Have somebody else write what a job was asked for that has ended, or failed."""
+        for job, answer in self._register.unwritten().items():
+            self._channel_of(job).send(FrozenAnswer(answer.number, answer.write))
 
     def look(self) -> None:
         """Notify the user of what is saved, once nothing has changed for a while."""
@@ -70,6 +86,7 @@ class SharedWeights:
         if self._changed_at is not None:
             self._notices.notify(self._register)
         self._close(self._register.ended(job))
+        self._ask_others()
         return self._register.most_shared_bytes(job)
 
     def close(self) -> None:

@@ -51,13 +51,47 @@ def test_a_block_becomes_ordinary_memory_where_it_is(file: int) -> None:
     one = mapped(file)
     one.add_(1)
     before, address = one.clone(), one.data_ptr()
-    pages.make_own(address, NUM_BYTES)
+    assert pages.make_own(address, NUM_BYTES, lambda step: [step()])
     assert torch.equal(one, before)
     rows = Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
     row = next(row for row in rows if int(row.split("-")[0], 16) <= address < int(row.split("-")[1].split()[0], 16))
     assert "motet" not in row
     one.zero_()
     assert torch.equal(mapped(file) + 1, before)
+
+
+def test_a_block_that_may_have_been_written_to_meanwhile_stays(file: int) -> None:
+    one = mapped(file)
+    before = one.clone()
+    assert not pages.make_own(one.data_ptr(), NUM_BYTES, lambda step: None)
+    assert torch.equal(one, before)
+    assert pages.make_own(one.data_ptr(), NUM_BYTES, lambda step: [step()])
+
+
+def test_a_file_that_cannot_be_made_is_closed() -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Invalid argument"):
+        pages.new_file(-1)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_zeros() -> None:
+    block = torch.zeros(10_000, dtype=torch.uint8)
+    assert pages.is_zero(block.data_ptr(), 10_000)
+    for place in (0, 1, 9_999):
+        block[place] = 1
+        assert not pages.is_zero(block.data_ptr(), 10_000)
+        block[place] = 0
+
+
+def test_an_allocator_that_is_not_counted_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pages.allocated_bytes()
+    monkeypatch.setattr(pages, "_allocated", lambda: 7)
+    pages._counts_all.cache_clear()
+    try:
+        assert pages.allocated_bytes() is None
+    finally:
+        pages._counts_all.cache_clear()
 
 
 def test_equal_bytes() -> None:

@@ -40,6 +40,34 @@ def test_nobody_else_writes_what_is_being_written() -> None:
     assert register.claim("d", HELD).write
 
 
+def test_another_writes_what_a_job_that_has_ended_was_asked_for() -> None:
+    register = Register()
+    for job in "abc":
+        register.claim(job, HELD)
+    assert register.unwritten() == {}
+    register.ended("b")
+    answers = register.unwritten()
+    assert {job: sorted(answer.write) for job, answer in answers.items()} == {"a": ["x", "y"]}
+    assert register.unwritten() == {}
+    register.owns("a", ["x"])
+    assert register.unwritten() == {}, "c alone holds it"
+    assert register.wrote("a", answers["a"].number, ["x", "y"]) == {"a": ["y"], "c": ["y"]}
+
+
+def test_each_file_that_a_job_writes_is_for_what_it_was_asked_for() -> None:
+    register = Register()
+    register.claim("a", HELD)
+    first = register.claim("b", {"x": 100})
+    second = register.claim("b", HELD)
+    assert (first.write, second.write) == (["x"], ["y"])
+    register.wrote("b", first.number, ["x"])
+    assert register.unwritten() == {}, "b still writes y"
+    assert not register.claim("c", HELD).write
+    assert sorted(register.wrote("b", second.number, ["x", "y"])["a"]) == ["y"]
+    assert register.uses(first.number)
+    assert register.uses(second.number)
+
+
 def test_a_file_goes_with_the_last_that_uses_it() -> None:
     register = two_share()
     assert register.owns("a", ["x", "y"]) == []
@@ -55,6 +83,7 @@ def test_what_was_written_in_vain_is_forgotten() -> None:
     register.ended("a")
     register.owns("b", HELD)
     assert register.wrote("b", number, ["x"]) == {}
+    assert not register.uses(number)
     register.shares("b", ["x"])
     assert register.saving() == Saving(0, 0, 0)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from motet.frozen import weights
-from motet.frozen.weights import JobWeights, modules_here
+from motet.frozen import pages, weights
+from motet.frozen.in_use import Stillness
+from motet.frozen.weights import JobWeights, Shared, Written, modules_here
 
 SIDE = 520  # 1.08 MB
 
@@ -23,18 +24,19 @@ def frozen() -> nn.Linear:
         return nn.Linear(SIDE, SIDE, bias=False).requires_grad_(False)
 
 
-def share(*modules: nn.Module) -> list[JobWeights]:
+def share(*modules: nn.Module, error: str | None = None) -> list[JobWeights]:
     jobs = []
     for module in modules:
         job = JobWeights({})
         job.find(module.modules())
-        job.name()
+        job.name(Stillness())
         jobs.append(job)
-    names = [piece.name for piece in jobs[-1]._pieces]
-    file, places = jobs[-1].write(names)
+    written = jobs[-1].write(jobs[-1].names, Stillness())
+    assert written.file is not None
+    assert written.error == error
     for job in jobs:
-        job.share(file, places)
-    os.close(file)
+        job.share(written.file, written.places, Stillness())
+    os.close(written.file)
     return jobs
 
 
@@ -42,6 +44,11 @@ def is_mapped(tensor: torch.Tensor) -> bool:
     rows = [row.split(maxsplit=5) for row in Path("/proc/self/maps").read_text(encoding="ascii").splitlines()]
     ends = [(*(int(end, 16) for end in row[0].split("-")), len(row) > 5 and "motet-frozen" in row[5]) for row in rows]
     return any(begin <= tensor.data_ptr() < end and ours for begin, end, ours in ends)
+
+
+def num_mapped() -> int:
+    rows = Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
+    return sum("motet-frozen" in row for row in rows)
 
 
 def test_equal_weights_lie_in_one_file_under_all_who_use_them() -> None:
@@ -73,11 +80,10 @@ def test_two_weights_of_one_job_with_equal_bytes_stay_two() -> None:
 def test_memory_goes_with_the_weights() -> None:
     one, other = frozen(), frozen()
     share(one, other)
-    address = one.weight.data_ptr()
+    before = num_mapped()
     del one
-    rows = Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
-    begins = [int(row.split("-")[0], 16) for row in rows if "motet-frozen" in row]
-    assert begins == [other.weight.data_ptr()] != [address]
+    assert num_mapped() == before - 1
+    assert is_mapped(other.weight)
 
 
 def test_what_is_written_all_over_becomes_ordinary_memory() -> None:
@@ -85,12 +91,12 @@ def test_what_is_written_all_over_becomes_ordinary_memory() -> None:
     jobs = share(one, other)
     one.weight.data.add_(1)
     other.weight.data[0] += 1
-    assert len(jobs[0].written()) == 1
-    assert jobs[1].written() == []
+    assert len(jobs[0].written(Stillness())) == 1
+    assert jobs[1].written(Stillness()) == []
     assert not is_mapped(one.weight)
     assert is_mapped(other.weight)
     assert torch.equal(one.weight[1:], other.weight[1:] + 1)
-    assert jobs[0].written() == []
+    assert jobs[0].written(Stillness()) == []
 
 
 def test_what_has_changed_meanwhile_stays_its_own() -> None:
@@ -98,11 +104,12 @@ def test_what_has_changed_meanwhile_stays_its_own() -> None:
     jobs = [JobWeights({}), JobWeights({})]
     for job, module in zip(jobs, (one, other), strict=True):
         job.find(module.modules())
-        job.name()
-    file, places = jobs[1].write([piece.name for piece in jobs[1]._pieces])
+        job.name(Stillness())
+    written = jobs[1].write(jobs[1].names, Stillness())
+    assert written.file is not None
     one.weight.data[5, 5] += 1
-    assert jobs[0].share(file, places) == {}
-    os.close(file)
+    assert jobs[0].share(written.file, written.places, Stillness()) == Shared()
+    os.close(written.file)
     assert not is_mapped(one.weight)
 
 
@@ -135,14 +142,14 @@ def test_empty_caches_are_left_out() -> None:
     module, job = nn.Module(), JobWeights({})
     module.register_buffer("cache", torch.zeros(SIDE, SIDE))
     job.find(module.modules())
-    assert job.name() == {}
+    assert job.name(Stillness()) == {}
 
 
 def test_memory_of_another_librarys_stays_where_it_is() -> None:
     module, job = frozen(), JobWeights({})
     module.weight.numpy()  # may be kept
     job.find(module.modules())
-    assert job.name() == {}
+    assert job.name(Stillness()) == {}
     assert list(job.fixed().values()) == [4 * SIDE * SIDE]
 
 
@@ -153,7 +160,7 @@ def test_weights_inside_of_a_wrapper_are_found() -> None:
     inner = [torch.ones(SIDE, SIDE), torch.full((SIDE, SIDE), 2.0)]
     module.weight = nn.Parameter(TwoTensor(*inner), requires_grad=False)
     job.find(module.modules())
-    assert len(job.name()) == 2
+    assert len(job.name(Stillness())) == 2
 
 
 def test_modules_are_found_wherever_they_are() -> None:
@@ -161,35 +168,158 @@ def test_modules_are_found_wherever_they_are() -> None:
     assert any(each is kept["anywhere"][0] for each in modules_here())
 
 
-def test_memory_is_kept_while_a_thread_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+class Names(nn.Module):
+    """A module whose methods are its program's own."""
+
+    def parameters(self, *args: object) -> Iterator[nn.Parameter]:  # type: ignore[override]
+        raise AssertionError("called")
+
+    buffers = parameters  # type: ignore[assignment]
+
+
+class NotBuilt(nn.Module):
+    def __init__(self) -> None:
+        pass
+
+
+def test_no_code_of_the_programs_is_called_to_find_weights() -> None:
+    module, job = Names(), JobWeights({})
+    module.weight = frozen().weight
+    job.find([module, NotBuilt()])
+    assert job.num_found == 1
+
+
+class Composed(torch.Tensor):
+    """A tensor made of others, which does not say so."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Composed:
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[no-any-return, attr-defined]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        raise AssertionError(func)
+
+
+def test_a_tensor_that_has_no_memory_and_does_not_say_so_is_left_out() -> None:
+    module, job = nn.Module(), JobWeights({})
+    module._buffers["weight"] = Composed(torch.ones(SIDE, SIDE))
+    job.find([module])
+    assert job.num_found == 0
+
+
+def test_weights_that_are_known_can_be_swapped() -> None:
     one, other = frozen(), frozen()
-    monkeypatch.setattr(weights, "others_rest", lambda: False)
+    share(one, other)
+    fresh = nn.Parameter(torch.zeros(SIDE, SIDE), requires_grad=False)
+    torch.utils.swap_tensors(one.weight, fresh)
+    assert is_mapped(fresh)
+    assert not is_mapped(one.weight)
+
+
+def test_a_device_or_a_mode_of_the_programs_does_not_matter() -> None:
+    with torch.device("meta"):
+        one, other = frozen().to_empty(device="cpu"), frozen().to_empty(device="cpu")
+        for each in (one, other):
+            each.weight.data.copy_(torch.arange(SIDE * SIDE, device="cpu").view(SIDE, SIDE))
+        share(one, other)
+    assert is_mapped(one.weight)
+    assert is_mapped(other.weight)
+
+
+def test_what_is_gone_or_has_changed_is_not_written() -> None:
+    one, other = frozen(), frozen()
+    job = JobWeights({})
+    job.find([one, other])
+    other.weight.data[0, 0] += 1
+    assert len(job.name(Stillness())) == 2
+    names = job.names
+    del one
+    other.weight.data[0, 0] += 1
+    assert job.write(names, Stillness()) == Written(None, {}, None)
+    del other
+    assert job.write(names, Stillness()) == Written(None, {}, None)
+
+
+def test_of_equal_weights_the_one_that_can_move_is_written() -> None:
+    ours, other = nn.ModuleList([frozen(), frozen()]), frozen()
+    ours[0].weight.numpy()
+    share(other, ours)
+    assert is_mapped(ours[1].weight)
+    assert is_mapped(other.weight)
+    assert not is_mapped(ours[0].weight)
+
+
+def test_without_memory_for_all_the_rest_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = nn.ModuleList([frozen(), frozen()]), nn.ModuleList([frozen(), frozen()])
+    for each in (ours, other):
+        each[1].weight.data.add_(1)
+    write = pages.write
+
+    def full(file: int, offset: int, address: int, num_bytes: int) -> None:
+        if offset:
+            raise OSError(28, "No space left on device")
+        write(file, offset, address, num_bytes)
+
+    monkeypatch.setattr(pages, "write", full)
+    share(ours, other, error="[Errno 28] No space left on device")
+    assert [is_mapped(each.weight) for each in (*ours, *other)] == [True, False, True, False]
+
+
+def test_what_is_in_use_is_shared_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = frozen(), frozen()
+    jobs = [JobWeights({}), JobWeights({})]
+    for job, module in zip(jobs, (one, other), strict=True):
+        job.find(module.modules())
+        job.name(Stillness())
+    written = jobs[1].write(jobs[1].names, Stillness())
+    assert written.file is not None
+    x = torch.ones(1, SIDE, requires_grad=True)
+    graph = one(x)  # holds the weight, as a collective under way does
+    assert jobs[0].share(written.file, written.places, Stillness()) == Shared(later=set(written.places))
+    assert not is_mapped(one.weight)
+    graph.sum().backward()
+    assert jobs[0].share(written.file, written.places, Stillness()).later == set()
+    assert is_mapped(one.weight)
+    os.close(written.file)
+
+
+def test_what_is_in_use_is_found_and_given_back_later() -> None:
+    one, other = frozen(), frozen()
+    x = torch.ones(1, SIDE, requires_grad=True)
+    graph, job = one(x), JobWeights({})
+    job.find([one])
+    assert job.name(Stillness()) == {}
+    assert job.num_found == 1
+    graph.sum().backward()
+    assert len(job.name(Stillness())) == 1
     jobs = share(one, other)
-    assert jobs[0]._left
-    jobs[0].written()
-    assert jobs[0]._left
-    monkeypatch.setattr(weights, "others_rest", lambda: True)
-    jobs[0].written()
-    assert not jobs[0]._left
+    one.weight.data.add_(1)
+    graph = one(x)
+    assert jobs[0].written(Stillness()) == []
+    graph.sum().backward()
+    assert len(jobs[0].written(Stillness())) == 1
 
 
-def test_a_thread_that_waits_rests_and_one_that_is_elsewhere_does_not() -> None:
-    stop, begun, over = threading.Event(), threading.Lock(), threading.Lock()
+def test_memory_that_a_device_has_registered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = frozen(), frozen()
+    jobs = share(one, other)
+    one.weight.data.add_(1)
+    third = JobWeights({})
+    third.find([frozen_one := frozen()])
+    third.name(Stillness())
+    monkeypatch.setattr(weights, "_is_pinned", lambda storage: True)
+    assert jobs[0].written(Stillness()) == []
+    written = third.write(third.names, Stillness())
+    assert written.file is not None
+    os.close(written.file)
+    assert not is_mapped(frozen_one.weight)
 
-    def elsewhere() -> None:
-        begun.release()
-        over.acquire()  # in C, called from here: as an operation of torch's
 
-    begun.acquire()
-    over.acquire()
-    waiting = threading.Thread(target=stop.wait)
-    waiting.start()
-    assert weights.others_rest()
-    busy = threading.Thread(target=elsewhere)
-    busy.start()
-    begun.acquire()
-    assert not weights.others_rest()
-    over.release()
-    stop.set()
-    busy.join()
-    waiting.join()
+def test_what_is_gone_is_forgotten() -> None:
+    known: dict[int, StorageWeakRef] = {}
+    job, kept = JobWeights(known), frozen()
+    job.find([kept, frozen()])
+    assert len(known) == 2
+    job.find([])
+    assert len(known) == 1

@@ -9,7 +9,7 @@ import resource
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -133,6 +133,7 @@ def test_a_worker_does_not_wait_for_a_job_that_does_not_read(ends: Ends) -> None
     received += ends.job.received()
     assert received == expected
     taken = ends.job.take_file()
+    assert taken is not None
     assert os.fstat(taken) == opened
     os.close(taken)
 
@@ -170,6 +171,34 @@ def test_what_a_job_that_has_gone_was_to_be_sent_is_dropped(ends: Ends) -> None:
     ends.worker.flush()
     assert not ends.worker.has_unsent
     assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Allow for no more open files than there are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_file_for_which_there_is_no_room_is_none(ends: Ends) -> None:
+    with open(os.devnull, "rb") as file:
+        ends.worker.send(FrozenFile(1, {}), file.fileno())
+    with no_more_files():
+        assert list(ends.job.received()) == [FrozenFile(1, {})]
+        assert ends.job.take_file() is None
+
+
+def test_a_file_of_which_no_copy_can_be_made_is_not_sent(ends: Ends) -> None:
+    with open(os.devnull, "rb") as file, no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        ends.worker.send(FrozenFile(1, {}), file.fileno())
+    assert not ends.worker.has_unsent
+    assert list(ends.job.received()) == []
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 
 from motet.processes import own_weights
 from motet.processes.channel import Channel
-from motet.processes.job_messages import EndReport, FrozenReport, LogReport
+from motet.processes.job_messages import EndReport, FrozenReport, LogReport, NoticeReport
 from motet.processes.own_weights import OwnWeights
 from motet.processes.shared_weights import SharedWeights
 
@@ -50,8 +50,11 @@ class Run:
     def look(self) -> None:
         for name, channel in self.here.items():
             for report in channel.received():
-                assert isinstance(report, FrozenReport)
-                self.shared.receive(name, report)
+                if isinstance(report, NoticeReport):
+                    self.notices.append(report.text)
+                else:
+                    assert isinstance(report, FrozenReport)
+                    self.shared.receive(name, report)
 
     def turns(self, turn: int) -> None:
         for job in self.jobs.values():
@@ -124,6 +127,83 @@ def test_weights_that_are_written_all_over_are_given_up(run: Run) -> None:
     assert run.shared._register.shared_bytes("b") == 0
 
 
+def test_another_job_writes_when_the_one_that_was_asked_has_ended(run: Run) -> None:
+    layers = [frozen() for _ in range(3)]
+    for name, layer in zip("abc", layers, strict=True):
+        run.start(name).built(layer)
+        run.look()
+    del run.here["b"], run.jobs["b"]  # it had been asked to write
+    run.shared.ended("b")
+    run.turns(1)
+    run.turns(2)
+    assert run.shared.ended("a") == run.shared.ended("c") == 4 * SIDE * SIDE
+
+
+def test_weights_that_are_gone_when_they_are_to_be_written_are_reported(run: Run) -> None:
+    layers = [frozen(), frozen()]
+    for name, layer in zip("ab", layers, strict=True):
+        run.start(name).built(layer)
+        run.look()
+    del layer, layers[1]
+    run.turns(1)
+    assert run.shared._register.claim("c", {}).write == []
+    assert all(entry.claims == {"a"} for entry in run.shared._register._bytes.values())
+    assert run.notices == []
+
+
+def test_what_fails_costs_the_job_its_sharing_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [frozen() for _ in range(3)]
+    for name, layer in zip("abc", layers, strict=True):
+        run.start(name).built(layer)
+        run.look()
+
+    def fail(*args: object) -> None:
+        raise LookupError("of our own")
+
+    monkeypatch.setattr(run.jobs["b"]._weights, "write", fail)
+    run.turns(1)
+    run.turns(2)
+    run.turns(3)
+    assert run.notices[0] == (
+        "holds frozen weights by itself that it might share with other jobs: LookupError: of our own"
+    )
+    assert run.shared.ended("b") == 0
+    assert run.shared.ended("a") == run.shared.ended("c") == 4 * SIDE * SIDE
+
+
+def test_a_file_that_does_not_come_costs_the_sharing_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [frozen() for _ in range(3)]
+    for name, layer in zip("abc", layers, strict=True):
+        run.start(name).built(layer)
+        run.look()
+    monkeypatch.setattr(run.ends[1], "take_file", lambda: None)  # at a's: too many are open
+    for turn in (1, 2, 3):
+        run.turns(turn)
+    assert layers[0].weight.untyped_storage().resizable()
+    assert run.shared.ended("a") == 0
+    assert run.shared.ended("b") == run.shared.ended("c") == 4 * SIDE * SIDE
+
+
+def test_what_is_in_use_is_shared_when_it_is_not(run: Run) -> None:
+    layers = [frozen(), frozen()]
+    for name, layer in zip("ab", layers, strict=True):
+        run.start(name).built(layer)
+        run.look()
+    x = torch.ones(1, SIDE, requires_grad=True)
+    graphs = [layer(x) for layer in layers]  # hold the weights, as a collective under way does
+    for turn in (1, 2, 3, 4, 5):
+        run.turns(turn)
+    assert [notice.partition(",")[0] for notice in run.notices] == 2 * [
+        "has frozen weights that other jobs may hold as well"
+    ]
+    assert layers[0].weight.untyped_storage().resizable()
+    for graph in graphs:
+        graph.sum().backward()
+    run.turns(6)
+    assert not any(layer.weight.untyped_storage().resizable() for layer in layers)
+    assert run.shared.ended("a") == 4 * SIDE * SIDE
+
+
 def test_two_weights_with_equal_bytes_stay_two(run: Run) -> None:
     ours, other = nn.ModuleList([frozen(), frozen()]), frozen()
     for name, module in zip("ab", (ours, other), strict=True):
@@ -143,6 +223,7 @@ def test_messages_with_a_file_stand_among_others() -> None:
         there.send(EndReport("finished", 3), file.fileno())
     assert [type(each) for each in here.received()] == [LogReport, EndReport]
     taken = here.take_file()
+    assert taken is not None
     assert not os.get_inheritable(taken)
     os.close(taken)
     here.close()
