@@ -1,12 +1,15 @@
 """How long does a search take to find its best value? Trials together, against one after another, on a shaped link.
 
     sudo python benchmarks/search.py                       # three repeats, about 15 minutes
+    sudo python benchmarks/search.py --model sends --rate 1gbit --at-once 2
     sudo python benchmarks/search.py --repeats 1 --trials 6 --steps 20 --rate 1gbit
 
 The demo's byte-level GPT, Optuna's asynchronous successive halving, the same random trials in both ways. *Plain*:
 one trial after another under plain DDP, worker 0 telling the others suggestions and decisions by broadcasts. *Motet*:
-``motet.integrations.optuna.optimize`` with four trials at once. A repeat runs both, in turns which comes first. Told
-are the seconds until all trials have ended, and until the value that both ways reach is there; medians of the repeats.
+``motet.integrations.optuna.optimize`` with ``--at-once`` trials. Of the two models one *computes* far longer than it
+sends on a link of 500 Mbit/s; the other, wider and on short texts in small batches, *sends* for about as long as it
+computes on one of 1 Gbit/s. A repeat runs both ways, in turns which comes first. Printed are the seconds until all
+trials have ended, and until the value that both ways reach is there; medians of the repeats.
 """
 
 from __future__ import annotations
@@ -20,14 +23,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 WAYS = ("plain", "motet")
+MODELS = {
+    "computes": {"width": 128, "length": 128, "batch": 8},
+    "sends": {"width": 256, "length": 48, "batch": 2},
+}
 REPORTS = 8  # in a whole trial
 
 
-def objective(trial: Any, steps: int) -> float:
+def objective(trial: Any, steps: int, model: str) -> float:
     """Train the GPT with DDP; return bits per byte on held-out files."""
     import torch
     import torch.distributed as dist
@@ -38,25 +46,26 @@ def objective(trial: Any, steps: int) -> float:
 
     from motet.demo.language import ByteGPT, bits_per_byte, windows
 
-    length, batch_size = 128, 8
+    shape = MODELS[model]
+    length, batch_size = shape["length"], shape["batch"]
     learning_rate = trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True)
     decay = trial.suggest_float("weight_decay", 1e-3, 0.3, log=True)
     torch.manual_seed(0)
     learned, held_out = text()
-    model = DistributedDataParallel(ByteGPT(num_layers=3, width=128, num_heads=4, length=length))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=decay)
+    ddp = DistributedDataParallel(ByteGPT(num_layers=3, width=shape["width"], num_heads=4, length=length))
+    optimizer = torch.optim.AdamW(ddp.parameters(), lr=learning_rate, weight_decay=decay)
     draws = torch.Generator().manual_seed(dist.get_rank())
     value = float("inf")
     for step in range(1, steps + 1):
         starts = torch.randint(len(learned) - length, (batch_size,), generator=draws)
         inputs, targets = windows(learned, starts, length)
-        loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        loss = functional.cross_entropy(ddp(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(ddp.parameters(), 1.0)
         optimizer.step()
         if step % max(1, steps // REPORTS) == 0:
-            value = bits_per_byte(model, held_out, length, num_windows=32)
+            value = bits_per_byte(ddp, held_out, length, num_windows=32)
             trial.report(value, step)
             if trial.should_prune():
                 raise TrialPruned
@@ -102,7 +111,7 @@ class PlainTrial:
         return self._told(lambda: bool(self.real.should_prune()))
 
 
-def search_plain(study: Any, num_trials: int, steps: int, ended: Callable[[Any, Any], None]) -> None:
+def search_plain(study: Any, num_trials: int, train: Callable[[Any], float], ended: Callable[[Any, Any], None]) -> None:
     """Run trials one after another under plain DDP."""
     from optuna import TrialPruned
     from optuna.trial import TrialState
@@ -111,13 +120,13 @@ def search_plain(study: Any, num_trials: int, steps: int, ended: Callable[[Any, 
         real = study.ask() if study is not None else None
         value, state = None, TrialState.PRUNED
         with contextlib.suppress(TrialPruned):
-            value, state = objective(PlainTrial(real), steps), TrialState.COMPLETE
+            value, state = train(PlainTrial(real)), TrialState.COMPLETE
         if study is not None:
             study.tell(real, value, state=state)
             ended(study, study.trials[-1])
 
 
-def work(way: str, seed: int, num_trials: int, steps: int, at_once: int) -> dict[str, Any]:
+def work(options: argparse.Namespace) -> dict[str, Any]:
     """Search on this worker; return the seconds, and on worker 0 when which value was there."""
     import optuna
     import torch
@@ -131,8 +140,10 @@ def work(way: str, seed: int, num_trials: int, steps: int, at_once: int) -> dict
     study = None
     if dist.get_rank() == 0:
         study = optuna.create_study(
-            sampler=optuna.samplers.RandomSampler(seed=seed),
-            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, steps // REPORTS), reduction_factor=3),
+            sampler=optuna.samplers.RandomSampler(seed=options.seed),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=max(1, options.steps // REPORTS), reduction_factor=3
+            ),
         )
     text()
     values: list[tuple[float, float]] = []
@@ -147,10 +158,11 @@ def work(way: str, seed: int, num_trials: int, steps: int, at_once: int) -> dict
 
     dist.barrier()
     begin = time.perf_counter()
-    if way == "plain":
-        search_plain(study, num_trials, steps, ended)
+    train = partial(objective, steps=options.steps, model=options.model)
+    if options.way == "plain":
+        search_plain(study, options.trials, train, ended)
     else:
-        optimize(study, lambda trial: objective(trial, steps), num_trials, callbacks=[ended], at_once=at_once)
+        optimize(study, train, options.trials, callbacks=[ended], at_once=options.at_once)
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "values": values, "pruned": pruned}
 
@@ -159,7 +171,7 @@ def measure(net: Any, way: str, seed: int, options: argparse.Namespace) -> dict[
     """Run one search on all workers, each on a core of its own; return what worker 0 tells."""
     cores = sorted(os.sched_getaffinity(0))
     command = [sys.executable, __file__, "--way", way, "--seed", str(seed), "--trials", str(options.trials)]
-    command += ["--steps", str(options.steps), "--at-once", str(options.at_once)]
+    command += ["--steps", str(options.steps), "--at-once", str(options.at_once), "--model", options.model]
     processes = [
         net.popen(
             worker,
@@ -208,6 +220,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--steps", type=int, default=120, help="of a trial that is not pruned")
+    parser.add_argument("--model", choices=list(MODELS), default="computes")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--rate", default="500mbit")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -215,8 +228,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way is not None:
-        report = work(options.way, options.seed, options.trials, options.steps, options.at_once)
-        print(json.dumps(report), flush=True)
+        print(json.dumps(work(options)), flush=True)
         os._exit(0)
     repeats = compare(options)
     if options.json is not None:
