@@ -157,11 +157,15 @@ def command_run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str
 
 
 @needs_all
+@pytest.mark.parametrize("house", ["together", "process"])
 def test_the_command_takes_trackers_by_name(
-    command_run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command_run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    house: str,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlflow")
-    ended = command_run("--tracker", "tensorboard", "--tracker=csv", "--tracker", "mlflow")
+    ended = command_run("--house", house, "--tracker", "tensorboard", "--tracker=csv", "--tracker", "mlflow")
     assert ended.returncode == 0, ended.stderr
     assert "did not take" not in ended.stderr
     assert list((tmp_path / "out" / "trackers" / "tensorboard" / "wide").glob("events.*"))

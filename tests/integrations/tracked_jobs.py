@@ -22,6 +22,8 @@ QUIET = {"MLFLOW_ALLOW_FILE_STORE": "true", "WANDB_SILENT": "true", "WANDB_MODE"
 
 def train(lr: float, steps: int = 4, end: str = "finish", log: Any = None) -> float:
     """Train a little; ``log`` gets each loss as well."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")  # in a process of its own
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
