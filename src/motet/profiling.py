@@ -119,7 +119,7 @@ class Profiling(Replanner):
         self._state_bytes: dict[str, int] = {}
         self._device = "cpu"
 
-    def know(self, costs: Mapping[str, Cost]) -> None:
+    def know(self, costs: Mapping[str, Cost], expected: Mapping[str, int | None]) -> None:
         """Measure all the same."""
 
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TextIO, Unpack
 
 from motet.checkpoints import resuming
-from motet.checkpoints.earlier_costs import CostKeeper, find_on_0
+from motet.checkpoints.earlier_costs import CostKeeper
 from motet.checkpoints.gang import SavingGang, wait_for_published
 from motet.checkpoints.policy import Disks, RecoveryPolicy
 from motet.checkpoints.transfer import hand_in_attempts
@@ -249,13 +249,11 @@ def _cost_keepers(
     planning: Replanner, source: JobSource, workers: Workers, folder: RunDir | None, config: RunConfig
 ) -> list[Observer]:
     """Have ``planning`` know what an earlier run's turns cost; return what keeps this one's costs, on worker 0."""
-    if folder is None:
+    if folder is None or not isinstance(source, ListedJobs):
         return []
-    if isinstance(source, ListedJobs):
-        planning.know(find_on_0(workers.broadcast_from_0, folder, source.names, config, workers.num_workers))
-    if workers.worker != 0:
-        return []
-    return [CostKeeper(folder, config, workers.num_workers, lambda: planning.costs)]
+    keeper = CostKeeper(folder, config, workers.num_workers, lambda: planning.known)
+    planning.know(keeper.find_on_0(workers.broadcast_from_0, source.names), source.turns)
+    return [keeper] if workers.worker == 0 else []
 
 
 def _with_ended(results: Results, ended: Mapping[str, JobResult], names: Sequence[str]) -> Results:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,60 +18,53 @@ from typing import Any
 from motet.checkpoints.resuming import difference
 from motet.config import RunConfig
 from motet.errors import CheckpointError
-from motet.events import Event, OrderChanged
+from motet.events import Event, OrderChanged, RunEnded
 from motet.run_dir import RunDir, read_json, write_whole
 from motet.schedule.costs import Cost
 
 FORMAT = 1
 FILE = "costs.json"
-_MOST_ENTRIES, _MOST_READ = 1000, 20
-"""A folder with more entries than that is not looked through; of the runs there, so many are read, the latest first."""
-
-
-def find(run_dir: RunDir, names: Collection[str], config: RunConfig, num_workers: int) -> dict[str, Cost]:
-    """Return what turns of these jobs cost when they last ran, in this run or in the latest beside it with its jobs."""
-    circumstances = _circumstances(config, num_workers)
-    kept = _read(run_dir.path / FILE, circumstances)
-    for path in [] if kept else _beside(run_dir.path):
-        with contextlib.suppress(OSError, CheckpointError, ValueError, KeyError, TypeError):
-            if difference(read_json(path.with_name("run.json")), run_dir.description) is None:
-                kept = kept or _read(path, circumstances)
-    return {name: cost for name, cost in kept.items() if name in names}
-
-
-def find_on_0(
-    broadcast_from_0: Callable[[Callable[[], str]], str],
-    run_dir: RunDir,
-    names: Collection[str],
-    config: RunConfig,
-    num_workers: int,
-) -> dict[str, Cost]:
-    """Return what worker 0 finds, on all workers. Collective."""
-    found = broadcast_from_0(lambda: json.dumps(_plain(find(run_dir, names, config, num_workers))))
-    return {name: Cost(*values) for name, values in json.loads(found).items()}
+_MOST_ENTRIES, _MOST_READ, _MOST_BYTES = 1000, 20, 1 << 20
+"""A folder with more entries than that is not looked through; of the runs there, so many are read, the latest first,
+unless their files are larger."""
 
 
 class CostKeeper:
-    """An observer that keeps the costs of which an order was made. ``costs`` returns those of the live jobs."""
+    """Finds what turns of the jobs cost before, and is the observer that keeps what ``known`` returns of them now."""
 
     changes_nothing_global = True
 
     def __init__(
-        self, run_dir: RunDir, config: RunConfig, num_workers: int, costs: Callable[[], Mapping[str, Cost]]
+        self, run_dir: RunDir, config: RunConfig, num_workers: int, known: Callable[[], Mapping[str, Cost]]
     ) -> None:
-        self._path = run_dir.path / FILE
+        self._run_dir = run_dir
         self._circumstances = _circumstances(config, num_workers)
-        self._costs = costs
-        self._known: dict[str, Cost] = {}
+        self._known = known
+
+    def find(self, names: Collection[str]) -> dict[str, Cost]:
+        """Return what turns of these jobs cost when they last ran, in this run or in one beside it with its jobs."""
+        kept = _read(self._run_dir.path / FILE, self._circumstances)
+        for path in _beside(self._run_dir.path):
+            if kept.keys() >= set(names):
+                break
+            with contextlib.suppress(OSError, CheckpointError, ValueError, KeyError, TypeError):
+                if difference(_read_own(path.with_name("run.json")), self._run_dir.description) is None:
+                    kept = _read(path, self._circumstances) | kept
+        return {name: cost for name, cost in kept.items() if name in names}
+
+    def find_on_0(
+        self, broadcast_from_0: Callable[[Callable[[], str]], str], names: Collection[str]
+    ) -> dict[str, Cost]:
+        """Return what worker 0 finds, on all workers. Collective."""
+        found = broadcast_from_0(lambda: json.dumps(_plain(self.find(names))))
+        return {name: Cost(*values) for name, values in json.loads(found).items()}
 
     def observe(self, event: Event) -> None:
-        """Take note of ``event``."""
-        if not isinstance(event, OrderChanged):
-            return
-        self._known.update(self._costs())
-        content = {"format": FORMAT, **self._circumstances, "jobs": _plain(self._known)}
-        with contextlib.suppress(OSError):  # a full disk: then the next start profiles
-            write_whole(self._path, json.dumps(content) + "\n")
+        """Keep what is known when the order has changed, and at the end."""
+        if isinstance(event, OrderChanged | RunEnded) and (known := self._known()):
+            content = {"format": FORMAT, **self._circumstances, "jobs": _plain(known)}
+            with contextlib.suppress(OSError):  # a full disk: then the next start profiles
+                write_whole(self._run_dir.path / FILE, json.dumps(content) + "\n")
 
 
 def _circumstances(config: RunConfig, num_workers: int) -> dict[str, Any]:
@@ -83,12 +77,31 @@ def _plain(costs: Mapping[str, Cost]) -> dict[str, tuple[float, float, int]]:
 
 def _read(path: Path, circumstances: Mapping[str, Any]) -> dict[str, Cost]:
     try:
-        content = read_json(path)
+        content = _read_own(path)
         if content["format"] == FORMAT and all(content[name] == value for name, value in circumstances.items()):
-            return {name: Cost(*values) for name, values in content["jobs"].items()}
+            return {name: _cost(*values) for name, values in content["jobs"].items()}
     except (OSError, CheckpointError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return {}
+
+
+def _read_own(path: Path) -> Any:
+    """Return what a file holds that is this user's, and no larger than such files are; `ValueError` otherwise.
+
+    Whoever may write beside this run could leave a pipe there, which nobody ever writes to.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > _MOST_BYTES:
+        raise ValueError(f"{path} is no file of this user's")
+    return read_json(path)
+
+
+def _cost(compute: float, sync: float, num_bytes: int) -> Cost:
+    """Return a cost that a turn can have; `ValueError` for anything else."""
+    plausible = all(type(each) in (int, float) and (each == 0 or 1e-9 <= each <= 1e7) for each in (compute, sync))
+    if not plausible or type(num_bytes) is not int or not 0 <= num_bytes < 1 << 60:
+        raise ValueError("a turn cannot cost that")
+    return Cost(float(compute), float(sync), num_bytes)
 
 
 def _beside(place: Path) -> list[Path]:

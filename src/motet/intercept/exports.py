@@ -16,5 +16,5 @@ def export(original: Call, tensor: torch.Tensor, /, *args: Any, **kwargs: Any) -
     """
     exported = original(tensor, *args, **kwargs)
     if tensor.device.type == "cpu" and tensor.layout == torch.strided:
-        torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy()
+        torch.empty(0, dtype=torch.uint8, device="cpu").set_(tensor.untyped_storage()).numpy()
     return exported

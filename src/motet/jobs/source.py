@@ -17,6 +17,10 @@ class Named(Protocol):
     def name(self) -> str:
         """Its name."""
 
+    @property
+    def turns(self) -> int | None:
+        """How many turns it will take, where that is known."""
+
 
 Listed = TypeVar("Listed", bound=Named)
 
@@ -58,6 +62,11 @@ class ListedJobs(Generic[Listed]):
     def names(self) -> Sequence[str]:
         """The names of all jobs."""
         return self._names
+
+    @property
+    def turns(self) -> dict[str, int | None]:
+        """How many turns each job that was not given out yet will take, where that is known."""
+        return {job.name: job.turns for job in self._waiting}
 
     def next_job(self) -> Listed | None:
         """Return the next job of the list, or None at its end."""

@@ -18,38 +18,36 @@ from motet.schedule.replay import best_order
 class Costing:
     """What worker 0 knows of costs, and the order that follows from it.
 
-    ``given``: the user's order, kept to. ``earlier``: what turns cost in an earlier run, with which jobs begin.
+    ``given``: the user's order, kept to. ``known``: what turns cost in an earlier run, and then in this one.
     """
 
-    def __init__(self, given: Order | None, names: Sequence[str], earlier: Mapping[str, Cost] | None = None) -> None:
+    def __init__(self, given: Order | None, names: Sequence[str], known: Mapping[str, Cost] | None = None) -> None:
         self._given = given
-        self._earlier = earlier or {}
+        self.known = dict(known or {})
         self.order = given or round_robin(names)
         self._reports: dict[int, dict[str, Cost]] = {}
         self._costs: dict[str, Cost] = {}
+        self._provisional = False  # these were not measured, or by others than this run's jobs
         self._drifted = False
         self._because = ""  # what has changed since the order was made, other than costs
-
-    @property
-    def costs(self) -> Mapping[str, Cost]:
-        """Those of which the order was made."""
-        return self._costs
 
     def receive(self, worker: int, report: ProgressReport) -> None:
         """Take note of what a worker measured."""
         self._reports[worker] = {name: _cost(report, name) for name in report.compute_seconds}
 
     def joined(self, job: str, live: Sequence[str]) -> Change | None:
-        """Return the order now that a job has joined: a round robin, unless an earlier run's costs are known."""
+        """Return the order now that a job has joined: a round robin, until its costs are known."""
         if self._given is not None and job in self._given.names:
             return None
         self._because = ""
-        names = [*(name for name in live if name != job), job]
-        self.order = round_robin(names)
-        if len(names) > 1 and self._earlier.keys() >= set(names):
-            self._costs = {name: self._earlier[name] for name in names}
-            self.order = best_order(self._costs, {})
+        self.order = round_robin([*(name for name in live if name != job), job])
         return Change(self.order, f"job '{job}' joined")
+
+    def begin(self, turns: Mapping[str, int], expected: Mapping[str, int | None]) -> None:
+        """Make an order of what is known, if that is so of all live jobs; it is put right when they were measured."""
+        if self._given is None and len(turns) > 1 and self.known.keys() >= turns.keys():
+            self._costs, self._provisional = {name: self.known[name] for name in turns}, True
+            self.order = best_order(self._costs, remaining_turns(expected, turns), current=self.order)
 
     def ended(self, job: str) -> None:
         """Forget a job; what the others cost makes another order, perhaps."""
@@ -70,7 +68,8 @@ class Costing:
             compute = max(cost.compute_seconds for cost in of_job)
             sync = min(cost.sync_seconds for cost in of_job)
             now[name] = Cost(compute, sync, max(cost.sync_bytes for cost in of_job))
-        if set(now) == set(self._costs):
+        self.known.update(now)
+        if set(now) == set(self._costs) and not self._provisional:
             worst = max(now, key=lambda name: drift(self._costs[name], now[name]))
             if drift(self._costs[worst], now[worst]) <= DRIFT:
                 self._drifted = False
@@ -81,7 +80,7 @@ class Costing:
             reason = f"the costs of job '{worst}' changed"
         else:
             reason = self._because or "the costs of the jobs are known"
-        self._costs, self._drifted, self._because = now, False, ""
+        self._costs, self._provisional, self._drifted, self._because = now, False, False, ""
         best = best_order(now, remaining_turns(expected, turns), current=self.order)
         if best == self.order:
             return None

@@ -105,9 +105,9 @@ class Decider:
         self._over = False
 
     @property
-    def costs(self) -> Mapping[str, Cost]:
-        """What turns cost, as far as the order goes by it."""
-        return self._costing.costs
+    def known_costs(self) -> Mapping[str, Cost]:
+        """What turns cost, also those of jobs that have ended."""
+        return self._costing.known
 
     def begin(self) -> None:
         """Start the first jobs."""
@@ -164,10 +164,19 @@ class Decider:
                     self._end(job.name)
 
     def _admit(self) -> None:
+        joined = False
         while self._free and not self._stop and self._has_room() and (job := self.source.next_job()) is not None:
             self._start(job, 0)
             self._costing.joined(job.name, list(self._running))
+            joined = True
+        if joined:
+            self._costing.begin(*self._progress())
             self._broadcast_order()
+
+    def _progress(self) -> tuple[dict[str, int], dict[str, int | None]]:
+        """Return how many turns each live job has taken, and will have taken at its end."""
+        running = self._running.items()
+        return {name: job.turns for name, job in running}, {name: job.expected for name, job in running}
 
     def _has_room(self) -> bool:
         if not self._by_memory or not self._running:
@@ -204,9 +213,7 @@ class Decider:
         begin = time.monotonic()
         if self._ordering_seconds > MOST_ORDERING * (begin - self._begin):
             return
-        turns = {name: job.turns for name, job in self._running.items()}
-        expected = {name: job.expected for name, job in self._running.items()}
-        change = self._costing.change(turns, expected, self._exchange.num_workers)
+        change = self._costing.change(*self._progress(), self._exchange.num_workers)
         self._ordering_seconds += time.monotonic() - begin
         if change is not None:
             self._broadcast_order(change.reason)

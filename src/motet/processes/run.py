@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from motet.checkpoints import resuming
-from motet.checkpoints.earlier_costs import CostKeeper, find
+from motet.checkpoints.earlier_costs import CostKeeper
 from motet.config import OnSameFile, RunConfig
 from motet.errors import UsageError
 from motet.events import Observer
@@ -43,6 +43,7 @@ from motet.processes.turn_table import MAX_SEATS, Table
 from motet.processes.warm_parent import WarmParent
 from motet.results import JobResult, Results
 from motet.run_dir import RUNS, RunDir
+from motet.schedule.costs import Cost
 from motet.schedule.order import Order
 from motet.workers.interruption import Interruption
 from motet.workers.sockets import jobs_connect_lazily, make_room
@@ -96,9 +97,13 @@ def run_in_processes(
         deciding = LivelySource(source, gang.exchange) if source is not None and isinstance(jobs, Search) else source
         parts = _Parts(config, gang, run_dir, table, tuple(wake), asked, start)
         local = parts.local_jobs(parent, streams or (sys.stdout, sys.stderr))
-        decider = None if deciding is None or gang.worker else parts.decider(deciding, names, num_seats, local.show)
-        if decider is not None and run_dir is not None:
-            observers = [*observers, CostKeeper(run_dir, config, gang.num_workers, lambda: decider.costs)]
+        decider: Decider | None = None
+        if deciding is not None and gang.worker == 0:
+            costs: dict[str, Cost] = {}
+            if run_dir is not None and listed:
+                keeper = CostKeeper(run_dir, config, gang.num_workers, lambda: decider.known_costs if decider else {})
+                costs, observers = keeper.find(names), [*observers, keeper]
+            decider = parts.decider(deciding, names, num_seats, local.show, costs)
         loop = WorkerLoop(
             left,
             gang.exchange,
@@ -145,7 +150,12 @@ class _Parts:
         return LocalJobs(parent, self.table, self.wake, self.asked, worker, job_dir, shown_on, everybody=everybody)
 
     def decider(
-        self, source: Source, names: Sequence[str], num_seats: int, show: Callable[[str, str], None]
+        self,
+        source: Source,
+        names: Sequence[str],
+        num_seats: int,
+        show: Callable[[str, str], None],
+        costs: Mapping[str, Cost],
     ) -> Decider:
         """Return what decides for all workers, on worker 0."""
         return Decider(
@@ -157,7 +167,7 @@ class _Parts:
             Failures(self.run_dir, self.start, self.config.max_job_failures).charge,
             show,
             Switches(lambda: self.table.counted) if self.config.strict_order else None,
-            find(self.run_dir, names, self.config, self.gang.num_workers) if self.run_dir is not None else None,
+            costs,
         )
 
     def record(

@@ -31,6 +31,11 @@ class Basis:
     given: bool
     compute_spread: float | None = None
 
+    def __post_init__(self) -> None:
+        spread = self.compute_spread
+        if self.measured_workers < 1 or not self.bytes_per_second > 0 or not (spread is None or 0 <= spread < math.inf):
+            raise ValueError(f"a plan cannot rest on {self}")
+
     def slowest(self, num_workers: int) -> float:
         """Return how many times as long the slowest worker computes where there are so many: all wait for it.
 

@@ -57,10 +57,16 @@ class Profile:
         workers = num_workers or self.num_workers
         if link is None and workers == self.num_workers:
             return self
-        used = link or self._link()
+        before = self.basis
+        used = link or (self._link() if before is None else Link(before.bytes_per_second, before.latency_seconds))
         costs = on_link(self.costs, used, workers, self.assumptions)
-        rate, latency = used.bytes_per_second, used.latency_seconds
-        basis = Basis(self.num_workers, rate, latency, link is not None, self.compute_spread)
+        basis = Basis(
+            self.num_workers if before is None else before.measured_workers,
+            used.bytes_per_second,
+            used.latency_seconds,
+            link is not None or (before is not None and before.given),
+            self.compute_spread,
+        )
         return replace(self, costs=costs, num_workers=workers, basis=basis)
 
     def _link(self) -> LinkSpec:
@@ -91,6 +97,7 @@ class Profile:
             "transfer_cpu_fraction": self.transfer_cpu_fraction,
             "device": self.device,
             "compute_spread": self.compute_spread,
+            "basis": None if self.basis is None else asdict(self.basis),
             "jobs": jobs,
         }
 
@@ -117,6 +124,7 @@ class Profile:
             },
             device=str(data.get("device", "cpu")),
             compute_spread=None if (spread := data.get("compute_spread")) is None else float(spread),
+            basis=None if (basis := data.get("basis")) is None else Basis(**basis),
         )
 
 
@@ -160,7 +168,6 @@ class Plan:
             "order": list(self.order.turns),
             "motet_seconds": motet.total_seconds,
             "cautious_seconds": self.cautious_seconds,
-            "basis": None if self.profile.basis is None else asdict(self.profile.basis),
             "bound_seconds": motet.bound_seconds,
             "efficiency": motet.efficiency,
             "compute_idle_seconds": motet.compute_idle_seconds,

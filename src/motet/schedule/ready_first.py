@@ -17,6 +17,9 @@ from motet.schedule.order import Cursor, Order
 from motet.schedule.simulator import Assumptions, Simulator, SimWorker
 from motet.schedule.weights import begun_by, johnson
 
+_LONGEST_ROUND = 128
+"""Longer rounds are not tried: every worker waits while one is."""
+
 _ROUNDS, _UNSETTLED = 6, 3
 """How many rounds are replayed, and how many of them pass before they are looked at. Nor is the end, where jobs run out
 of turns."""
@@ -25,17 +28,20 @@ of turns."""
 def ready_first(costs: Mapping[str, Cost], spread: Order, assumptions: Assumptions) -> Order | None:
     """Return a round that holds each job as often as ``spread`` does; None where the replay takes no such turns.
 
+    None as well where a round is very long.
     Ties go to the job that comes first in ``spread``. Depends on the arguments alone.
     """
-    turns = {name: _ROUNDS * weight for name, weight in spread.weights.items()}
+    length, weights = len(spread), spread.weights
+    if length > _LONGEST_ROUND:
+        return None
+    turns = {name: _ROUNDS * weight for name, weight in weights.items()}
     steady = replace(assumptions, jitter=0.0, offload=None)
     sim = SimWorker(0, 1, Cursor(spread), dict(turns), steady)
     tried = _ReadyFirst([sim], costs, turns, steady, keep_spans=False)
     tried.run()
-    length = len(spread)
     for begin in range(_UNSETTLED * length, (_ROUNDS - 2) * length + 1):
         found = tried.taken[begin : begin + length]
-        if Counter(found) == spread.weights:
+        if Counter(found) == weights:
             return begun_by(found, johnson(costs))
     return None
 
@@ -58,9 +64,7 @@ class _ReadyFirst(Simulator):
             sim.live.remove(name)
             self.finish[name] = self._time
         ready = [
-            name
-            for name in sim.cursor.order.names
-            if sim.left[name] and self._synced[name] == self._turns[name] - sim.left[name]
+            name for name in self._turns if sim.left[name] and self._synced[name] == self._turns[name] - sim.left[name]
         ]
         if not ready:
             for name in sim.live:

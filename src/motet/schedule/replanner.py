@@ -113,7 +113,8 @@ class Replanner:
         self.given = order is not None
         self.order = order or round_robin(names)
         self.costs: dict[str, Cost] = {}  # those of which the order was made
-        self._received: dict[str, Cost] = {}  # the latest
+        self.known: dict[str, Cost] = {}  # the latest, also of jobs that have ended
+        self._received: dict[str, Cost] = {}  # the latest of live jobs
         self._expected: dict[str, int | None] = {}
         self._meters: dict[str, Meter] = {}
         self._few: set[str] = set()  # jobs of which what was received last is based on few turns
@@ -123,15 +124,19 @@ class Replanner:
         self._num_passed = 0
         self._drifted = False
 
-    def know(self, costs: Mapping[str, Cost]) -> None:
-        """Begin with what turns cost in an earlier run. The order is determined again once turns have been measured."""
+    def know(self, costs: Mapping[str, Cost], expected: Mapping[str, int | None]) -> None:
+        """Begin with what turns cost in an earlier run. The order is determined again once turns have been measured.
+
+        ``expected``: the jobs that are to run, and how many turns each will take, as far as that is known.
+        """
+        self.known.update(costs)
         if self.given:
             return
-        names = self.order.names
-        self._received = {name: costs[name] for name in names if name in costs}
+        self._received = {name: costs[name] for name in expected if name in costs}
         self._few = set(self._received)
-        if len(self._received) == len(names) > 1:
-            self._determined(dict.fromkeys(names, 0), "costs are known from an earlier run")
+        if len(self._received) == len(expected) > 1:
+            self._expected = dict(expected)
+            self._determined(dict.fromkeys(expected, 0), "costs are known from an earlier run")
 
     def computed(self, job: str, begin: float, seconds: float, busy_seconds: float) -> None:
         """Take note of a turn that ended with a synchronization: so many seconds of computing from ``begin`` on.
@@ -197,7 +202,7 @@ class Replanner:
             of_job = [CostReport.unpack(values[place]) for values in reports]
             cost = agreed_cost(of_job)
             if cost is not None:
-                self._received[name] = cost
+                self._received[name] = self.known[name] = cost
                 (self._few.add if based_on_few(of_job) else self._few.discard)(name)
             expected = longest(report.expected_turns for report in of_job)
             lengthened = lengthened or (name in self.costs and self._expected.get(name) != expected)

@@ -200,8 +200,8 @@ def best_order(
     """Return the order that is fastest in a replay: the current, the determined, a round robin, or `ready_first`.
 
     Among equals the first of these. The replay is of `assumed_turns`, scaled down to about ``max_turns`` in all, and
-    without jitter: it takes some 10 ms, and comes out the same on every worker, however the mappings are sorted there.
-    A candidate that cannot be the fastest any more is not replayed to its end.
+    without jitter: it takes some 10 to 30 ms, and comes out the same on every worker, however the mappings are sorted
+    there. A candidate that cannot be the fastest any more is not replayed to its end.
     """
     turns = fewer_turns(assumed_turns(costs, remaining), max_turns)
     steady = replace(assumptions, jitter=0.0)

@@ -189,8 +189,9 @@ class Simulator:
         to be asked for with jitter, which makes turns shorter as well, or processes side by side.
         """
         self._limit = limit_seconds
-        self._least_compute = sum(self._costs[name].compute_seconds * count for name, count in self._turns.items())
-        self._least_network = sum(self._costs[name].sync_seconds * count for name, count in self._turns.items())
+        turns = sorted(self._turns.items())  # sums of floats depend on their order
+        self._least_compute = sum(self._costs[name].compute_seconds * count for name, count in turns)
+        self._least_network = sum(self._costs[name].sync_seconds * count for name, count in turns)
         for number in range(len(self._sims)):
             self._next_turn(number)
         compute_ends, send_ends, state_back = self._compute_ends, self._send_ends, self._state_back

@@ -30,16 +30,35 @@ def receive_all(costs: Costing, *reported: Figures) -> None:
         receive(costs, worker, figures)
 
 
-def test_costs_of_an_earlier_run_make_the_first_order() -> None:
-    earlier = {"a": Cost(1.0, 10.0), "b": Cost(1.0, 0.1), "c": Cost(0.0, 0.0)}
-    costs = Costing(None, ("a",), earlier)
+def test_costs_of_an_earlier_run_make_the_first_order_and_are_put_right_by_the_first_reports() -> None:
+    costs = Costing(None, ("a",), {"a": Cost(1.0, 10.0), "b": Cost(1.0, 0.1), "c": Cost(0.0, 0.0)})
     costs.joined("a", ["a"])
+    costs.begin({"a": 0}, {"a": None})
+    assert costs.order == Order(("a",))
     costs.joined("b", ["a", "b"])
+    costs.begin({"a": 0, "b": 0}, OPEN)
     assert costs.order.turns.count("b") == 10 * costs.order.turns.count("a")
-    receive_all(costs, CHEAP_AND_DEAR)
-    assert costs.change(TURNS, OPEN, 1) is None  # they are what was expected
+    receive_all(costs, {"a": (1.0, 0.1, 10), "b": (1.0, 10.0, 100)})
+    change = costs.change(TURNS, OPEN, 1)
+    assert change is not None
+    assert change.order.turns.count("a") == 10 * change.order.turns.count("b")
+    costs.joined("c", ["a", "b", "c"])
+    costs.begin({"a": 9, "b": 9, "c": 0}, {**OPEN, "c": None})
+    assert costs.order.turns.count("a") > costs.order.turns.count("b"), "what this run has measured counts"
     costs.joined("d", ["a", "b", "d"])
+    costs.begin({"a": 9, "b": 9, "d": 0}, {**OPEN, "d": None})
     assert costs.order == Order(("a", "b", "d"))
+
+
+def test_how_long_jobs_are_counts_where_costs_are_known_before() -> None:
+    names = "abcd"
+    turns, expected = dict.fromkeys(names, 0), {"a": 300, "b": 100, "c": 100, "d": 100}
+    known, measured = Costing(None, names, dict.fromkeys(names, Cost(1.0, 1.0))), Costing(None, names)
+    known.begin(turns, expected)
+    receive_all(measured, dict.fromkeys(names, (1.0, 1.0, 0)))
+    change = measured.change(turns, expected, 1)
+    assert change is not None
+    assert known.order.weights == change.order.weights == {"a": 3, "b": 1, "c": 1, "d": 1}
 
 
 def test_costs_of_all_workers_make_an_order() -> None:

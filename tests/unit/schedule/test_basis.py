@@ -63,3 +63,21 @@ def test_a_plan_that_was_saved_without_a_spread_can_be_asked() -> None:
     plan = make_plan(Profile.from_json(saved).elsewhere(None, 8))
     assert "how much turns vary was not measured" in plan_text(plan)
     assert Profile.from_json(PROFILE.to_json()).compute_spread == 0.1
+
+
+def test_what_a_saved_plan_rests_on_is_kept_where_it_is_asked_again() -> None:
+    saved = make_plan(PROFILE.elsewhere(Link(1.25e9, 5e-5), 64)).to_json()
+    again = Profile.from_json(saved)
+    assert "rests on computing as measured on 2 workers" in plan_text(make_plan(again))
+    text = plan_text(make_plan(again.elsewhere(None, 128)))
+    assert "rests on computing as measured on 2 workers" in text
+    assert "10 Gbit/s and 50 us a message, as given" in text
+    direct = PROFILE.elsewhere(Link(1.25e9, 5e-5), 128)
+    assert again.elsewhere(None, 128).costs == direct.costs
+
+
+def test_a_damaged_basis_is_none() -> None:
+    saved = make_plan(PROFILE.elsewhere(None, 8)).to_json()
+    for wrong in ({"compute_spread": float("nan")}, {"measured_workers": 0}, {"bytes_per_second": -1.0}, {"more": 1}):
+        with pytest.raises((TypeError, ValueError)):
+            Profile.from_json({**saved, "basis": {**saved["basis"], **wrong}})

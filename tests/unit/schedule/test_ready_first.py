@@ -56,3 +56,8 @@ def test_a_round_holds_each_job_as_often_as_the_determined_one_on_every_worker(
 def test_a_round_that_gains_nothing_leaves_the_determined_one() -> None:
     twins = {"left": Cost(0.1, 0.1), "right": Cost(0.1, 0.1)}
     assert best_order(twins, {"left": 100, "right": 100}) == determine(twins, {"left": 100, "right": 100})
+
+
+def test_a_very_long_round_is_not_tried() -> None:
+    costs = {f"job{number}": Cost(1.0, 1.0) for number in range(200)}
+    assert ready_first(costs, determine(costs, {}), TYPICAL) is None
