@@ -58,7 +58,7 @@ class Profile:
         if link is None and workers == self.num_workers:
             return self
         before = self.basis
-        used = link or (self._link() if before is None else Link(before.bytes_per_second, before.latency_seconds))
+        used = link or (self._link() if before is None else LinkSpec(before.bytes_per_second, before.latency_seconds))
         costs = on_link(self.costs, used, workers, self.assumptions)
         basis = Basis(
             self.num_workers if before is None else before.measured_workers,

@@ -66,13 +66,13 @@ def test_a_plan_that_was_saved_without_a_spread_can_be_asked() -> None:
 
 
 def test_what_a_saved_plan_rests_on_is_kept_where_it_is_asked_again() -> None:
-    saved = make_plan(PROFILE.elsewhere(Link(1.25e9, 5e-5), 64)).to_json()
+    saved = make_plan(PROFILE.elsewhere(LinkSpec(1.25e9, 5e-5), 64)).to_json()
     again = Profile.from_json(saved)
     assert "rests on computing as measured on 2 workers" in plan_text(make_plan(again))
     text = plan_text(make_plan(again.elsewhere(None, 128)))
     assert "rests on computing as measured on 2 workers" in text
     assert "10 Gbit/s and 50 us a message, as given" in text
-    direct = PROFILE.elsewhere(Link(1.25e9, 5e-5), 128)
+    direct = PROFILE.elsewhere(LinkSpec(1.25e9, 5e-5), 128)
     assert again.elsewhere(None, 128).costs == direct.costs
 
 
