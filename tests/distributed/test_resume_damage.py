@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from motet.checkpoints import SHARED, Checkpoints, resuming, worker_part
-from motet.cli import main, resume
+from motet.cli import main, start
 from motet.errors import CheckpointError, UsageError
 from motet.launcher.outcome import GangOutcome
 from motet.results import JobResult, Results
@@ -60,8 +60,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def run_workers(options: Any, arguments: list[str], **talk: Any) -> GangOutcome:
         raise Started(arguments)
 
-    monkeypatch.setattr(resume, "run_workers", run_workers)
-    monkeypatch.setattr(resume, "check_specs", lambda specs: None)  # tested by itself; it starts a process
+    monkeypatch.setattr(start, "run_workers", run_workers)
+    monkeypatch.setattr(start, "check_specs", lambda specs, **options: None)  # tested by itself; it starts a process
     for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
