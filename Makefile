@@ -20,7 +20,7 @@ help:
 	@echo "make demo    train three different models at once on two workers"
 	@echo "make test    run the tests that take minutes together"
 	@echo "make test-all  run all tests, for about an hour"
-	@echo "make test-clusters  run some of those on several hosts, under SLURM, mpirun and Ray, for some minutes"
+	@echo "make test-clusters  run some of those on several hosts, under SLURM, mpirun and Ray, for ten minutes"
 	@echo "make test TORCH=2.11.0  with another torch; PYTHON=/path/to/python3.12 with another Python"
 	@echo "make test-torch-versions  run them with the oldest and newest torch, and write docs/reference/tested-with.md"
 	@echo "make chaos   strike runs at random moments, 160 times; each must end as if nothing had happened"

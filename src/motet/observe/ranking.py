@@ -87,7 +87,7 @@ def ranking(jobs: Sequence[Ranked], metric: str | None = None, mode: Mode | None
     """Return which job did best; None where there is nothing to compare, or a name does not say what is better.
 
     Jobs of different programs are compared only where a ``metric`` is asked for: a loss of one says nothing about
-    the other. Raises `UsageError` where no job has that metric.
+    the other, and a value that is the same for all says nothing. Raises `UsageError` where no job has that metric.
     """
     counts: dict[str, int] = {}
     for job in jobs:
@@ -96,7 +96,7 @@ def ranking(jobs: Sequence[Ranked], metric: str | None = None, mode: Mode | None
     if metric is None:
         if len(jobs) < 2 or len({job.target for job in jobs}) > 1:
             return None
-        rated = [name for name, count in counts.items() if count >= 2 and mode_of(name) is not None]
+        rated = [name for name, n in counts.items() if n >= 2 and mode_of(name) is not None and _differs(jobs, name)]
         metric = max(rated, key=lambda name: (counts[name], -rated.index(name)), default=None)
         if metric is None:
             return None
@@ -114,6 +114,12 @@ def ranking(jobs: Sequence[Ranked], metric: str | None = None, mode: Mode | None
 
     names = tuple(job.name for job in sorted(jobs, key=key))
     return Ranking(metric, mode, names, values) if math.isfinite(values[names[0]]) else None
+
+
+def _differs(jobs: Sequence[Ranked], metric: str) -> bool:
+    """Whether a value tells jobs apart: where all have the same, none of them did best."""
+    found = [value for job in jobs if math.isfinite(value := _value(job, metric))]
+    return len(found) < 2 or len(set(found)) > 1
 
 
 def _value(job: Ranked, metric: str) -> float:

@@ -65,6 +65,14 @@ def test_more_is_better_where_the_name_says_so_or_one_says_it() -> None:
         ranking(jobs, "val_ac")
 
 
+def test_a_value_that_all_jobs_have_alike_says_nothing() -> None:
+    jobs = [job("a", accuracy=0.5, loss=2.0), job("b", accuracy=0.5, loss=1.0)]
+    found = ranking(jobs)
+    assert found is not None
+    assert (found.metric, found.best) == ("loss", "b")
+    assert ranking([job("a", accuracy=0.5), job("b", accuracy=0.5)]) is None
+
+
 def test_different_programs_are_not_compared_unasked() -> None:
     jobs = [job("a", target="a.py", loss=1.0), job("b", target="b.py", loss=2.0)]
     assert ranking(jobs) is None
