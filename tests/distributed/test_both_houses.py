@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -64,6 +65,22 @@ def test_sigquit_ends_at_once_and_charges_nobody(place: Place, house: str, whom:
     status, out, err = place.ended(process)
     assert status == 3, (out, err)
     assert "Traceback" not in err
+    assert place.jobs_of() == {"a": "stopped"}
+    assert not charges(place)
+
+
+def test_sigterm_to_all_shows_no_traceback_of_a_job_whose_child_it_ends(place: Place, house: str) -> None:
+    beside = {"call": "tests.chaos.busy_loops:beside", "with": {"name": "children", "seed": 4, "pause": 0.02}}
+    (place.path / "jobs.yaml").write_text(json.dumps({"jobs": {"a": beside}}))
+    place.environment["MOTET_TEST_MARKS"] = str(place.path)
+    process = place.start(*words("jobs.yaml", house))
+    place.wait_until("a.begun", process)
+    for victim in sorted(place.processes(), key=lambda each: -each.pid):  # what the job has started first
+        with contextlib.suppress(psutil.Error):
+            victim.terminate()
+    status, out, err = place.ended(process)
+    assert status == 3, (out, err)
+    assert "Traceback" not in err, err
     assert place.jobs_of() == {"a": "stopped"}
     assert not charges(place)
 

@@ -64,6 +64,7 @@ from motet.same_files import SameFiles
 from motet.tracebacks import short_form, traceback_text
 from motet.trainers.length import turns_expected
 from motet.trainers.metrics import Reported
+from motet.workers.interruption import explains
 from motet.workers.messages import GO_ON, STOP_NOW
 
 FAILED_STATUS = 1
@@ -181,12 +182,19 @@ class JobProcess:
         except BaseException as error:
             if isinstance(error, JobExit) and isinstance(error.__cause__, SystemExit):
                 error = error.__cause__
-            return self._end(
-                "failed", type(error).__name__, traceback_text(error, getattr(sys.stderr, "last_line", ""))
-            )
+            text = traceback_text(error, getattr(sys.stderr, "last_line", ""))
+            try:
+                belongs_to_stop = explains(text, lambda: self._seat.stop_request != GO_ON)
+            except JobStopped:  # it cannot wait any longer
+                belongs_to_stop = True
+            return self._end("failed", type(error).__name__, text, printed=not belongs_to_stop)
 
-    def _end(self, status: str, kind: str = "", error: str | None = None, result: str | None = None) -> EndReport:
-        if error is not None:  # worker 0's process shows what was met elsewhere; of an echo, one line will do
+    def _end(
+        self, status: str, kind: str = "", error: str | None = None, result: str | None = None, *, printed: bool = True
+    ) -> EndReport:
+        if (
+            error is not None and printed
+        ):  # worker 0's process shows what was met elsewhere; of an echo, one line will do
             sys.stderr.write((short_form(error) if is_echo(error) else error.rstrip()) + "\n")
         return EndReport(status, self.num_synced, kind, error, len(self.turns.all_models), result)
 

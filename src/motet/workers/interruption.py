@@ -37,6 +37,14 @@ _LOADERS = os.path.join("torch", "utils", "data", "dataloader.py")
 _listening: Interruption | None = None
 
 
+def explains(error: str, requested: Callable[[], bool]) -> bool:
+    """Return whether a stop was ``requested``; blocks for a moment where that may be heard later than its effects."""
+    deadline = time.monotonic() + (ECHO_SECONDS if _ENDED_FROM_OUTSIDE.search(error) else 0.0)
+    while not requested() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return requested()
+
+
 class Interruption:
     """Whether somebody asked this run to stop. A signal handler only takes note; the pipeline acts on it.
 
@@ -91,10 +99,7 @@ class Interruption:
         Where a process of the job's may have been ended, the signal that ended it may reach this worker only now:
         blocks for `ECHO_SECONDS` at most until it does.
         """
-        deadline = time.monotonic() + (ECHO_SECONDS if _ENDED_FROM_OUTSIDE.search(error) else 0.0)
-        while not self.requested and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self.requested
+        return explains(error, lambda: self.requested)
 
     def settled(self) -> None:
         """Take note that all workers have agreed to stop, whoever was asked."""
