@@ -213,7 +213,10 @@ class RunDir:
     def probe(self) -> str:
         """Leave a file by which other workers see whether this directory is theirs, too; return what it holds."""
         text = uuid.uuid4().hex
-        write_whole(self.probe_path, text)
+        try:
+            write_whole(self.probe_path, text)
+        except OSError as error:
+            raise UsageError(f"nothing can be written to the run directory {self.path}: {error}") from None
         return text
 
     def is_probed(self, text: str) -> bool:

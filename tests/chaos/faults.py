@@ -32,7 +32,8 @@ LONGEST_SECONDS = 120.0
 TIMEOUT_SECONDS = 10.0
 DISK_BYTES = 40_000_000
 FATAL = {"kill", "kill all", "terminate", "link gone"}
-CLEAR = {"WorkerLostError", "WorkerFailedError", "SyncTimeoutError", "DivergenceError", "GangError"}
+# UsageError: the disk is full when a run is to go on.
+CLEAR = {"UsageError", "WorkerLostError", "WorkerFailedError", "SyncTimeoutError", "DivergenceError", "GangError"}
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Chaos:
                     self._wrong(f"an error that is not clear: {outcome}")
             elif outcome.status == EXIT_STATUS:
                 self.counts.errors["told by the watch"] += 1
-            elif outcome.status not in (None, -signal.SIGKILL):
+            elif outcome.status not in (None, -signal.SIGKILL, -signal.SIGTERM):  # by that before it listens
                 self._wrong(f"worker {worker} {outcome}:\n{gang.output(worker)[-4000:]}")
         return outcomes
 

@@ -191,6 +191,13 @@ def test_where_all_went_well_but_results_could_not_be_written_that_is_said(tmp_p
     assert "are free there" in str(error)
 
 
+def test_a_directory_in_which_nothing_can_be_written_is_named(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "run", {})
+    (run_dir.path / "state").write_text("no folder")
+    with pytest.raises(UsageError, match=f"nothing can be written to the run directory {run_dir.path}: "):
+        run_dir.probe()
+
+
 def test_a_child_that_outlives_a_run_does_not_hold_it(tmp_path: Path) -> None:
     run_dir, fork = RunDir.create(tmp_path / "run", {}), multiprocessing.get_context("fork")
     begun, go = fork.Event(), fork.Event()
