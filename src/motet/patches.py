@@ -60,10 +60,6 @@ DURING_A_RUN = (
     Patch(f"{_DDP}.finalize_backward", "finalize", "it comes after the gradients have", optional=True),
     Patch("torch.optim:Optimizer.__init__", "build_optimizer", "checkpoints find the job's optimizers"),
     Patch("torch:compile", "compile", "what one job compiles does not count for another"),
-    # Memory
-    Patch("torch:Tensor.__dlpack__", "export", "whoever takes a tensor's memory has its address"),
-    Patch("torch.utils.dlpack:to_dlpack", "export", "the same"),
-    Patch("torch:to_dlpack", "export", "the same"),
     # Process groups: each job is the whole of a process
     Patch("torch.distributed:init_process_group", "init_process_group", "a job has a default group of its own"),
     Patch("torch.distributed:destroy_process_group", "destroy_process_group", "it ends its own only"),
@@ -129,9 +125,6 @@ IN_A_JOBS_PROCESS = (
     Patch("torch.autograd:backward", "backward", "a turn ends when its gradients leave", eager=True),
     Patch(f"{_DDP}.__init__", "build_ddp", "it is built together with all workers"),
     Patch(f"{_DDP}.__setstate__", "restore_ddp", "so is one that was copied or unpickled"),
-    Patch("torch:Tensor.__dlpack__", "export", "whoever takes a tensor's memory has its address"),
-    Patch("torch.utils.dlpack:to_dlpack", "export", "the same"),
-    Patch("torch:to_dlpack", "export", "the same"),
     Patch(f"{_REDUCER}.prepare_for_backward", "prepare", "the backward will synchronize", eager=True),
     Patch(f"{_REDUCER}._rebuild_buckets", "lay_out_buckets", "it waits for the other workers, once", eager=True),
     Patch("torch.distributed.algorithms.join:Join.__enter__", "join_begins", "workers take different numbers of steps"),

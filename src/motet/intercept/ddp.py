@@ -20,7 +20,6 @@ from motet.coroutines import RunningJob, Turns
 from motet.errors import UnsupportedError
 from motet.gradients.buckets import DeferredDDP
 from motet.gradients.reducer_group import ReducerGroup
-from motet.intercept import exports
 from motet.intercept.buffers import BufferSync
 from motet.intercept.groups import WorldSeams
 from motet.patching import Call
@@ -116,8 +115,6 @@ class JobSeams(WorldSeams):
             "calls backward() inside an autocast block, where a turn cannot end: its synchronization is not hidden. "
             "Call backward() outside of the block (torch recommends that anyway).",
         )
-
-    export = staticmethod(exports.export)
 
     def write_file(self, original: Call, /, *args: Any, **kwargs: Any) -> Any:
         """Write a file from C++: nothing that Python does shows it."""

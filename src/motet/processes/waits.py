@@ -20,7 +20,7 @@ import torch
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from motet.intercept import exports, loader_workers
+from motet.intercept import loader_workers
 from motet.patches import IN_A_JOBS_PROCESS
 from motet.patching import Call, replace_names
 from motet.processes.turns import JobTurns
@@ -155,8 +155,6 @@ class BlockingCalls:
     def sleep(self, original: Call, seconds: float, /) -> None:
         """Sleep; for a moment with the turn."""
         self._wait(lambda: seconds < SHORTEST_SLEEP_SECONDS, original, seconds)
-
-    export = staticmethod(exports.export)
 
     # Files
 
