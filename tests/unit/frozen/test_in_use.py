@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from operator import call
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -209,6 +210,10 @@ def graph_of_a_view(weight: torch.Tensor) -> object:
     return graph(weight.data)
 
 
+def array(weight: torch.Tensor) -> object:
+    return np.from_dlpack(weight.detach())
+
+
 def script(weight: torch.Tensor) -> object:
     layer = nn.Linear(4, 4, bias=False)
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
@@ -216,7 +221,7 @@ def script(weight: torch.Tensor) -> object:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("use", [graph, graph_of_a_view, script])
+@pytest.mark.parametrize("use", [graph, graph_of_a_view, array, script])
 def test_what_holds_it_outside_of_python_uses_it(use: Callable[[torch.Tensor], object]) -> None:
     weight = nn.Parameter(torch.ones(4, 4), requires_grad=False)
     kept = use(weight)
