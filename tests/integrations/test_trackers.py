@@ -41,11 +41,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @needs_all
 def test_csv(tracked: Path) -> None:
-    assert [(row["job"], row["status"], row["turns"]) for row in rows(tracked / "csv" / "jobs.csv")] == [
-        ("good", "finished", "4"),
-        ("bad", "failed", "4"),
-        ("slow", "pruned", "4"),
-    ]
+    ended = {(row["job"], row["status"], row["turns"]) for row in rows(tracked / "csv" / "jobs.csv")}
+    assert ended == {("good", "finished", "4"), ("bad", "failed", "4"), ("slow", "pruned", "4")}
     values = rows(tracked / "csv" / "good" / "metrics.csv")
     assert [(row["turn"], row["name"]) for row in values] == [(str(turn), "loss") for turn in (2, 3, 4, 5)]
     assert float(values[0]["value"]) > float(values[-1]["value"]) > 0
