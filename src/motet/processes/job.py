@@ -165,6 +165,7 @@ class JobProcess:
                 files.turn_ended(self.name)
         self._channel.send(ended)  # first: whatever ends this process from now on, the worker knows why the loop ended
         self._close(self._start.timeout_seconds if ended.error is None else FAILED_CLOSE_SECONDS)
+        waits.job_over()  # multiprocessing ends them by SIGTERM, and waits
         return 0 if ended.error is None else FAILED_STATUS
 
     def _ended(self) -> EndReport:

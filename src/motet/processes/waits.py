@@ -32,7 +32,13 @@ FORWARDS_THAT_LAY_OUT = 4
 
 def patch(turns: JobTurns, built: Callable[[DistributedDataParallel], None] = lambda model: None) -> None:
     """Have every wait of this process give the turn away. ``built`` is called without it, for each model in DDP."""
+    loader_workers.follow_job()
     replace_names(IN_A_JOBS_PROCESS, BlockingCalls(turns, built), eager=torch._dynamo.disable)
+
+
+def job_over() -> None:
+    """The job of this process is over: its DataLoader workers may end."""
+    loader_workers.job_over()
 
 
 class BlockingCalls:
