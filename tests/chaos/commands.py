@@ -153,7 +153,8 @@ class Commands:
             self._wrong(f"{report}: status {status}, not one of {sorted(expected)}\n{out[-2000:]}\n{err[-4000:]}")
         if _charges(place) > before and not (struck and kind is not None and STRIKES[kind].charges):
             self._wrong(f"{report}: a job was charged\n{err[-4000:]}")
-        if status == 3 and "Traceback" in err and "quit" not in report:  # by SIGQUIT jobs' processes die one by one
+        own = "quit" in report or "KeyboardInterrupt" in err  # jobs' processes die one by one; a child of a job says so
+        if status == 3 and "Traceback" in err and not own:
             self._wrong(f"{report}: a traceback\n{err[-4000:]}")
         if status != 0:
             return status == 1  # a job was lost, and that has been told

@@ -85,6 +85,25 @@ def test_sigterm_to_all_shows_no_traceback_of_a_job_whose_child_it_ends(place: P
     assert not charges(place)
 
 
+@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_all_processes_leaves_data_loaders_to_their_jobs(
+    place: Place, house: str, what: signal.Signals
+) -> None:
+    loads = {"call": "tests.chaos.busy_loops:loader", "with": {"seed": 1, "pause": 0.05}}
+    (place.path / "jobs.yaml").write_text(json.dumps({"jobs": {"a": loads}}))
+    place.environment["MOTET_TEST_MARKS"] = str(place.path)
+    process = place.start(*words("jobs.yaml", house))
+    place.wait_until("a.begun", process)
+    for victim in sorted(place.processes(), key=lambda each: -each.pid):  # what the job has started first
+        with contextlib.suppress(psutil.Error):
+            victim.send_signal(what)
+    status, out, err = place.ended(process)
+    assert status == 3, (out, err)
+    assert "Traceback" not in err, err
+    assert place.checkpoints("a")[-1] == f"turn-{place.jobs_of(field='turns')['a']:08d}", "saved where it stopped"
+    assert not charges(place)
+
+
 def test_a_full_disk_at_the_start_is_one_message(place: Place, house: str) -> None:
     with small_disk(place.path / "disk") as disk:
         if disk is None:

@@ -1,9 +1,9 @@
 """DataLoader workers while jobs take turns: a stop that reaches every process does not end them, nor others' turns.
 
-Batch systems send SIGTERM to every process of a step at once. torch lets a DataLoader worker die of it, and raises an
-error in whatever code the main thread is in when it sees that: in another job's turn, or in Motet's own. Here a worker
-that was forked during a run stays until its DataLoader is done with it or its parent is gone, so that the job can still
-come to a save point; and one that has died all the same is found by its own DataLoader, at its next batch.
+Batch systems send SIGTERM, or SIGINT, to every process of a step at once. torch lets a DataLoader worker end then, and
+raises an error in whatever code the main thread is in when it sees that: in another job's turn, or in Motet's own. Here
+a worker that was forked during a run stays until its DataLoader is done with it or its parent is gone, so that the job
+can still come to a save point; and one that has died all the same is found by its own DataLoader, at its next batch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def begin(original: Callable[[], None]) -> None:
         if os.getppid() != parent or (done is not None and done.is_set()) or (over is not None and over[0]):
             os._exit(0)
 
-    signal.signal(signal.SIGTERM, on_stop)  # not SIG_IGN: processes that it starts would inherit that
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_stop)  # not SIG_IGN: processes that it starts would inherit that
 
 
 def leave_to_loaders(*ignored: Any) -> None:
