@@ -73,11 +73,13 @@ class Place:
                     yield process
 
     def workers(self) -> list[psutil.Process]:
-        """Return the worker processes, by number."""
+        """Return the worker processes, by number; what they have forked has the same command line."""
         found = {}
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if "motet.entry" in process.cmdline() and "RANK" in process.environ():
+                parent = process.parent()
+                forked = parent is not None and "motet.entry" in parent.cmdline()
+                if "motet.entry" in process.cmdline() and not forked and "RANK" in process.environ():
                     found[int(process.environ()["RANK"])] = process
         return [found[number] for number in sorted(found)]
 
