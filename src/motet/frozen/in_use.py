@@ -13,7 +13,7 @@ import os
 import sys
 import sysconfig
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import chain, takewhile, tee
 from operator import call
@@ -28,7 +28,7 @@ _WAITS = {
     os.path.join(_LIBRARY, *file.split("/")): names.split()
     for file, names in {
         "threading.py": "Condition.wait Thread._wait_for_tstate_lock Thread.join",
-        "selectors.py": "SelectSelector._select _PollLikeSelector.select EpollSelector.select",
+        "selectors.py": "SelectSelector._select SelectSelector.select _PollLikeSelector.select EpollSelector.select",
         "concurrent/futures/thread.py": "_worker",
         "multiprocessing/connection.py": "Connection._recv",
         "multiprocessing/popen_fork.py": "Popen.poll",
@@ -36,6 +36,7 @@ _WAITS = {
         "subprocess.py": "Popen._try_wait",
     }.items()
 }
+_WAITS[os.path.join(os.path.dirname(torch.__file__), "_inductor", "compile_worker", "subproc_pool.py")] = ["_recv_msg"]
 """Functions that wait, by file, and that call nothing of a program's: queues and futures wait in one of these."""
 _OWN = "motet-"  # threads of Motet's: none of them has to do with weights
 _MOST_LOOKS = 8
@@ -44,7 +45,8 @@ _MOST_LOOKS = 8
 class Stillness:
     """A time in which all other threads wait, as far as it is asked for: `is_free`, and then `at_once`.
 
-    Where a thread has left its wait meanwhile, a new such time begins with the next question, a few times at most.
+    Where a thread has left its wait meanwhile, a new such time begins with the next question; after a few in vain there
+    is none any more.
     """
 
     def __init__(self) -> None:
@@ -58,7 +60,6 @@ class Stillness:
         if self._waiting is None and self._looks_left:
             self._looks_left -= 1
             self._waiting, self._threads = _waiting_threads()
-            self._tensors = None
         return self._waiting is not None
 
     def is_free(self, storage: torch.UntypedStorage) -> bool:
@@ -66,12 +67,18 @@ class Stillness:
         if not self:
             return False
         if self._tensors is None:
+            # Once, as it takes long: threads that look round now and then would leave their waits meanwhile. What comes
+            # later is held outside of this, so it counts as use.
             self._tensors = _tensors_here()
+            self._waiting = None
+            if not self:
+                return False
         tensors = self._tensors.get(storage._cdata, {})
         with torch._C.DisableTorchFunction():  # of classes of a program's own
-            views = [id(tensor._base) for tensor in tensors.values()]  # a view holds what it is a view of
+            views = Counter(id(tensor._base) for tensor in tensors.values())  # a view holds what it is a view of
             counted = all(
-                tensor._use_count() == 1 + views.count(key)  # type: ignore[attr-defined]
+                Tensor._use_count(tensor) == 1 + views[key]  # type: ignore[attr-defined]
+                and Tensor.untyped_storage(tensor)._cdata == storage._cdata  # it may have been given another
                 for key, tensor in tensors.items()
             )
         return counted and torch._C._storage_Use_Count(storage._cdata) == len(tensors) + 1
@@ -101,6 +108,7 @@ class Stillness:
         if len(done) < 2:
             self._waiting = None
             return None
+        self._looks_left = _MOST_LOOKS
         return done[2:]
 
 
@@ -126,7 +134,7 @@ def _tensors_here() -> dict[int, dict[int, Tensor]]:
             try:
                 for each in (tensor, tensor._base):
                     if each is not None:
-                        found[each.untyped_storage()._cdata][id(each)] = each
+                        found[Tensor.untyped_storage(each)._cdata][id(each)] = each
             except Exception:  # it has no storage
                 continue
     return found

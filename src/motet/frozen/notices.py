@@ -9,7 +9,7 @@ from motet.memory.footprint import size_text
 
 BUSY = (
     "has frozen weights that other jobs may hold as well, and something uses them at the end of each turn (a thread, a "
-    "collective under way, a graph that is kept, DLPack, TorchScript): they are shared once nothing does."
+    "collective under way, a graph that is kept, DLPack, TorchScript). Now and then it is tried again."
 )
 FAILED = "holds frozen weights by itself that it might share with other jobs"
 NOT_OURS = "lie in memory that is not torch's own (NumPy's, or a mapped file), so they stay where they are."

@@ -18,7 +18,7 @@ from motet.frozen.in_use import Stillness
 from motet.frozen.notices import BUSY, SavingNotices
 from motet.frozen.register import ClaimAnswer, Register
 from motet.frozen.weights import WITHOUT, JobWeights, Places, can_share, has_grown, modules_here
-from motet.memory.footprint import SETTLED_TURN, is_measured
+from motet.memory.footprint import SETTLED_TURN
 
 
 class HeldOnce:
@@ -73,10 +73,10 @@ class HeldOnce:
             weights = self._jobs[job] = JobWeights(self._known)
             if has_grown(self._allocated.pop(job, None)):
                 weights.find(modules_here())
-        measured = is_measured(num_synced)
+        measured = weights.is_due(num_synced)
         if len(live) > 1 and (weights.num_found or job in self._later) and (measured or not weights.in_use):
             self._claim(job, weights)
-            if weights.in_use and num_synced == SETTLED_TURN:
+            if weights.in_use and num_synced >= SETTLED_TURN:
                 self._notice(job, BUSY)
         elif weights.num_shared and measured:
             self._close(self._register.owns(job, weights.written(Stillness())))

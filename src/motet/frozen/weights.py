@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from motet.frozen import pages
 from motet.frozen.in_use import Stillness, objects_of
+from motet.memory.footprint import SETTLED_TURN
 from motet.torch_versions import STORAGE_SWAP
 
 SMALLEST_BYTES = 1 << 20
@@ -76,9 +77,19 @@ class JobWeights:
 
     def __init__(self, known: dict[int, StorageWeakRef]) -> None:
         self.in_use = False
+        self._next_look = 0
         self._known = known
         self._found: list[StorageWeakRef] = []
         self._pieces: list[Piece] = []
+
+    def is_due(self, turn: int) -> bool:
+        """Whether to look, in this turn, at what takes time: the 1st, 3rd, 6th, 12th, …, or the next one there is."""
+        if turn < self._next_look:
+            return False
+        self._next_look = SETTLED_TURN
+        while self._next_look <= turn:
+            self._next_look *= 2
+        return True
 
     def find(self, modules: Iterable[nn.Module]) -> None:
         """Find the frozen weights of these modules that were not seen before. Reads none of their bytes."""
@@ -121,8 +132,11 @@ class JobWeights:
         """Write pieces to a file for others to map, and use its pages.
 
         Each piece's own memory is freed before the next one is written. Left out is what the job has no more, what has
-        changed, and what there is no memory for.
+        changed, and what there is no memory for; and what is in use, with all that would follow it: that is found anew.
         """
+        if not still:
+            self._find_anew(names)
+            return Written(None, {}, None)
         chosen: dict[str, Piece] = {}
         for piece in self._pieces:
             fresh = piece.movable and not piece.shared and not piece.own
@@ -156,12 +170,27 @@ class JobWeights:
             pages.write(file, end, piece.address, piece.num_bytes)
             written = pages.map_block(file, end, piece.num_bytes)
             if _name(pages.address_of(written), piece.num_bytes) == piece.name:  # the piece may have changed since
+                if self._exchange(piece, file, end, still) == "later":  # one copy more, and nothing is gained
+                    del written
+                    os.ftruncate(file, end)
+                    self._find_anew({each.name for each in pieces} - places.keys())
+                    return
                 places[piece.name] = end
-                self._exchange(piece, file, end, still)
             end += pages.whole_pages(piece.num_bytes)
             if end - freed > _FREED_BYTES:
                 pages.give_back_freed()
                 freed = end
+
+    def _find_anew(self, names: Collection[str]) -> None:
+        """Have what is not shared yet be named, and claimed, when it is not in use."""
+        kept: list[Piece] = []
+        for piece in self._pieces:
+            again = piece.name in names and piece.movable and not piece.shared and not piece.own
+            if again:
+                self._found.append(piece.storage)
+            else:
+                kept.append(piece)
+        self._pieces = kept
 
     def share(self, file: int, places: Places, still: Stillness) -> Shared:
         """Use the pages of a file, which is open, for pieces that the job has; return what became of them.

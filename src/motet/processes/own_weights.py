@@ -19,7 +19,7 @@ from motet.frozen import pages
 from motet.frozen.in_use import Stillness
 from motet.frozen.notices import BUSY
 from motet.frozen.weights import JobWeights, can_share, has_grown, modules_here
-from motet.memory.footprint import SETTLED_TURN, is_measured
+from motet.memory.footprint import SETTLED_TURN
 from motet.processes.channel import Channel
 from motet.processes.job_messages import FrozenAnswer, FrozenClaim, FrozenFailure, FrozenFile, FrozenUse, NoticeReport
 
@@ -66,17 +66,18 @@ class OwnWeights:
         self._weights.find(model.modules())
         if self._claim(Stillness()):
             self._channel.wait(ANSWER_SECONDS)
+            self._receive()
             self._take_answers(Stillness())
 
     def _go_on(self, turns: int) -> None:
         if turns == 1 and has_grown(self._allocated):
             self._weights.find(modules_here())
-        measured, still = is_measured(turns), Stillness()
-        if measured or not self._weights.in_use:
+        measured, still = self._weights.is_due(turns), Stillness()
+        if self._receive() or measured or not self._weights.in_use:
             self._claim(still)
             self._take_answers(still)
             self._weights.in_use = self._weights.num_found > 0 or len(self._answers) > 0
-            if self._weights.in_use and turns == SETTLED_TURN:
+            if self._weights.in_use and measured and turns >= SETTLED_TURN:
                 self._channel.send(NoticeReport(BUSY))
         if self._weights.num_shared and measured and (owns := self._weights.written(still)):
             self._channel.send(FrozenUse(shares=[], owns=owns))
@@ -92,26 +93,35 @@ class OwnWeights:
         self._channel.send(FrozenClaim(found, self._weights.fixed()))
         return True
 
-    def _take_answers(self, still: Stillness) -> None:
+    def _receive(self) -> bool:
+        """Take what the worker has sent; return whether there was anything."""
+        before = len(self._answers)
         for message in self._channel.received():
             if isinstance(message, FrozenFile):
                 self._answers.append((message, self._channel.take_file()))
             elif isinstance(message, FrozenAnswer) and message.write:
                 self._answers.append((message, None))
-        if not self._answers or not still:
-            return
+        return len(self._answers) > before
+
+    def _take_answers(self, still: Stillness) -> None:
         for _ in range(len(self._answers)):
             message, file = self._answers.popleft()
             if isinstance(message, FrozenAnswer):
                 self._write(message.number, message.write, still)
-            else:
+            elif still:
                 self._share(message, file, still)
+            else:
+                self._answers.append((message, file))
 
     def _share(self, message: FrozenFile, file: int | None, still: Stillness) -> None:
         if file is None:  # it did not come: too many are open
             self._channel.send(FrozenUse(shares=[], owns=sorted(message.places)))
             return
-        done = self._weights.share(file, message.places, still)
+        try:
+            done = self._weights.share(file, message.places, still)
+        except BaseException:
+            os.close(file)
+            raise
         if done.later:
             places = {name: message.places[name] for name in sorted(done.later)}
             self._answers.append((FrozenFile(message.number, places), file))

@@ -115,6 +115,35 @@ def test_nothing_is_done_once_a_thread_has_left_its_wait() -> None:
         over.set()
 
 
+def test_a_thread_that_looks_round_now_and_then_does_not_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its wait while all tensors are looked for, which takes a while."""
+    stop, left = threading.Event(), threading.Event()
+
+    def looks_round() -> None:
+        while not stop.wait(0.01):
+            left.set()
+
+    def looks_for_long() -> dict[int, dict[int, torch.Tensor]]:
+        left.clear()
+        left.wait()
+        while not in_use._waiting_threads()[0]:
+            time.sleep(0.001)
+        return tensors()
+
+    tensors, weight = in_use._tensors_here, torch.ones(5)
+    monkeypatch.setattr(in_use, "_tensors_here", looks_for_long)
+    with in_thread(looks_round):
+        try:
+            must_become(True)
+            done = 0
+            for _ in range(20):  # it may leave once more right then, but not every time
+                still = Stillness()
+                done += still.is_free(weight.untyped_storage()) and still.at_once(int) is not None
+            assert done
+        finally:
+            stop.set()
+
+
 def test_nothing_is_done_once_a_thread_has_come() -> None:
     still, over = Stillness(), threading.Event()
     assert still

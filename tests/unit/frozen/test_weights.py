@@ -323,3 +323,54 @@ def test_what_is_gone_is_forgotten() -> None:
     assert len(known) == 2
     job.find([])
     assert len(known) == 1
+
+
+class Restless(Stillness):
+    """Other threads go on after so many questions of whether something is free."""
+
+    def __init__(self, num_free: int) -> None:
+        super().__init__()
+        self.left = num_free
+
+    def is_free(self, storage: torch.UntypedStorage) -> bool:
+        self.left -= 1
+        return self.left >= 0 and super().is_free(storage)
+
+
+def test_nothing_is_written_of_what_cannot_be_exchanged_then() -> None:
+    ours = nn.ModuleList([nn.Linear(SIDE, SIDE, bias=False).requires_grad_(False) for _ in range(3)])
+    job = JobWeights({})
+    job.find(ours.modules())
+    names = job.name(Stillness())
+    written = job.write(list(names), Restless(1))
+    assert written.file is not None
+    assert list(written.places) == list(names)[:1]
+    assert os.fstat(written.file).st_size == pages.whole_pages(4 * SIDE * SIDE)
+    assert [is_mapped(each.weight) for each in ours] == [True, False, False]
+    assert job.num_found == 2
+    assert list(job.name(Stillness())) == list(names)[1:], "they are claimed once more"
+    os.close(written.file)
+
+
+def test_nothing_is_written_while_a_thread_is_in_the_middle_of_something() -> None:
+    one, before = frozen(), num_mapped()
+    job = JobWeights({})
+    job.find([one])
+    names = job.name(Stillness())
+
+    class Never(Stillness):
+        def __bool__(self) -> bool:
+            return False
+
+    assert job.write(list(names), Never()) == Written(None, {}, None)
+    assert num_mapped() == before
+    assert job.name(Stillness()) == names
+
+
+def test_what_takes_time_is_looked_at_once_for_each_measured_turn() -> None:
+    job = JobWeights({})
+    assert [turn for turn in [1, 1, 1, 2, 3, 3, 5, 6, 6, 11, 13, 13, 23, 25, 47] if job.is_due(turn)] == [
+        1, 3, 6, 13, 25,
+    ]  # fmt: skip
+    stepping = JobWeights({})
+    assert [turn for turn in range(5, 60, 5) if stepping.is_due(turn)] == [5, 10, 15, 25, 50]

@@ -193,13 +193,14 @@ def test_what_is_in_use_is_shared_when_it_is_not(run: Run) -> None:
     graphs = [layer(x) for layer in layers]  # hold the weights, as a collective under way does
     for turn in (1, 2, 3, 4, 5):
         run.turns(turn)
-    assert [notice.partition(",")[0] for notice in run.notices] == 2 * [
+    assert [notice.partition(",")[0] for notice in run.notices] == [
         "has frozen weights that other jobs may hold as well"
-    ]
+    ], "that of the job which was to write them for both"
     assert layers[0].weight.untyped_storage().resizable()
     for graph in graphs:
         graph.sum().backward()
-    run.turns(6)
+    for turn in (6, 7, 8):
+        run.turns(turn)
     assert not any(layer.weight.untyped_storage().resizable() for layer in layers)
     assert run.shared.ended("a") == 4 * SIDE * SIDE
 
