@@ -36,7 +36,6 @@ _WAITS = {
         "subprocess.py": "Popen._try_wait",
     }.items()
 }
-_WAITS[os.path.join(os.path.dirname(torch.__file__), "_inductor", "compile_worker", "subproc_pool.py")] = ["_recv_msg"]
 """Functions that wait, by file, and that call nothing of a program's: queues and futures wait in one of these."""
 _OWN = "motet-"  # threads of Motet's: none of them has to do with weights
 _MOST_LOOKS = 8
