@@ -193,9 +193,8 @@ class JobProcess:
     def _end(
         self, status: str, kind: str = "", error: str | None = None, result: str | None = None, *, printed: bool = True
     ) -> EndReport:
-        if (
-            error is not None and printed
-        ):  # worker 0's process shows what was met elsewhere; of an echo, one line will do
+        if error is not None and printed:
+            # Worker 0's process shows what was met elsewhere: of an echo, one line will do.
             sys.stderr.write((short_form(error) if is_echo(error) else error.rstrip()) + "\n")
         return EndReport(status, self.num_synced, kind, error, len(self.turns.all_models), result)
 
