@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from motet.coroutines import Turns
 from motet.patching import Call
 
 _getrlimit = resource.getrlimit
-_NAMES = {getattr(resource, name): name for name in dir(resource) if name.startswith("RLIMIT_")}
+_NAMES = {getattr(resource, name): name for name in reversed(dir(resource)) if name.startswith("RLIMIT_")}
 _STAYS = (
     "lowers {name} to {soft}: a process has one such limit for all of its jobs, so it stays as it is. With --house "
     "process each job has a process of its own, and limits of its own."
@@ -30,7 +30,7 @@ class JobLimits:
         self._notice = notice
         self._set: dict[str, dict[int, tuple[int, int]]] = {}  # by job, and by limit
 
-    def set(self, original: Call, which: int, limits: tuple[int, int]) -> None:
+    def set(self, original: Call, which: int, limits: Sequence[int]) -> None:
         """Do for a job what ``resource.setrlimit`` does, but for lowering a limit."""
         job = self._turns.running_here()
         if job is None or which not in _NAMES or not _are_sound(limits):
@@ -56,7 +56,7 @@ class JobLimits:
 
 def _are_sound(limits: object) -> bool:
     """Whether the system would look at them; otherwise ``setrlimit`` raises what it raises alone."""
-    if not isinstance(limits, tuple) or len(limits) != 2 or not all(isinstance(limit, int) for limit in limits):
+    if not isinstance(limits, Sequence) or len(limits) != 2 or not all(isinstance(limit, int) for limit in limits):
         return False
     return _height(limits[0]) <= _height(limits[1])
 
